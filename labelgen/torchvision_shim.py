@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 import torch
 
-_kept_alive: list[torch.library.Library] = []  # an operator lives as long as the Library that defined it
+_kept_alive: list[Any] = []  # an operator lives as long as the Library that defined it
 
 
 def nms(boxes_xyxy: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -54,14 +55,15 @@ def install() -> bool:
         return False
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.impl("nms", nms, "CPU")
     _kept_alive.append(library)
     importlib.import_module("torchvision")
     # torchvision.ops asks this before each call and refuses when its compiled file did not load
-    importlib.import_module("torchvision.extension")._has_ops = lambda: True
+    extension: Any = importlib.import_module("torchvision.extension")
+    extension._has_ops = lambda: True
     return True
 
 
