@@ -1,0 +1,116 @@
+"""Every field there is, one comment each. The other configs start from this one and say only what differs.
+
+Any field can be set on the command line: `--config.train.steps=500`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: real models (CLIP ViT-B/16, SAM ViT-H, DINOv2 ViT-L/14) on a folder of photos."""
+    config = ConfigDict()
+
+    # ---- what a person sets ----
+    config.ontology = ""  # file of words: one class a line, `name: word, word`
+    config.weights_dir = "weights"  # folder searched first for every weight file
+    config.photos = ConfigDict()
+    config.photos.root = ""  # where the photos are
+    config.photos.source = "folder"  # layout of the root: `folder`
+    config.photos.splits = ConfigDict()  # split -> {photos: folder under root, masks: folder of class-index PNGs or ""}
+    config.photos.ignore_index = 255  # truth value that means "not annotated"
+    config.photos.max_pixels = 50_000_000  # larger photos are listed in failures.jsonl, not decoded
+
+    # ---- encode: word-free, needs the models ----
+    config.device = "auto"  # auto, cpu, cuda, cuda:1 …
+    config.dtype = "float32"  # compute type of the three encoders: float32, bfloat16, float16
+    config.encode = ConfigDict()
+    config.encode.photos_per_shard = 64
+    config.encode.feature_dtype = "bfloat16"  # stored patch features: bfloat16, float16, float32
+
+    config.clip = ConfigDict()
+    config.clip.name = "ViT-B-16"  # open_clip architecture, or a model config file (*.json) in weights_dir
+    config.clip.pretrained = "openai"  # open_clip tag, or a weight file in weights_dir
+    config.clip.sha256 = ""  # checked when given
+    config.clip.short_side_px = 448  # the photo is resized to this before dense windows are cut
+    config.clip.window_px = 224  # dense windows: side …
+    config.clip.stride_px = 112  # … and stride
+    config.clip.crop_scales = (1.0, 0.5, 0.33)  # presence crops: side as a share of the photo's short side
+    config.clip.variants = ("maskclip", "naclip", "proxyclip")  # dense variants kept in the evidence
+    config.clip.batch_size = 32  # crops or windows a forward pass
+
+    config.sam = ConfigDict()
+    config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, or a model config file (*.json) in weights_dir
+    config.sam.weights = "sam_vit_h_4b8939.pth"
+    config.sam.sha256 = ""
+    config.sam.points_per_side = 32  # grid of point prompts over the photo
+    config.sam.pred_iou_threshold = 0.88  # automatic masks: predicted IoU at least …
+    config.sam.stability_threshold = 0.95  # … stability score at least …
+    config.sam.nms_threshold = 0.7  # … and box IoU with a better mask at most
+    config.sam.batch_size = 64  # points a decoder pass
+
+    config.encoder = ConfigDict()
+    config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # timm name, or a model config file (*.json)
+    config.encoder.weights = ""  # weight file in weights_dir; empty: timm's own download
+    config.encoder.sha256 = ""
+    config.encoder.size_px = 518  # longest side of the photo as the encoder sees it; h = w = size_px / patch
+
+    # ---- label: words, cheap ----
+    config.labels = ConfigDict()
+    config.labels.name = "default"  # labels/NAME in DATA: one folder for one list of words
+    config.labels.splits = ("train",)  # splits that get free labels; quality reads them too
+    config.labels.text_embeddings = ""  # .npy [K, E], rows in the order of the words, instead of the text tower
+    config.labels.templates = ("a photo of a {}.", "a photo of the {}.", "there is a {} in the scene.")
+    config.labels.variant = "naclip"  # dense variant that the labels (and the gate) use
+
+    config.presence = ConfigDict()
+    config.presence.temperature = 0.02  # softmax temperature of crop-word cosines (CLIP's own 1/100 … 1/30)
+    config.presence.dense_temperature = 0.02  # the same for patch-word cosines
+    config.presence.threshold = 0.3  # a class is present when its score reaches this
+    config.presence.gate = 1.0  # weight of the window gate added to the patch logits; 0: none
+
+    config.points = ConfigDict()
+    config.points.per_class = 8  # point prompts a present class (stage 1.1)
+    config.masks = ConfigDict()
+    config.masks.min_confidence = 0.5  # probability the winning class must have for a mask to be named (stage 1.2)
+    config.merge = ConfigDict()
+    config.merge.min_confidence = 0.5  # pixels below are ignore in the final labels
+
+    # ---- train: JAX ----
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices on the 'data' axis; -1: all that 'model' leaves
+    config.mesh.model = 1
+    config.head = ConfigDict()
+    config.head.blocks = 0  # pre-norm transformer blocks over a view's patches (the paper: 1)
+    config.head.heads = 8  # attention heads of a block
+    config.head.hidden = 0  # width of the MLP's hidden layer; 0: one linear map
+    config.head.dtype = "float32"  # compute type; parameters are always float32
+    config.train = ConfigDict()
+    config.train.split = "train"
+    config.train.targets = "labels"  # labels; `truth` trains the oracle, for comparison only
+    config.train.loss = "prototype_ce"  # prototype_ce, t_supcon
+    config.train.soft_targets = True  # class shares within a patch; False: its majority class
+    config.train.class_balance = 0.5  # class weight = frequency ** -class_balance; 0: none
+    config.train.temperature = 0.04
+    config.train.learn_temperature = False
+    config.train.supcon_samples = 1024  # t_supcon: patches in the global contrast set
+    config.train.supcon_prototype_weight = 1.0  # t_supcon: weight of the prototype among the positives
+    config.train.steps = 2000
+    config.train.batch_size = 32  # photos, over all devices
+    config.train.seed = 0
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 100
+    config.train.weight_decay = 0.01
+    config.train.clip_norm = 1.0
+    config.train.virtual_shards = 16  # rows are spread over these; batch_size is a multiple
+    config.train.holdout = 0.05  # share of the photos whose free labels choose the best checkpoint
+    config.train.log_every = 50
+    config.train.save_every = 200  # also evaluates the held-out loss
+
+    # ---- evaluate and predict ----
+    config.eval = ConfigDict()
+    config.eval.splits = ("val",)
+    config.eval.ontologies = ConfigDict()  # split -> other words of the same classes (synonyms)
+    config.eval.groups = ConfigDict()  # group -> class names whose mean IoU is reported, e.g. stuff and things
+    config.eval.batch_size = 8
+    config.eval.refine_min_iou = 0.8  # masks below this predicted IoU do not vote in `refined`
+    return config

@@ -1,0 +1,72 @@
+"""Which classes a photo shows, and roughly where: crops of several scales vote (the paper's "detected categories").
+
+Data flow: evidence (crop embeddings, dense maps) + prototypes -> presence scores, the window gate and class
+probabilities over the patch grid, which stages 1.1, 1.2 and the merge read. numpy alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.ontology import Ontology, class_scores
+from labelgen.records import EvidenceRow
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PresenceSettings:
+    """How crops and dense evidence are read; the fields of `config.presence` (see configs/default.py)."""
+
+    temperature: float
+    dense_temperature: float
+    threshold: float
+    gate: float
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What `detect` finds: scores float32 [C] in 0..1, present bool [C], gate float32 [h, w, C] log-probabilities."""
+
+    scores: Array
+    present: NDArray[np.bool_]
+    gate: Array
+
+
+def detect(evidence: EvidenceRow, prototypes: Array, ontology: Ontology, settings: PresenceSettings) -> Presence:
+    """Presence of each class by its crops; the class of the whole photo's best crop is always present."""
+    words = evidence.crops.astype(np.float32) @ prototypes.T
+    probability = softmax(class_scores(words, ontology.word_class) / settings.temperature)
+    scores = probability.max(0)
+    present = scores >= min(settings.threshold, float(scores.max()))
+    gate = np.log(_cover(evidence) @ probability + 1e-4)
+    return Presence(scores, present, gate.reshape(*evidence.grid_hw, -1).astype(np.float32))
+
+
+def dense_logits(evidence: EvidenceRow, variant: str, prototypes: Array, ontology: Ontology) -> Array:
+    """Cosines of the dense map of one variant with each class (max over its words): float32 [h, w, C]."""
+    return class_scores(evidence.dense[variant].astype(np.float32) @ prototypes.T, ontology.word_class)
+
+
+def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSettings) -> Array:
+    """Gated class probabilities of each patch, absent classes zero: cosines [h, w, C] -> float32 [h, w, C]."""
+    gated = logits / settings.dense_temperature + settings.gate * presence.gate
+    return softmax(np.where(presence.present, gated, -np.inf))
+
+
+def softmax(logits: Array) -> Array:
+    """Softmax over the last axis; -inf gives zero."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def _cover(evidence: EvidenceRow) -> Array:
+    """[h w, n] weights of the crops that cover each patch's centre; rows sum to one."""
+    h, w = evidence.grid_hw
+    y = ((np.arange(h) + 0.5) / h)[:, None, None]
+    x = ((np.arange(w) + 0.5) / w)[None, :, None]
+    x0, y0, x1, y1 = evidence.crop_boxes.T
+    inside = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
+    weights = inside.reshape(h * w, -1).astype(np.float32)
+    return weights / np.maximum(weights.sum(1, keepdims=True), 1)

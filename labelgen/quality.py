@@ -1,0 +1,143 @@
+"""Free labels against truth, stage by stage, where the source has truth.
+
+Each row of the table is one reading of the same photos: dense CLIP by itself (the floor), stages 1.1 and 1.2, their
+merge on all pixels and on the pixels it labels, and the merge with the true classes given (the ceiling of naming).
+Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/NAME/quality.json.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from labelgen.config import command, load_config, parser
+from labelgen.dataset import Dataset
+from labelgen.errors import UserError
+from labelgen.label import LabelSettings, Stages, label_stages
+from labelgen.metrics import Counts, confusion, scores
+from labelgen.ontology import Ontology
+from labelgen.presence import dense_logits
+from labelgen.progress import Progress
+from labelgen.records import EvidenceRow, TruthRow
+from labelgen.resample import to_pixels
+
+Array = NDArray[np.float32]
+LabelMap = NDArray[np.integer]
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print and write the quality of every labelled split that has truth."""
+    config = load_config(args.config, args.overrides)
+    data = Dataset.open(args.data)
+    ontology, prototypes = data.labels(config.labels.name)
+    splits = [s for s in config.labels.splits if data.has_truth(s)]
+    if not splits:
+        raise UserError(
+            f"{args.data}: no truth for the labelled splits {', '.join(config.labels.splits)}. quality compares with "
+            "truth; set photos.splits.SPLIT.masks and encode again, or look at the labels with predict."
+        )
+    report = {s: split_quality(data, s, ontology, prototypes, config, args.limit) for s in splits}
+    out = Path(args.data) / "labels" / config.labels.name / "quality.json"
+    out.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    for split, rows in report.items():
+        print(table(split, rows))
+    print(f"wrote {out}; next: python -m fmbseg_jax.train --config={args.config} --data={args.data} --workdir=RUN")
+    return 0
+
+
+def split_quality(
+    data: Dataset, split: str, ontology: Ontology, prototypes: Array, config: ConfigDict, limit: int | None = None
+) -> dict[str, dict[str, object]]:
+    """Rows of the table for one split: reading -> scores, and `presence` -> precision and recall."""
+    settings = LabelSettings.from_config(config)
+    classes = len(ontology.names)
+    counts: dict[str, Counts] = {}
+    pairs = np.zeros(3, np.int64)
+    photos = min(data.count(split), limit or data.count(split))
+    progress = Progress(photos, "photos", f"quality {split}")
+    for i in range(photos):
+        evidence = EvidenceRow.decode(data.reader("evidence", split)[i])
+        truth = TruthRow.decode(data.reader("truth", split)[i]).label_map
+        stages = label_stages(evidence, settings, ontology, prototypes)
+        for name, against, prediction in readings(evidence, truth, stages, settings, ontology, prototypes):
+            counts[name] = counts.get(name, 0) + confusion(against, prediction, classes)
+        pairs += presence_pairs(truth, stages.presence.present)
+        progress.add(1)
+    progress.close()
+    report = {name: scores(c, ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
+    found, said, true = (int(n) for n in pairs)
+    report["presence"] = {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
+    return report
+
+
+def readings(
+    evidence: EvidenceRow,
+    truth: LabelMap,
+    stages: Stages,
+    settings: LabelSettings,
+    ontology: Ontology,
+    prototypes: Array,
+) -> Iterator[tuple[str, LabelMap, LabelMap]]:
+    """(reading, truth it is held against, class per pixel) of one photo, both [H, W]; -1 is no class."""
+    size = truth.shape[0], truth.shape[1]
+    on_labelled = np.where(stages.merged >= 0, truth.astype(np.int64), -1)
+    for variant in evidence.dense:
+        logits = dense_logits(evidence, variant, prototypes, ontology)
+        dense = argmax_pixels(logits, size)
+        yield f"dense CLIP, {variant}", truth, dense
+        if variant == settings.variant:
+            yield "dense CLIP, labelled pixels", on_labelled, dense
+    yield "dense CLIP, gated by presence", truth, argmax_pixels(stages.probabilities, size)
+    yield "stage 1.1", truth, stages.stage11
+    yield "stage 1.2", truth, stages.stage12
+    yield "merged, all pixels", truth, stages.full
+    yield "merged", truth, stages.merged
+    yield "merged, labelled pixels", on_labelled, stages.merged
+    given = true_classes(truth, len(ontology.names))
+    yield "true classes given", truth, label_stages(evidence, settings, ontology, prototypes, given).full
+
+
+def argmax_pixels(maps: Array, size_hw: tuple[int, int]) -> LabelMap:
+    """Class per pixel [H, W] of patch maps [h, w, C], bilinear."""
+    return to_pixels(np.ascontiguousarray(maps.transpose(2, 0, 1)), size_hw).argmax(0)
+
+
+def true_classes(truth: LabelMap, classes: int) -> NDArray[np.bool_]:
+    """bool [C]: which classes the truth has."""
+    return np.bincount(truth[truth < classes].ravel(), minlength=classes)[:classes] > 0
+
+
+def presence_pairs(truth: LabelMap, present: NDArray[np.bool_]) -> Counts:
+    """Counts [found and true, said, true] of one photo."""
+    true = true_classes(truth, len(present))
+    return np.array([(present & true).sum(), present.sum(), true.sum()], np.int64)
+
+
+def table(split: str, rows: dict[str, dict[str, object]]) -> str:
+    """The rows of one split as text."""
+    groups = list(next(iter(rows.values())).get("groups", {}))  # type: ignore[call-overload]
+    lines = [f"{split:32s}   mIoU  " + "".join(f"{g:>8s}" for g in groups) + "  pixel acc.  coverage"]
+    for name, row in rows.items():
+        if name == "presence":
+            lines.append(f"  presence: precision {row['precision']:.3f}, recall {row['recall']:.3f}")
+            continue
+        parts = "".join(f"{row['groups'][g]:8.3f}" for g in groups)  # type: ignore[index]
+        lines.append(f"  {name:32s} {row['miou']:.3f} {parts}  {row['pixel_accuracy']:10.3f} {row['coverage']:9.3f}")
+    return "\n".join(lines)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m labelgen.quality`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
+    flags.add_argument("--limit", type=int, metavar="N", help="only the first N photos of each split")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
