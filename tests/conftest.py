@@ -1,10 +1,9 @@
-"""The environment of every test process and its children: set before jax or torch is imported."""
+"""Set before jax or torch is imported: a CPU pool large enough for sharded steps, one thread for everything else."""
 
 import os
 
-os.environ["NPROC"] = "16"  # XLA's CPU pool; with the 2 threads of a small machine sharded steps deadlock
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
-os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault(
+    "NPROC", "16"
+)  # XLA's CPU pool: with two threads, collectives of virtual devices deadlock
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

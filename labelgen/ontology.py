@@ -1,0 +1,140 @@
+"""Words that a person writes become classes: the file of words, and scores of words turned into scores of classes.
+
+The order of the file is the order of the classes: class c of the label maps, of truth and of logits is line c.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.errors import UserError
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Ontology:
+    """Classes and the words that name them. K words, C classes, K >= C."""
+
+    names: tuple[str, ...]
+    """C class names, in the order of the file."""
+    words: tuple[str, ...]
+    """K words, those of class 0 first, then class 1 ..."""
+    word_class: tuple[int, ...]
+    """K class indices in 0..C-1, ascending."""
+    roles: tuple[str, ...]
+    """C roles: "" or "background"."""
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of names, words and roles: equal digests mean interchangeable label maps and prototypes."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict of the four fields."""
+        return {
+            "names": list(self.names),
+            "words": list(self.words),
+            "word_class": list(self.word_class),
+            "roles": list(self.roles),
+        }
+
+    @staticmethod
+    def from_json(fields: dict[str, Any], source: str = "ontology.json") -> "Ontology":
+        """The ontology that `to_json` wrote. UserError, naming `source`, where a field is missing or inconsistent."""
+        try:
+            ontology = Ontology(
+                tuple(map(str, fields["names"])),
+                tuple(map(str, fields["words"])),
+                tuple(map(int, fields["word_class"])),
+                tuple(map(str, fields["roles"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source}: not an ontology ({error!r}); write it again from the file of words"
+            ) from None
+        classes = len(ontology.names)
+        if (
+            sorted(set(ontology.word_class)) != list(range(classes))
+            or len(ontology.words) != len(ontology.word_class)
+            or len(ontology.roles) != classes
+        ):
+            raise UserError(
+                f"{source}: names, words and roles do not fit together; write it again from the words"
+            )
+        return ontology
+
+
+def read_words(path: str | Path) -> Ontology:
+    """The ontology of a file of words.
+
+    One class a line, `name: word, word`; a line without colon has one word, its name; `background: word, word` names
+    what is none of them; `#` starts a comment. UserError for a missing, unreadable or empty file, and for duplicate or
+    empty names and words, with the line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(
+            f"{path}: no such file of words; set `ontology` to a text file, one class a line"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as plain UTF-8") from None
+    return parse_words(text.splitlines(), str(path))
+
+
+def parse_words(lines: Iterable[str], source: str) -> Ontology:
+    """`read_words` for lines at hand; `source` is what errors call them."""
+    names: list[str] = []
+    words: list[str] = []
+    word_class: list[int] = []
+    taken: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        name, *found = _parse_line(line, f"{source}:{number}")
+        if name.casefold() in (known.casefold() for known in names):
+            raise UserError(
+                f"{source}:{number}: class {name!r} is named twice; write one line with all its words"
+            )
+        for word in found:
+            if word.casefold() in taken:
+                raise UserError(
+                    f"{source}:{number}: word {word!r} stands already in line {taken[word.casefold()]}; "
+                    "a word names one class, once: remove one of the two"
+                )
+            taken[word.casefold()] = number
+        word_class += [len(names)] * len(found)
+        names.append(name)
+        words += found
+    if not names:
+        raise UserError(f"{source}: no class in it; write one class a line, `name: word, word`")
+    roles = tuple(BACKGROUND if name.casefold() == BACKGROUND else "" for name in names)
+    return Ontology(tuple(names), tuple(words), tuple(word_class), roles)
+
+
+def _parse_line(line: str, where: str) -> list[str]:
+    """The class name, then its words."""
+    name, colon, rest = line.partition(":")
+    name = " ".join(name.split())
+    found = [" ".join(word.split()) for word in rest.split(",")] if colon else [name]
+    if not name:
+        raise UserError(f"{where}: empty class name in {line!r}; write `name: word, word`")
+    if not all(found):
+        raise UserError(f"{where}: empty word for class {name!r} in {line!r}; write `name: word, word`")
+    return [name, *found]
+
+
+def class_scores(
+    word_scores: NDArray[np.floating[Any]], word_class: Sequence[int] | NDArray[np.integer[Any]]
+) -> NDArray[np.floating[Any]]:
+    """[..., C] of word_scores [..., K]: a class scores as its best word. word_class [K], ascending, every class once or more."""
+    starts = np.flatnonzero(np.diff(np.asarray(word_class), prepend=-1))
+    return np.maximum.reduceat(word_scores, starts, axis=-1)

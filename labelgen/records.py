@@ -1,0 +1,288 @@
+"""The four rows a photo becomes, and their bytes. Row i of a split is the same photo in every family of files.
+
+Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them; decoded arrays
+are read-only views of the record.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from labelgen import example
+from labelgen.errors import UserError
+
+HW = tuple[int, int]
+FEATURE_DTYPES = {
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+    "float32": np.dtype(np.float32),
+}
+SLOTS = 3
+"""Classes kept for a patch's soft target."""
+
+
+def ignore_value(label_map: NDArray[Any]) -> int:
+    """The value that means "no class here": 255 for uint8 maps, 65535 for uint16 ones."""
+    return int(np.iinfo(label_map.dtype).max)
+
+
+def label_dtype(classes: int) -> np.dtype[Any]:
+    """uint8 while the class indices leave 255 free, else uint16."""
+    return np.dtype(np.uint8 if classes <= 255 else np.uint16)
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """What the trainer reads of a photo."""
+
+    photo_id: str
+    size_hw: HW
+    """The photo's px."""
+    box_xyxy: tuple[float, float, float, float]
+    """The view in the photo's px."""
+    grid_hw: HW
+    """Valid patches h', w': the top-left part of the fixed grid h x w."""
+    features: NDArray[Any]
+    """[h, w, D] bfloat16, float16 or float32; zeros outside grid_hw."""
+
+    def encode(self) -> bytes:
+        return example.encode(
+            {
+                **_photo(self.photo_id, self.size_hw, self.grid_hw),
+                "box_xyxy": np.array(self.box_xyxy, np.float32),
+                **_pack("features", self.features),
+            }
+        )
+
+    @staticmethod
+    def decode(data: bytes) -> "FeatureRow":
+        values = example.decode(data)
+        box = _get(values, "box_xyxy").tolist()
+        return FeatureRow(
+            _text(values, "photo_id"),
+            _pair(values, "size_hw"),
+            (box[0], box[1], box[2], box[3]),
+            _pair(values, "grid_hw"),
+            _unpack(values, "features"),
+        )
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """SAM's masks of a photo, word-free: M masks as run lengths, and which of them each of P point prompts gave."""
+
+    runs: NDArray[np.uint32]
+    """[R] run lengths of all masks, one after the other (labelgen.rle)."""
+    offsets: NDArray[np.int64]
+    """[M + 1] where each mask's runs start in `runs`."""
+    size_hw: HW
+    boxes: NDArray[np.float32]
+    """[M, 4] xyxy in px."""
+    iou: NDArray[np.float32]
+    """[M] predicted IoU."""
+    stability: NDArray[np.float32]
+    """[M] stability score."""
+    automatic: NDArray[np.bool_]
+    """[M] whether the automatic generator keeps the mask."""
+    points_xy: NDArray[np.float32]
+    """[P, 2] the grid of point prompts, px."""
+    point_masks: NDArray[np.int32]
+    """[P, 3] mask numbers of a prompt's three answers, -1 where one was dropped."""
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    @staticmethod
+    def empty(size_hw: HW) -> "MaskSet":
+        """No masks, no prompts."""
+        floats = np.zeros((0, 4), np.float32)
+        return MaskSet(
+            np.zeros(0, np.uint32),
+            np.zeros(1, np.int64),
+            size_hw,
+            floats,
+            floats[:, 0],
+            floats[:, 0],
+            np.zeros(0, np.bool_),
+            floats[:, :2],
+            np.zeros((0, 3), np.int32),
+        )
+
+
+_MASK_ARRAYS = ("runs", "offsets", "boxes", "iou", "stability", "automatic", "points_xy", "point_masks")
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """What the labeller reads of a photo; it knows no words."""
+
+    photo_id: str
+    size_hw: HW
+    grid_hw: HW
+    """Valid patches h', w'."""
+    crops: NDArray[np.float16]
+    """[n, E] unit CLIP embeddings of overlapping crops at several scales."""
+    crop_boxes: NDArray[np.float32]
+    """[n, 4] xyxy as shares of the photo's width and height."""
+    dense: dict[str, NDArray[np.float16]]
+    """Variant -> [h', w', E] dense CLIP on the patch grid."""
+    masks: MaskSet
+
+    def encode(self) -> bytes:
+        values = _photo(self.photo_id, self.size_hw, self.grid_hw)
+        arrays = {"crops": self.crops, "crop_boxes": self.crop_boxes}
+        arrays |= {f"dense/{variant}": tokens for variant, tokens in self.dense.items()}
+        arrays |= {f"masks/{name}": getattr(self.masks, name) for name in _MASK_ARRAYS}
+        for name, array in arrays.items():
+            values |= _pack(name, array)
+        return example.encode(values)
+
+    @staticmethod
+    def decode(data: bytes) -> "EvidenceRow":
+        values = example.decode(data)
+        size_hw = _pair(values, "size_hw")
+        variants = sorted(
+            key.split("/")[1] for key in values if key.startswith("dense/") and key.count("/") == 1
+        )
+        return EvidenceRow(
+            _text(values, "photo_id"),
+            size_hw,
+            _pair(values, "grid_hw"),
+            _unpack(values, "crops"),
+            _unpack(values, "crop_boxes"),
+            {variant: _unpack(values, f"dense/{variant}") for variant in variants},
+            MaskSet(size_hw=size_hw, **{name: _unpack(values, f"masks/{name}") for name in _MASK_ARRAYS}),
+        )
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    """What only quality, evaluate and report read."""
+
+    photo_id: str
+    label_map: NDArray[Any]
+    """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated."""
+
+    def encode(self) -> bytes:
+        return example.encode({"photo_id": self.photo_id.encode(), "label_map": png_bytes(self.label_map)})
+
+    @staticmethod
+    def decode(data: bytes) -> "TruthRow":
+        values = example.decode(data)
+        return TruthRow(_text(values, "photo_id"), png_array(_get_bytes(values, "label_map")))
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """Free labels of a photo for one list of words."""
+
+    photo_id: str
+    classes: NDArray[np.int32]
+    """[n] present classes."""
+    scores: NDArray[np.float32]
+    """[n] their scores."""
+    label_map: NDArray[Any]
+    """[H, W] uint8 or uint16 class indices, 255 / 65535 ignore."""
+    confidence: NDArray[np.uint8]
+    """[H, W] 255 = certain."""
+    target_classes: NDArray[np.uint16]
+    """[h, w, 3] classes of a patch, on the fixed grid."""
+    target_shares: NDArray[np.uint8]
+    """[h, w, 3] their shares of the patch, 255 = all of it; the sum is below 255 where part of it is ignore."""
+
+    def encode(self) -> bytes:
+        values: dict[str, example.Value] = {
+            "photo_id": self.photo_id.encode(),
+            "classes": self.classes,
+            "scores": self.scores,
+            "label_map": png_bytes(self.label_map),
+            "confidence": png_bytes(self.confidence),
+        }
+        return example.encode(
+            values | _pack("target_classes", self.target_classes) | _pack("target_shares", self.target_shares)
+        )
+
+    @staticmethod
+    def decode(data: bytes) -> "LabelRow":
+        values = example.decode(data)
+        return LabelRow(
+            _text(values, "photo_id"),
+            _get(values, "classes").astype(np.int32),
+            _get(values, "scores").astype(np.float32),
+            png_array(_get_bytes(values, "label_map")),
+            png_array(_get_bytes(values, "confidence")),
+            _unpack(values, "target_classes"),
+            _unpack(values, "target_shares"),
+        )
+
+
+def photo_id_of(data: bytes) -> str:
+    """The photo's id of any family's record."""
+    return _text(example.decode(data), "photo_id")
+
+
+def check_same_photo(split: str, row: int, *photo_ids: str) -> None:
+    """UserError unless all ids of row `row` are one: files of different runs were mixed."""
+    if len(set(photo_ids)) > 1:
+        raise UserError(
+            f"row {row} of split {split!r} is another photo in each family ({', '.join(photo_ids)}): files of different "
+            "runs were mixed; write DATA anew with labelgen.run"
+        )
+
+
+def png_bytes(image: NDArray[Any]) -> bytes:
+    """A PNG of a uint8 or uint16 [H, W] map."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def png_array(data: bytes) -> NDArray[Any]:
+    """The uint8 or uint16 [H, W] map of a PNG that `png_bytes` made."""
+    with Image.open(io.BytesIO(data)) as image:
+        array = np.asarray(image)
+    return array if array.dtype == np.uint8 else array.astype(np.uint16)
+
+
+def _photo(photo_id: str, size_hw: HW, grid_hw: HW) -> dict[str, example.Value]:
+    return {"photo_id": photo_id.encode(), "size_hw": np.array(size_hw), "grid_hw": np.array(grid_hw)}
+
+
+def _pack(name: str, array: NDArray[Any]) -> dict[str, example.Value]:
+    return {
+        name: np.ascontiguousarray(array).tobytes(),
+        f"{name}/shape": np.array(array.shape, np.int64),
+        f"{name}/dtype": array.dtype.name.encode(),
+    }
+
+
+def _unpack(values: dict[str, example.Value], name: str) -> NDArray[Any]:
+    dtype = np.dtype(FEATURE_DTYPES.get(_text(values, f"{name}/dtype"), _text(values, f"{name}/dtype")))
+    return np.frombuffer(_get_bytes(values, name), dtype).reshape(_get(values, f"{name}/shape"))
+
+
+def _get(values: dict[str, example.Value], name: str) -> Any:
+    try:
+        return values[name]
+    except KeyError:
+        raise UserError(
+            f"a record has no {name!r}: the shard is of another family or an older version"
+        ) from None
+
+
+def _get_bytes(values: dict[str, example.Value], name: str) -> bytes:
+    return bytes(_get(values, name))
+
+
+def _text(values: dict[str, example.Value], name: str) -> str:
+    return _get_bytes(values, name).decode()
+
+
+def _pair(values: dict[str, example.Value], name: str) -> HW:
+    first, second = _get(values, name).tolist()
+    return first, second

@@ -1,0 +1,212 @@
+"""Shards: TFRecord framing, a torn tail told from a whole one, and random access by an index of offsets.
+
+A record is `length u64 | masked crc32c of it u32 | data | masked crc32c of data u32`, little-endian, as TensorFlow's
+own. A shard being written is NAME.partial; a finished one is fsynced, gets NAME.index and is renamed to NAME, in this
+order, so a NAME without its index never exists.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.errors import UserError
+
+_MAGIC = b"fmbidx01"
+_HEADER = 12
+_OVERHEAD = 16
+
+
+def masked_crc(data: bytes) -> int:
+    """TFRecord's checksum of `data`: crc32c, rotated and shifted by a constant."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(data: bytes) -> bytes:
+    """The bytes of one record."""
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        [length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))]
+    )
+
+
+def whole_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(offset of the record, its data) up to the first record that is torn or altered."""
+    offset = 0
+    file.seek(0)
+    while len(header := file.read(_HEADER)) == _HEADER:
+        length, crc = struct.unpack("<QI", header)
+        if masked_crc(header[:8]) != crc:
+            return
+        data, tail = file.read(length), file.read(4)
+        if len(tail) != 4 or struct.unpack("<I", tail)[0] != masked_crc(data):
+            return
+        yield offset, data
+        offset += length + _OVERHEAD
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with naming(path), open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(Path(path).parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """OSErrors raised inside carry the file's name (a failed write by itself does not say which file)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+class ShardWriter:
+    """Appends records to PATH.partial and finishes it as PATH with PATH.index.
+
+    Opening keeps the whole records that are there already and cuts a torn tail; a finished PATH is reopened. One process
+    at a time: a second one gets a UserError.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = str(path)
+        self._partial = self.path + ".partial"
+        if os.path.exists(self.path):
+            # Finished while its sisters of the other families were not: it goes on as a shard in work.
+            os.replace(self.path, self._partial)
+        with naming(self._partial):
+            self._file: BinaryIO = open(self._partial, "a+b")  # noqa: SIM115  (closed by __exit__)
+        self._lock()
+        self._offsets = [0] + [at + len(data) + _OVERHEAD for at, data in whole_records(self._file)]
+        self.truncate(self.count)
+
+    def _lock(self) -> None:
+        """Owns the file until it is closed; UserError when another process does, or has just renamed it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._partial)):
+                return
+        except OSError:
+            pass
+        self._file.close()
+        raise UserError(
+            f"{self._partial}: another process is writing it; wait for it, or give each its own --worker=i/n"
+        )
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def count(self) -> int:
+        """Whole records in the shard."""
+        return len(self._offsets) - 1
+
+    def records(self) -> Iterator[bytes]:
+        """The data of every record so far."""
+        return (data for _, data in whole_records(self._file))
+
+    def truncate(self, count: int) -> None:
+        """Keeps the first `count` records."""
+        del self._offsets[count + 1 :]
+        with naming(self._partial):
+            self._file.truncate(self._offsets[-1])
+            self._file.seek(0, os.SEEK_END)
+
+    def append(self, data: bytes) -> None:
+        """Adds a record; when this returns the record outlives the process."""
+        with naming(self._partial):
+            self._file.write(frame(data))
+            self._file.flush()
+        self._offsets.append(self._offsets[-1] + len(data) + _OVERHEAD)
+
+    def finish(self) -> None:
+        """fsync, index, rename: from here on the shard is PATH."""
+        with naming(self._partial):
+            os.fsync(self._file.fileno())
+        index = np.array([self._offsets[-1], self.count, *self._offsets[:-1]], "<u8")
+        write_atomic(self.path + ".index", _MAGIC + index.tobytes())
+        os.replace(self._partial, self.path)
+        sync_folder(Path(self.path).parent)
+
+
+class ShardReader:
+    """Random access to a finished shard: len() and [i] -> bytes, checked. Picklable; threads may share it."""
+
+    def __init__(self, path: str | Path):
+        """UserError when shard or index is missing, or when they do not fit together."""
+        self.path = str(path)
+        self._handle: int | None = None
+        self._offsets = self._read_index()
+
+    def _read_index(self) -> NDArray[np.uint64]:
+        mend = "delete both and run labelgen.run again: it writes this shard anew"
+        index = self.path + ".index"
+        try:
+            raw = Path(index).read_bytes()
+            size = os.path.getsize(self.path)
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename}: missing; {mend}") from None
+        words = np.frombuffer(raw[len(_MAGIC) :], "<u8") if len(raw) % 8 == 0 else np.zeros(0, "<u8")
+        if not raw.startswith(_MAGIC) or len(words) < 2 or len(words) - 2 != words[1]:
+            raise UserError(f"{index}: not an index of a shard, or cut short; {mend}")
+        if words[0] != size:
+            raise UserError(
+                f"{index}: is for a shard of {words[0]} bytes, but {self.path} has {size}; {mend}"
+            )
+        return np.append(words[2:], words[0]).astype(np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> bytes:
+        """The data of record `row`. UserError when its bytes were altered."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_RDONLY)
+        raw = os.pread(self._handle, end - start, start)
+        length = struct.pack("<Q", end - start - _OVERHEAD)
+        data = raw[_HEADER:-4]
+        if raw[:8] != length or raw[-4:] != struct.pack("<I", masked_crc(data)):
+            raise UserError(
+                f"{self.path}: record {row} is damaged (its checksum does not fit); "
+                "delete this shard and its .index and run labelgen.run again: it writes them anew"
+            )
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            os.close(self._handle)  # type: ignore[arg-type]

@@ -1,0 +1,116 @@
+"""Shards: whole records survive, torn and altered ones are told, the index fits its shard or is refused."""
+
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+
+from labelgen.errors import UserError
+from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc
+
+RECORDS = [b"one", b"", b"three" * 50]
+
+
+def written(path: Path, records: list[bytes] = RECORDS) -> Path:
+    with ShardWriter(path) as writer:
+        for record in records:
+            writer.append(record)
+        writer.finish()
+    return path
+
+
+def test_framing_is_tensorflows() -> None:
+    # crc32c of the standard check string is e3069283; TFRecord rotates it by 15 bits and adds a constant.
+    crc = 0xE3069283
+    assert masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+    data = frame(b"abc")
+    assert data[:8] == struct.pack("<Q", 3) and data[12:15] == b"abc" and len(data) == 19
+
+
+def test_random_access(tmp_path: Path) -> None:
+    reader = ShardReader(written(tmp_path / "s.tfrecord"))
+    assert [reader[i] for i in (2, 0, 1)] == [RECORDS[2], RECORDS[0], RECORDS[1]]
+    again = pickle.loads(pickle.dumps(reader))
+    assert [again[i] for i in range(len(again))] == RECORDS
+    with pytest.raises(IndexError):
+        reader[3]
+    assert not (tmp_path / "s.tfrecord.partial").exists()
+
+
+def test_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
+    whole = written(tmp_path / "whole").read_bytes()
+    ends = [0, 19, 35, len(whole)]
+    for size in range(len(whole)):
+        (tmp_path / "s.partial").write_bytes(whole[:size])
+        with ShardWriter(tmp_path / "s") as writer:
+            kept = max(i for i, end in enumerate(ends) if end <= size)
+            assert writer.count == kept
+            for record in RECORDS[kept:]:
+                writer.append(record)
+            writer.finish()
+        assert (tmp_path / "s").read_bytes() == whole
+        assert (tmp_path / "s.index").read_bytes() == (tmp_path / "whole.index").read_bytes()
+        os.remove(tmp_path / "s")
+
+
+def test_truncate_then_go_on(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "s") as writer:
+        for record in RECORDS:
+            writer.append(record)
+        writer.truncate(1)
+        assert writer.count == 1 and list(writer.records()) == RECORDS[:1]
+        writer.append(b"new")
+        writer.finish()
+    reader = ShardReader(tmp_path / "s")
+    assert [reader[0], reader[1]] == [b"one", b"new"]
+
+
+def test_finished_shard_is_reopened(tmp_path: Path) -> None:
+    written(tmp_path / "s")
+    with ShardWriter(tmp_path / "s") as writer:
+        assert writer.count == 3 and not (tmp_path / "s").exists()
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "s"), pytest.raises(UserError, match="another process is writing it"):
+        ShardWriter(tmp_path / "s")
+
+
+@pytest.mark.parametrize("byte", [0, 9, 13, 17])
+def test_altered_record_is_named(tmp_path: Path, byte: int) -> None:
+    path = written(tmp_path / "s")
+    raw = bytearray(path.read_bytes())
+    raw[byte] ^= 1
+    path.write_bytes(raw)
+    reader = ShardReader(path)
+    assert reader[1] == b"" and reader[2] == RECORDS[2]
+    if byte == 9:  # the checksum of the length alone: the length itself is known from the index
+        return
+    with pytest.raises(UserError, match="s: record 0 is damaged.*delete this shard"):
+        reader[0]
+
+
+def test_truncated_shard_and_foreign_index_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "s")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"s.index: is for a shard of \d+ bytes"):
+        ShardReader(path)
+    index = tmp_path / "s.index"
+    index.write_bytes(index.read_bytes()[:-3])
+    with pytest.raises(UserError, match="not an index of a shard"):
+        ShardReader(path)
+    index.unlink()
+    with pytest.raises(UserError, match="s.index: missing; delete both"):
+        ShardReader(path)
+
+
+def test_full_disk_names_the_file(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "s") as writer:
+        writer.append(b"kept")
+        real, writer._file = writer._file, open("/dev/full", "wb")  # noqa: SIM115
+        with pytest.raises(OSError, match="No space left.*s.partial"):
+            writer.append(b"lost")
+        writer._file = real
+        assert writer.count == 1
