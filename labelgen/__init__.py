@@ -1,1 +1,1 @@
-"""From photos to labels nobody drew: frozen CLIP, SAM and DINOv2 encode once, words label as often as wanted."""
+"""Labels nobody drew: frozen CLIP, SAM and DINOv2 encode photos once, words label them as often as wanted."""

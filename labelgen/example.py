@@ -1,11 +1,14 @@
-"""`tf.train.Example` without TensorFlow: declared in a descriptor pool of its own, so that both can live in one process."""
+"""`tf.train.Example` without TensorFlow.
+
+It is declared in a descriptor pool of its own, so that TensorFlow can live in the same process.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
@@ -17,9 +20,7 @@ def _message_class() -> Any:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="fmbseg", syntax="proto3")
 
-    def add(
-        parent: Any, name: str, number: int, kind: int, label: int = field.LABEL_OPTIONAL, of: str = ""
-    ) -> Any:
+    def add(parent: Any, name: str, number: int, kind: int, label: int = field.LABEL_OPTIONAL, of: str = "") -> Any:
         added = parent.field.add(name=name, number=number, type=kind, label=label)
         if of:
             added.type_name = f".fmbseg.{of}"
@@ -51,7 +52,7 @@ _Example = _message_class()
 
 
 def encode(values: Mapping[str, Value]) -> bytes:
-    """A serialized Example: bytes as a bytes_list of one, integer arrays [n] as int64_list, float ones as float_list."""
+    """A serialized Example: bytes become a bytes_list of one, arrays [n] an int64_list or a float_list."""
     example = _Example()
     for key, value in values.items():
         feature = example.features.feature[key]
@@ -65,14 +66,12 @@ def encode(values: Mapping[str, Value]) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Value]:
-    """What `encode` was given; integers come back as int64 [n], floats as float32 [n]. UserError for other bytes."""
+    """What `encode` was given, integers as int64 [n], floats as float32 [n]. UserError for other bytes."""
     example = _Example()
     try:
         example.ParseFromString(data)
     except DecodeError:
-        raise UserError(
-            "a record is no tf.train.Example; the shard was not written by labelgen.run"
-        ) from None
+        raise UserError("a record is no tf.train.Example; the shard was not written by labelgen.run") from None
     return {key: _value(feature) for key, feature in example.features.feature.items()}
 
 

@@ -1,6 +1,6 @@
-"""Words that a person writes become classes: the file of words, and scores of words turned into scores of classes.
+"""Words that a person writes become classes: the file of words, and scores of classes from scores of words.
 
-The order of the file is the order of the classes: class c of the label maps, of truth and of logits is line c.
+The order of the file is the order of the classes: class c of label maps, truth and logits is line c.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Ontology:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of names, words and roles: equal digests mean interchangeable label maps and prototypes."""
+        """Hex sha256 of the four fields: equal digests mean interchangeable label maps and prototypes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Ontology:
 
     @staticmethod
     def from_json(fields: dict[str, Any], source: str = "ontology.json") -> "Ontology":
-        """The ontology that `to_json` wrote. UserError, naming `source`, where a field is missing or inconsistent."""
+        """The ontology that `to_json` wrote. UserError, naming `source`, where fields are missing or do not fit."""
         try:
             ontology = Ontology(
                 tuple(map(str, fields["names"])),
@@ -56,34 +56,28 @@ class Ontology:
                 tuple(map(str, fields["roles"])),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{source}: not an ontology ({error!r}); write it again from the file of words"
-            ) from None
+            raise UserError(f"{source}: not an ontology ({error!r}); write it again from the file of words") from None
         classes = len(ontology.names)
         if (
             sorted(set(ontology.word_class)) != list(range(classes))
             or len(ontology.words) != len(ontology.word_class)
             or len(ontology.roles) != classes
         ):
-            raise UserError(
-                f"{source}: names, words and roles do not fit together; write it again from the words"
-            )
+            raise UserError(f"{source}: names, words and roles do not fit together; write it again from the words")
         return ontology
 
 
 def read_words(path: str | Path) -> Ontology:
     """The ontology of a file of words.
 
-    One class a line, `name: word, word`; a line without colon has one word, its name; `background: word, word` names
-    what is none of them; `#` starts a comment. UserError for a missing, unreadable or empty file, and for duplicate or
-    empty names and words, with the line.
+    One class a line, `name: word, word`; a line without colon has one word, its name; `background: word,
+    word` names what is none of them; `#` starts a comment. UserError for a missing, unreadable or empty file,
+    and for duplicate or empty names and words, with the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(
-            f"{path}: no such file of words; set `ontology` to a text file, one class a line"
-        ) from None
+        raise UserError(f"{path}: no such file of words; set `ontology` to a text file, one class a line") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as plain UTF-8") from None
     return parse_words(text.splitlines(), str(path))
@@ -101,9 +95,7 @@ def parse_words(lines: Iterable[str], source: str) -> Ontology:
             continue
         name, *found = _parse_line(line, f"{source}:{number}")
         if name.casefold() in (known.casefold() for known in names):
-            raise UserError(
-                f"{source}:{number}: class {name!r} is named twice; write one line with all its words"
-            )
+            raise UserError(f"{source}:{number}: class {name!r} is named twice; write one line with all its words")
         for word in found:
             if word.casefold() in taken:
                 raise UserError(
@@ -135,6 +127,9 @@ def _parse_line(line: str, where: str) -> list[str]:
 def class_scores(
     word_scores: NDArray[np.floating[Any]], word_class: Sequence[int] | NDArray[np.integer[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """[..., C] of word_scores [..., K]: a class scores as its best word. word_class [K], ascending, every class once or more."""
+    """[..., C] of word_scores [..., K]: a class scores as its best word.
+
+    word_class: [K] ascending class indices, every class once or more.
+    """
     starts = np.flatnonzero(np.diff(np.asarray(word_class), prepend=-1))
     return np.maximum.reduceat(word_scores, starts, axis=-1)

@@ -1,7 +1,7 @@
-"""The four rows a photo becomes, and their bytes. Row i of a split is the same photo in every family of files.
+"""The four rows a photo becomes, and their bytes. Row i of a split is the same photo in every family.
 
-Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them; decoded arrays
-are read-only views of the record.
+Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them;
+decoded arrays are read-only views of the record.
 """
 
 import io
@@ -74,7 +74,7 @@ class FeatureRow:
 
 @dataclass(frozen=True)
 class MaskSet:
-    """SAM's masks of a photo, word-free: M masks as run lengths, and which of them each of P point prompts gave."""
+    """SAM's masks of a photo: M masks as run lengths, and which of them each of P point prompts gave."""
 
     runs: NDArray[np.uint32]
     """[R] run lengths of all masks, one after the other (labelgen.rle)."""
@@ -135,7 +135,7 @@ class EvidenceRow:
 
     def encode(self) -> bytes:
         values = _photo(self.photo_id, self.size_hw, self.grid_hw)
-        arrays = {"crops": self.crops, "crop_boxes": self.crop_boxes}
+        arrays: dict[str, NDArray[Any]] = {"crops": self.crops, "crop_boxes": self.crop_boxes}
         arrays |= {f"dense/{variant}": tokens for variant, tokens in self.dense.items()}
         arrays |= {f"masks/{name}": getattr(self.masks, name) for name in _MASK_ARRAYS}
         for name, array in arrays.items():
@@ -146,9 +146,7 @@ class EvidenceRow:
     def decode(data: bytes) -> "EvidenceRow":
         values = example.decode(data)
         size_hw = _pair(values, "size_hw")
-        variants = sorted(
-            key.split("/")[1] for key in values if key.startswith("dense/") and key.count("/") == 1
-        )
+        variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.count("/") == 1)
         return EvidenceRow(
             _text(values, "photo_id"),
             size_hw,
@@ -193,7 +191,7 @@ class LabelRow:
     target_classes: NDArray[np.uint16]
     """[h, w, 3] classes of a patch, on the fixed grid."""
     target_shares: NDArray[np.uint8]
-    """[h, w, 3] their shares of the patch, 255 = all of it; the sum is below 255 where part of it is ignore."""
+    """[h, w, 3] their shares of the patch, 255 = all of it; the sum is lower where part of it is ignore."""
 
     def encode(self) -> bytes:
         values: dict[str, example.Value] = {
@@ -230,8 +228,8 @@ def check_same_photo(split: str, row: int, *photo_ids: str) -> None:
     """UserError unless all ids of row `row` are one: files of different runs were mixed."""
     if len(set(photo_ids)) > 1:
         raise UserError(
-            f"row {row} of split {split!r} is another photo in each family ({', '.join(photo_ids)}): files of different "
-            "runs were mixed; write DATA anew with labelgen.run"
+            f"row {row} of split {split!r} is another photo in each family ({', '.join(photo_ids)}): "
+            "files of different runs were mixed; write DATA anew with labelgen.run"
         )
 
 
@@ -270,9 +268,7 @@ def _get(values: dict[str, example.Value], name: str) -> Any:
     try:
         return values[name]
     except KeyError:
-        raise UserError(
-            f"a record has no {name!r}: the shard is of another family or an older version"
-        ) from None
+        raise UserError(f"a record has no {name!r}: the shard is of another family or an older version") from None
 
 
 def _get_bytes(values: dict[str, example.Value], name: str) -> bytes:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """uint32 [R] run lengths of mask bool [H, W]; they sum up to H W. A mask that starts with a one has a first run of 0."""
+    """uint32 [R] run lengths of mask bool [H, W]; they sum up to H W, the first is 0 where mask[0, 0] is set."""
     flat = np.asarray(mask, np.bool_).ravel()
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts_with_one = [0] if flat.size and flat[0] else []

@@ -1,8 +1,8 @@
 """Shards: TFRecord framing, a torn tail told from a whole one, and random access by an index of offsets.
 
-A record is `length u64 | masked crc32c of it u32 | data | masked crc32c of data u32`, little-endian, as TensorFlow's
-own. A shard being written is NAME.partial; a finished one is fsynced, gets NAME.index and is renamed to NAME, in this
-order, so a NAME without its index never exists.
+A record is `length u64 | masked crc32c of it u32 | data | masked crc32c of data u32`, little-endian, as
+TensorFlow's own. A shard being written is NAME.partial; a finished one is fsynced, gets NAME.index and is
+renamed to NAME, in this order, so a NAME without its index never exists.
 """
 
 import contextlib
@@ -27,16 +27,14 @@ _OVERHEAD = 16
 
 def masked_crc(data: bytes) -> int:
     """TFRecord's checksum of `data`: crc32c, rotated and shifted by a constant."""
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(data: bytes) -> bytes:
     """The bytes of one record."""
     length = struct.pack("<Q", len(data))
-    return b"".join(
-        [length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))]
-    )
+    return b"".join([length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))])
 
 
 def whole_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -88,8 +86,8 @@ def naming(path: str | Path) -> Iterator[None]:
 class ShardWriter:
     """Appends records to PATH.partial and finishes it as PATH with PATH.index.
 
-    Opening keeps the whole records that are there already and cuts a torn tail; a finished PATH is reopened. One process
-    at a time: a second one gets a UserError.
+    Opening keeps the whole records that are there already and cuts a torn tail; a finished PATH is reopened.
+    One process at a time: a second one gets a UserError.
     """
 
     def __init__(self, path: str | Path):
@@ -179,9 +177,7 @@ class ShardReader:
         if not raw.startswith(_MAGIC) or len(words) < 2 or len(words) - 2 != words[1]:
             raise UserError(f"{index}: not an index of a shard, or cut short; {mend}")
         if words[0] != size:
-            raise UserError(
-                f"{index}: is for a shard of {words[0]} bytes, but {self.path} has {size}; {mend}"
-            )
+            raise UserError(f"{index}: is for a shard of {words[0]} bytes, but {self.path} has {size}; {mend}")
         return np.append(words[2:], words[0]).astype(np.uint64)
 
     def __len__(self) -> int:

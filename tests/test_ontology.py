@@ -27,9 +27,7 @@ def test_file_of_words(tmp_path: Path) -> None:
 
 
 def test_digest_follows_words_not_layout() -> None:
-    first, same, other = (
-        parse_words(text.split("\n"), "w") for text in ("a: x, y\nb", "# c\na:x,  y\n\nb", "a: x\nb")
-    )
+    first, same, other = (parse_words(text.split("\n"), "w") for text in ("a: x, y\nb", "# c\na:x,  y\n\nb", "a: x\nb"))
     assert first.digest == same.digest != other.digest
 
 

@@ -3,20 +3,15 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from rows import evidence_row, feature_row, label_row, truth_row
 
 from labelgen import records
 from labelgen.errors import UserError
-from tests.rows import evidence_row, feature_row, label_row, truth_row
 
 
 def same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray):
-        return (
-            isinstance(b, np.ndarray)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and a.tobytes() == b.tobytes()
-        )
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, records.MaskSet):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from rows import mask_set
 
 from labelgen import rle
-from tests.rows import mask_set
 
 
 def test_runs_by_hand() -> None:
