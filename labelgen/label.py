@@ -15,7 +15,7 @@ from labelgen.merge import merge, patch_targets
 from labelgen.ontology import Ontology
 from labelgen.points import NamedMasks, prompt_masks
 from labelgen.presence import Presence, PresenceSettings, dense_logits, detect, patch_probabilities
-from labelgen.records import EvidenceRow, LabelRow
+from labelgen.records import EvidenceRow, LabelRow, label_dtype
 from labelgen.resample import to_patches
 
 Array = NDArray[np.float32]
@@ -94,7 +94,7 @@ def label_photo(
     """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
     stages = label_stages(evidence, settings, ontology, prototypes)
     classes = np.flatnonzero(stages.presence.present)
-    dtype = np.uint8 if len(ontology.names) < 255 else np.uint16
+    dtype = label_dtype(len(ontology.names))
     target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)
     return LabelRow(
         photo_id=evidence.photo_id,

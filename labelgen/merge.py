@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.records import SLOTS
 from labelgen.resample import area_matrix, to_pixels
 
 Array = NDArray[np.float32]
@@ -29,7 +30,7 @@ def merge(
 
 
 def patch_targets(
-    label_map: LabelMap, grid_hw: tuple[int, int], fixed_hw: tuple[int, int], keep: int = 3
+    label_map: LabelMap, grid_hw: tuple[int, int], fixed_hw: tuple[int, int], keep: int = SLOTS
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """Class shares of each patch: classes uint16 [h, w, keep] and shares uint8 [h, w, keep], 255 = the whole patch.
 

@@ -1,0 +1,100 @@
+"""The label stage on a photo whose labels are known by hand, each stage by itself and the row that is written."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from labelgen.label import label_photo, label_stages
+from labelgen.merge import merge, patch_targets
+from labelgen.points import query_points
+from labelgen.presence import detect
+from labelgen.records import MaskSet
+from tests.labelling import GRID, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
+
+
+def test_every_stage_finds_the_truth() -> None:
+    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES)
+    for name in ("stage11", "stage12", "full", "merged"):
+        np.testing.assert_array_equal(getattr(stages, name), truth(), err_msg=name)
+
+
+@pytest.mark.parametrize("word", [0, 1])
+def test_any_word_of_a_class_names_it(word: int) -> None:
+    np.testing.assert_array_equal(label_stages(evidence(word), SETTINGS, ONTOLOGY, PROTOTYPES).merged, truth())
+
+
+def test_presence_names_what_crops_show_and_the_gate_says_where() -> None:
+    presence = detect(evidence(), PROTOTYPES, ONTOLOGY, SETTINGS.presence)
+    np.testing.assert_array_equal(presence.present, [True, True, False])
+    assert presence.gate[0, 7, 1] > presence.gate[0, 0, 1] + 1, "the ball's crop covers the upper right alone"
+    assert presence.gate[5, 7, 1] == pytest.approx(presence.gate[0, 0, 1])
+
+
+def test_an_absent_class_is_never_labelled() -> None:
+    given = np.array([True, False, True])
+    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, given)
+    assert 1 not in np.unique(stages.full)
+
+
+def test_no_masks_leaves_the_dense_vote() -> None:
+    stages = label_stages(replace(evidence(), masks=MaskSet.empty(SIZE)), SETTINGS, ONTOLOGY, PROTOTYPES)
+    assert (stages.stage11 == -1).all() and (stages.stage12 == -1).all()
+    assert (stages.full == truth()).mean() > 0.95
+    assert (stages.merged == -1).all(), "one vote of three is not enough confidence"
+
+
+def test_automatic_masks_alone_name_stage_12() -> None:
+    e = evidence()
+    masks = replace(e.masks, automatic=np.array([True, False]))
+    stage12 = label_stages(replace(e, masks=masks), SETTINGS, ONTOLOGY, PROTOTYPES).stage12
+    np.testing.assert_array_equal(stage12, np.where(truth() == 0, 0, -1))
+
+
+def test_query_points_are_the_most_similar_and_spread() -> None:
+    similarity = np.zeros((6, 8), np.float32)
+    similarity[1, 5] = 1.0
+    similarity[1, 6] = 0.9
+    similarity[4, 1] = 0.8
+    similarity[5, 7] = 0.3
+    np.testing.assert_array_equal(query_points(similarity, 8), [[1, 5], [4, 1]])
+
+
+def test_merge_ignores_what_the_stages_dispute() -> None:
+    probabilities = np.zeros((1, 2, 2), np.float32)
+    probabilities[..., 0] = 1
+    agreed, disputed = np.array([[0, 0]]), np.array([[0, 1]])
+    ones = np.ones((1, 2), np.float32)
+    full, merged, confidence = merge(probabilities, np.array([0, 1]), [(agreed, ones), (disputed, ones)], 0.7)
+    np.testing.assert_array_equal(full, [[0, 0]])
+    np.testing.assert_array_equal(merged, [[0, -1]])
+    np.testing.assert_allclose(confidence, [[1, 2 / 3]], atol=1e-6)
+
+
+def test_patch_targets_are_area_shares_of_the_valid_grid() -> None:
+    label_map = np.zeros((4, 6), np.int64)
+    label_map[:, 3:] = 2
+    label_map[0, 0] = -1
+    classes, shares = patch_targets(label_map, (2, 2), (3, 3))
+    np.testing.assert_array_equal(classes[0, 0], [0, 0, 0])
+    np.testing.assert_array_equal(shares[0, 0], [255 * 5 // 6, 0, 0])
+    np.testing.assert_array_equal(classes[1, 1], [2, 0, 0])
+    np.testing.assert_array_equal(shares[1], [[255, 0, 0], [255, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(shares[2], np.zeros((3, 3)))
+
+
+def test_patch_targets_keep_the_largest_classes() -> None:
+    label_map = np.repeat(np.arange(5), [1, 2, 3, 4, 6])[None].repeat(4, 0)
+    classes, shares = patch_targets(label_map, (1, 1), (1, 1))
+    np.testing.assert_array_equal(classes[0, 0], [4, 3, 2])
+    np.testing.assert_array_equal(shares[0, 0], [95, 63, 47])
+
+
+def test_row_is_what_the_stages_say() -> None:
+    row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, (8, 8))
+    np.testing.assert_array_equal(row.label_map, truth())
+    np.testing.assert_array_equal(row.classes, [0, 1])
+    assert row.target_shares.shape == (8, 8, 3) and row.photo_id == "a/b"
+    expected = truth()[4::8, 4::8]
+    np.testing.assert_array_equal(row.target_classes[: GRID[0], :, 0], expected)
+    assert (row.target_shares[: GRID[0], :, 0] == 255).all() and (row.target_shares[GRID[0] :] == 0).all()

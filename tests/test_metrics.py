@@ -1,0 +1,44 @@
+"""Metrics against counts by hand."""
+
+import numpy as np
+import pytest
+
+from labelgen.metrics import confusion, scores
+
+TRUTH = np.array([[0, 0, 1], [1, 255, 2]], np.uint8)
+PREDICTION = np.array([[0, 1, 1], [-1, 0, 2]])
+
+
+def test_confusion_by_hand() -> None:
+    np.testing.assert_array_equal(confusion(TRUTH, PREDICTION, 3), [[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]])
+
+
+def test_scores_by_hand() -> None:
+    s = scores(confusion(TRUTH, PREDICTION, 4), ["a", "b", "c", "d"], {"ab": ["a", "b"], "cd": ["c", "d"]})
+    # a: 1 hit of 2 true, 1 predicted -> 1/2; b: 1 hit, 2 true, 2 predicted -> 1/3; c: 1; d: in neither
+    assert s.per_class == {"a": 0.5, "b": pytest.approx(1 / 3), "c": 1.0, "d": None}
+    assert s.miou == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
+    assert s.groups == {"ab": pytest.approx((1 / 2 + 1 / 3) / 2), "cd": 1.0}
+    assert s.pixel_accuracy == pytest.approx(3 / 5)
+    assert s.coverage == pytest.approx(4 / 5)
+    assert s.frequency_weighted_iou == pytest.approx((2 * 1 / 2 + 2 * 1 / 3 + 1) / 5)
+
+
+def test_a_class_predicted_but_not_in_truth_counts_as_zero_over_all_and_not_in_truth() -> None:
+    s = scores(confusion(np.zeros((1, 4), int), np.array([[0, 0, 0, 1]]), 2), ["a", "b"])
+    assert s.per_class == {"a": 0.75, "b": 0.0}
+    assert s.miou == pytest.approx(0.375)
+    assert s.miou_in_truth == pytest.approx(0.75)
+
+
+def test_counts_add_up_over_photos() -> None:
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, 5, (2, 6, 7)), rng.integers(0, 5, (2, 6, 7))
+    whole = confusion(truth, prediction, 5)
+    np.testing.assert_array_equal(whole, sum(confusion(t, p, 5) for t, p in zip(truth, prediction, strict=True)))
+    assert whole.sum() == 84
+
+
+def test_nothing_to_count_is_not_a_perfect_score() -> None:
+    s = scores(confusion(np.full((2, 2), 255), np.zeros((2, 2), int), 2), ["a", "b"])
+    assert np.isnan(s.miou) and s.pixel_accuracy == 0
