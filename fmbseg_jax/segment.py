@@ -1,0 +1,88 @@
+"""From patch embeddings to a class per pixel: logits of patches, bilinear to the photo's size, argmax; `refined`.
+
+Data flow: head (or dense CLIP) -> patch embeddings -> here -> label maps, which evaluate counts and predict writes.
+numpy, since photos differ in size and every new size would be compiled again.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen import rle
+from labelgen.ontology import class_scores
+from labelgen.records import MaskSet
+from labelgen.resample import bilinear_matrix
+
+Array = NDArray[np.float32]
+LabelMap = NDArray[np.uint16]
+
+CHUNK_BYTES = 32 << 20  # float32 logits of (classes, pixels) held at a time
+
+
+def pixel_classes(
+    patches: Array,
+    prototypes: Array,
+    word_class: tuple[int, ...],
+    size_hw: tuple[int, int],
+    present: NDArray[np.bool_] | None = None,
+) -> LabelMap:
+    """Class of each pixel uint16 [H, W]: the best word of the best class, patch logits resized bilinearly.
+
+    patches: float32 [h, w, E], the valid grid, which covers the photo exactly; prototypes: float32 [K, E], any common
+    scale; word_class: K ascending class indices; present: bool [C], classes to choose from (None: all). Ties go to the
+    lower class. Memory grows with the pixels plus a fixed number of logits, never with classes x pixels.
+    """
+    count = word_class[-1] + 1
+    allowed = np.arange(count) if present is None else np.flatnonzero(present)
+    word_class_array = np.asarray(word_class)
+    best = np.full(size_hw, -np.inf, np.float32)
+    label_map = np.zeros(size_hw, np.uint16)
+    for classes in _class_chunks(allowed, size_hw):
+        words = np.isin(word_class_array, classes)
+        maps = class_scores(patches @ prototypes[words].T, word_class_array[words])
+        for rows, logits in _resized_bands(np.ascontiguousarray(maps.transpose(2, 0, 1), np.float32), size_hw):
+            _keep_best(best[rows], label_map[rows], logits, classes)
+    return label_map
+
+
+def refined(label_map: LabelMap, masks: MaskSet, min_iou: float) -> LabelMap:
+    """The same label map [H, W] after a majority vote inside each SAM mask, small masks over large ones.
+
+    Only masks with predicted IoU >= min_iou vote; every vote counts the pixels of the map that came in. Ties go to the
+    lower class.
+    """
+    ids = np.flatnonzero(masks.iou >= min_iou)
+    bitmaps = ((i, rle.decode(masks, [int(i)])[0]) for i in ids)  # one at a time: a large photo has hundreds
+    votes = [(int(bitmap.sum()), int(i), np.bincount(label_map[bitmap])) for i, bitmap in bitmaps]
+    out = label_map.copy()
+    for area, i, vote in sorted(votes, key=lambda v: (-v[0], v[1])):
+        if area:
+            out[rle.decode(masks, [i])[0]] = vote.argmax()
+    return out
+
+
+def _class_chunks(classes: NDArray[np.int64], size_hw: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
+    """The classes in pieces whose logits of 64 rows of pixels fit CHUNK_BYTES."""
+    step = max(1, CHUNK_BYTES // (4 * size_hw[1] * min(64, size_hw[0])))
+    for start in range(0, len(classes), step):
+        yield classes[start : start + step]
+
+
+def _resized_bands(maps: Array, size_hw: tuple[int, int]) -> Iterator[tuple[slice, Array]]:
+    """Bands of rows (slice, float32 [c, band, W]) of patch maps [c, h, w] resized bilinearly to [c, H, W]."""
+    (count, h, w), (height, width) = maps.shape, size_hw
+    columns = maps @ bilinear_matrix(width, w).T
+    rows = bilinear_matrix(height, h)
+    band = max(1, CHUNK_BYTES // (4 * count * width))
+    for start in range(0, height, band):
+        here = slice(start, min(height, start + band))
+        yield here, rows[here] @ columns
+
+
+def _keep_best(best: Array, label_map: LabelMap, logits: Array, classes: NDArray[np.int64]) -> None:
+    """Update best [b, W] and label_map [b, W] in place where one of these classes' logits [c, b, W] is higher."""
+    for index, plane in zip(classes, logits, strict=True):
+        higher = plane > best
+        np.copyto(best, plane, where=higher)
+        np.copyto(label_map, np.uint16(index), where=higher)
