@@ -44,12 +44,15 @@ def mask_set(bitmaps: np.ndarray, points_xy: np.ndarray, point_masks: np.ndarray
 
 
 def evidence(grass_word: int = 1) -> EvidenceRow:
-    """Evidence that says grass (by the word asked for) and ball where they are; SAM's masks are exact."""
+    """Evidence that says grass (by the word asked for) and ball where they are.
+
+    SAM's masks: the grass, the ball, the whole photo. A point on the ball gives the whole photo and the ball.
+    """
     label_map = truth()
     ys, xs = np.mgrid[4:48:8, 4:64:8]
     points_xy = np.stack([xs.ravel(), ys.ravel()], 1)
     hit = label_map[points_xy[:, 1], points_xy[:, 0]]
-    point_masks = np.stack([hit, np.full(len(hit), -1), np.full(len(hit), -1)], 1)
+    point_masks = np.stack([np.where(hit, 2, 0), np.where(hit, 1, -1), np.full(len(hit), -1)], 1)
     dense = np.zeros((*GRID, 5), np.float16)
     patches = label_map[4::8, 4::8]
     dense[patches == 0, grass_word] = 1
@@ -63,5 +66,10 @@ def evidence(grass_word: int = 1) -> EvidenceRow:
         crops=crops,
         crop_boxes=np.array([[0, 0, 1, 1], [0.5, 0, 1, 0.6]], np.float32),
         dense={"naclip": dense},
-        masks=mask_set(np.stack([label_map == 0, label_map == 1]), points_xy, point_masks, np.array([True, True])),
+        masks=mask_set(
+            np.stack([label_map == 0, label_map == 1, label_map >= 0]),
+            points_xy,
+            point_masks,
+            automatic=np.array([False, True, True]),
+        ),
     )

@@ -46,7 +46,7 @@ def test_no_masks_leaves_the_dense_vote() -> None:
 
 def test_automatic_masks_alone_name_stage_12() -> None:
     e = evidence()
-    masks = replace(e.masks, automatic=np.array([True, False]))
+    masks = replace(e.masks, automatic=np.array([True, False, False]))
     stage12 = label_stages(replace(e, masks=masks), SETTINGS, ONTOLOGY, PROTOTYPES).stage12
     np.testing.assert_array_equal(stage12, np.where(truth() == 0, 0, -1))
 
