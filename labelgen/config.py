@@ -1,0 +1,263 @@
+"""Configs and the frame of every command: files of settings, fields set on the command line, one line for an error.
+
+Settings are read in the commands only; what a command calls takes plain typed arguments.
+"""
+
+import argparse
+import difflib
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from labelgen.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+Check = Callable[[Any], bool]
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The valid, locked config of a file with `get_config()`, with fields set by "train.steps=500" and the like.
+
+    UserError for a file that is missing or does not run, for a field that configs/default.py does not have (with the
+    names that come near), for a value of another type, and for whatever `validate` refuses.
+    """
+    config, default = _run(Path(path)), _run(ROOT / "configs/default.py")
+    known = dict(_fields(default))
+    for field, value in _fields(config):
+        if not _is_known(field, known):
+            raise UserError(f"{path}: no field {field!r}{_near(field, known)}")
+        if field in known and _kind(value) != _kind(known[field]):
+            raise UserError(f"{path}: {field} = {value!r}, but {_kind(known[field])} is wanted, like {known[field]!r}")
+    lost = [field for field in known if field not in dict(_fields(config))]
+    if lost and not isinstance(known[lost[0]], ConfigDict):
+        raise UserError(f"{path}: field {lost[0]!r} is missing; start from configs/default.py's get_config()")
+    for override in overrides:
+        _set(config, override)
+    validate(config)
+    return config.lock()
+
+
+def _run(path: Path) -> ConfigDict:
+    """What `get_config()` of a Python file returns. The project's own root is importable for it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file; see configs/ for some to start from")
+    scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    sys.path.append(str(ROOT))
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
+        config = scope["get_config"]()
+    except Exception as error:
+        raise UserError(f"{path}: does not give a config: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(ROOT))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returns {type(config).__name__}; a ConfigDict is wanted")
+    return config
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every field; an empty group counts as a field."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict) and len(value):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _is_known(field: str, known: dict[str, Any]) -> bool:
+    """A field of the defaults, or anything under a group that the defaults leave empty (splits and the like)."""
+    parents = (field[: at.start()] for at in re.finditer(r"\.", field))
+    return field in known or any(isinstance(known.get(parent), ConfigDict) for parent in parents)
+
+
+def _near(field: str, known: dict[str, Any]) -> str:
+    names = difflib.get_close_matches(field, known, 3, 0.5)
+    names += [name for name in known if name.split(".")[-1] == field.split(".")[-1] and name not in names]
+    return f"; did you mean {' or '.join(names[:3])}?" if names else "; configs/default.py lists every field"
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"}
+    kinds |= {list: "a list", ConfigDict: "a group of fields"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _set(config: ConfigDict, override: str) -> None:
+    """Sets one field from `field=text`, the text read as the type that the field has."""
+    field, equals, text = override.partition("=")
+    known = dict(_fields(config))
+    if not equals:
+        raise UserError(f"--config.{field}: no value; write --config.{field}=VALUE")
+    if field not in known:
+        raise UserError(f"--config.{field}: no such field{_near(field, known)}")
+    *groups, name = field.split(".")
+    for group in groups:
+        config = config[group]
+    try:
+        with config.unlocked():
+            config[name] = _parse(text, known[field])
+    except (ValueError, KeyError):
+        raise UserError(f"--config.{field}={text}: {_kind(known[field])} is wanted, like {known[field]!r}") from None
+
+
+def _parse(text: str, like: Any) -> Any:
+    if isinstance(like, bool):
+        return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+    if isinstance(like, (tuple, list)):
+        return tuple(_parse(part.strip(), like[0] if like else "") for part in text.split(",") if part.strip())
+    if isinstance(like, (int, float, str)):
+        return type(like)(text)
+    raise ValueError(text)
+
+
+def _whole(least: int) -> tuple[str, Check]:
+    return f"a whole number, {least} or more", lambda value: value >= least
+
+
+def _choice(*values: str) -> tuple[str, Check]:
+    return f"one of {', '.join(values)}", lambda value: value in values
+
+
+POSITIVE: tuple[str, Check] = "above 0", lambda value: value > 0
+NOT_NEGATIVE: tuple[str, Check] = "0 or more", lambda value: value >= 0
+SHARE: tuple[str, Check] = "between 0 and 1", lambda value: 0 <= value <= 1
+DTYPE = _choice("float32", "bfloat16", "float16")
+NAME: tuple[str, Check] = "letters, digits, - and _", lambda value: bool(re.fullmatch(r"[\w-]+", value))
+
+_LIMITS: dict[str, tuple[str, Check]] = {
+    "photos.source": _choice("folder"),
+    "photos.ignore_index": NOT_NEGATIVE,
+    "photos.max_pixels": _whole(1),
+    "device": ("auto, cpu, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value))),
+    "dtype": DTYPE,
+    "encode.photos_per_shard": _whole(1),
+    "encode.feature_dtype": DTYPE,
+    "clip.short_side_px": _whole(1),
+    "clip.window_px": _whole(1),
+    "clip.stride_px": _whole(1),
+    "clip.crop_scales": ("shares above 0, at most 1", lambda value: value and all(0 < v <= 1 for v in value)),
+    "clip.variants": ("at least one dense variant", bool),
+    "clip.batch_size": _whole(1),
+    "sam.points_per_side": _whole(1),
+    "sam.pred_iou_threshold": SHARE,
+    "sam.stability_threshold": SHARE,
+    "sam.nms_threshold": SHARE,
+    "sam.batch_size": _whole(1),
+    "encoder.size_px": _whole(1),
+    "labels.name": NAME,
+    "labels.splits": ("at least one split", bool),
+    "labels.templates": ("patterns with {} for the word", lambda value: value and all("{}" in v for v in value)),
+    "presence.temperature": POSITIVE,
+    "presence.dense_temperature": POSITIVE,
+    "presence.threshold": SHARE,
+    "presence.gate": NOT_NEGATIVE,
+    "points.per_class": _whole(1),
+    "masks.min_confidence": SHARE,
+    "merge.min_confidence": SHARE,
+    "eval.batch_size": _whole(1),
+    "eval.refine_min_iou": SHARE,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """UserError, naming the field, its value and the mend, for the first value out of its range.
+
+    Fields of the trainer are the trainer's to check.
+    """
+    values = dict(_fields(config))
+    for field, (wanted, holds) in _LIMITS.items():
+        if not holds(values[field]):
+            raise UserError(
+                f"{field} = {values[field]!r}; wanted is {wanted}: mend the config or set --config.{field}="
+            )
+    if config.labels.variant not in config.clip.variants:
+        raise UserError(
+            f"labels.variant = {config.labels.variant!r} is not among clip.variants = {config.clip.variants!r}; "
+            "name one of these, or add it there (and encode again)"
+        )
+    for split, folders in config.photos.splits.items():
+        if not NAME[1](split):
+            raise UserError(f"photos.splits has a split {split!r}; its name may have {NAME[0]}")
+        if not isinstance(folders, ConfigDict) or set(folders) != {"photos", "masks"}:
+            raise UserError(f"photos.splits.{split}: wanted are `photos` (a folder) and `masks` (a folder, or empty)")
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parser(doc: str, config: bool = True) -> argparse.ArgumentParser:
+    """A command line whose --help is the module's text; `config` adds --config=FILE and --config.FIELD=VALUE."""
+    flags = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    if config:
+        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+        flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
+    return flags
+
+
+def command(
+    main: Callable[[argparse.Namespace], int], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
+    """Runs a command and returns its exit code: main's own, 2 for what the user must mend, 130 when interrupted.
+
+    main gets the parsed arguments; args.overrides lists the "field=value" of --config.field=value.
+    """
+    args, rest = flags.parse_known_args(argv)
+    args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
+    if unknown:
+        flags.error(f"unknown argument {unknown[0]}")
+    try:
+        return main(args)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno is None or error.errno not in _MENDS or error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_MENDS[error.errno]}")
+
+
+_ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"
+_RIGHTS = "let this user write there, or name another folder"
+_MENDS: dict[int, str] = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOTDIR: "there is a file where a folder is wanted; name another folder",
+    errno.EEXIST: "there is a file where a folder is wanted; name another folder",
+}
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _split_overrides(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """("field=value" of each --config.field=value or --config.field value, what is none of them)."""
+    overrides: list[str] = []
+    unknown: list[str] = []
+    for argument in rest:
+        if argument.startswith("--config."):
+            overrides.append(argument.removeprefix("--config."))
+        elif overrides and "=" not in overrides[-1] and not argument.startswith("--"):
+            overrides[-1] += f"={argument}"
+        else:
+            unknown.append(argument)
+    return overrides, unknown

@@ -1,0 +1,189 @@
+"""DATA as a folder: its names, its readers, and the file whose presence says that it is complete.
+
+DATA/dataset.json                            splits, counts, encoders; written last
+DATA/FAMILY/SPLIT-00003-of-00016.tfrecord    features, evidence, truth; each with .index
+DATA/labels/NAME/                            ontology.json, prototypes.npy, shards, labels.json (written last)
+"""
+
+import bisect
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.errors import UserError
+from labelgen.ontology import Ontology
+from labelgen.tfrecord import ShardReader, write_atomic
+
+FORMAT = 1
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """SPLIT-00003-of-00016.tfrecord."""
+    return f"{split}-{shard:05}-of-{shards:05}.tfrecord"
+
+
+def write_json(path: str | Path, fields: Any) -> None:
+    """Writes JSON atomically, the same bytes for the same fields."""
+    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """The fields of a JSON file; UserError, with `mend`, when it is missing or no JSON object."""
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {mend}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: not JSON; {mend}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a JSON object; {mend}")
+    return fields
+
+
+class SplitReader:
+    """The rows of one split of one family, over all its shards: len() and [i] -> bytes. Picklable."""
+
+    def __init__(self, folder: Path, split: str, rows: list[int]):
+        """rows: how many each shard has, as the finishing run counted them. UserError where a shard has others."""
+        self._shards = [ShardReader(folder / shard_name(split, i, len(rows))) for i in range(len(rows))]
+        for reader, expected in zip(self._shards, rows, strict=True):
+            if len(reader) != expected:
+                raise UserError(
+                    f"{reader.path}: has {len(reader)} rows, {expected} are expected; it is of another run: "
+                    "delete it and run labelgen.run again"
+                )
+        self._ends = list(accumulate(rows))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, row: int) -> bytes:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        shard = bisect.bisect_right(self._ends, row)
+        return self._shards[shard][row - (self._ends[shard - 1] if shard else 0)]
+
+
+class Labels(NamedTuple):
+    """The words of labels/NAME."""
+
+    ontology: Ontology
+    prototypes: NDArray[np.float32]
+    """[K, E] unit rows."""
+
+
+class Dataset:
+    """A complete DATA. Opening reads dataset.json only; truth/ is opened when somebody asks for its reader."""
+
+    def __init__(self, path: Path, info: dict[str, Any]):
+        self.path = path
+        self.info = info
+        """What dataset.json says: encoders with digests, config, versions beside what the properties give."""
+
+    @staticmethod
+    def open(path: str | Path) -> "Dataset":
+        """UserError when there is no complete DATA, or one of another format."""
+        path = Path(path)
+        mend = "DATA is not complete: run labelgen.run with it as --out until it says so"
+        info = read_json(path / "dataset.json", mend)
+        if info.get("format") != FORMAT:
+            raise UserError(
+                f"{path / 'dataset.json'}: format {info.get('format')!r}, this version reads {FORMAT}; encode again"
+            )
+        return Dataset(path, info)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.info["splits"])
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """The fixed patch grid h, w."""
+        height, width = self.info["grid_hw"]
+        return int(height), int(width)
+
+    @property
+    def feature_width(self) -> int:
+        """D."""
+        return int(self.info["feature_width"])
+
+    @property
+    def text_width(self) -> int:
+        """E."""
+        return int(self.info["text_width"])
+
+    def count(self, split: str) -> int:
+        """Photos of a split, those that failed left out."""
+        return sum(self._split(split)["rows"])
+
+    def has_truth(self, split: str) -> bool:
+        """Whether the source had masks for the split; does not open truth/."""
+        return bool(self._split(split)["truth"])
+
+    def reader(self, family: str, split: str) -> SplitReader:
+        """family: features, evidence or truth. UserError for a split without truth, and for shards that do not fit."""
+        if family == "truth" and not self.has_truth(split):
+            raise UserError(
+                f"{self.path}: split {split!r} has no truth; set photos.splits.{split}.masks and encode into a new DATA"
+            )
+        return SplitReader(self.path / family, split, self._split(split)["rows"])
+
+    def labels_info(self, name: str) -> dict[str, Any]:
+        """What labels/NAME/labels.json says: config, digest, splits."""
+        mend = (
+            f"label first: python -m labelgen.run --stage=label --config.labels.name={name}{self._other_labels(name)}"
+        )
+        return read_json(self.path / "labels" / name / "labels.json", mend)
+
+    def labels(self, name: str) -> Labels:
+        """The words and prototypes of labels/NAME, once these labels are complete (UserError before)."""
+        self.labels_info(name)
+        folder = self.path / "labels" / name
+        ontology = Ontology.from_json(read_json(folder / "ontology.json", "label again"), str(folder / "ontology.json"))
+        return Labels(ontology, read_prototypes(folder / "prototypes.npy", len(ontology.words), self.text_width))
+
+    def label_reader(self, name: str, split: str) -> SplitReader:
+        """The LabelRows of a split; row i is the photo of row i everywhere else."""
+        labelled = self.labels_info(name)["splits"]
+        if split not in labelled:
+            raise UserError(
+                f"{self.path}/labels/{name}: split {split!r} is not labelled, only {', '.join(labelled)}; "
+                "add it to labels.splits and label under another labels.name"
+            )
+        return SplitReader(self.path / "labels" / name, split, self._split(split)["rows"])
+
+    def _split(self, split: str) -> dict[str, Any]:
+        try:
+            fields: dict[str, Any] = self.info["splits"][split]
+        except KeyError:
+            raise UserError(f"{self.path}: no split {split!r}; it has {', '.join(self.splits)}") from None
+        return fields
+
+    def _other_labels(self, name: str) -> str:
+        done = sorted(path.parent.name for path in self.path.glob("labels/*/labels.json"))
+        return f" (there are: {', '.join(done)})" if done else ""
+
+
+def read_prototypes(path: str | Path, words: int, width: int) -> NDArray[np.float32]:
+    """float32 [K, E] of a .npy file. UserError for another count or width and for rows without direction."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of text embeddings") from None
+    except (ValueError, EOFError, OSError):
+        raise UserError(f"{path}: not a .npy file of text embeddings; write it with numpy.save") from None
+    if array.shape != (words, width) or not np.issubdtype(array.dtype, np.floating):
+        raise UserError(
+            f"{path}: {array.dtype} {list(array.shape)}, but floats [{words}, {width}] are wanted: "
+            "a row a word, in the order of the words, as wide as CLIP's text embeddings"
+        )
+    prototypes: NDArray[np.float32] = array.astype(np.float32)
+    norms = np.linalg.norm(prototypes, axis=1)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise UserError(f"{path}: row {int(np.argmin(norms > 0))} is zero or not finite; embed that word again")
+    return prototypes

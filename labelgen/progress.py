@@ -1,0 +1,85 @@
+"""How far a command is, how long it will take, and where the time went."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_TERMINAL_S = 0.2
+_LOG_S = 10.0
+
+
+class Progress:
+    """`label 12/300 photos, 3.1 photos/s, 1:33 left` on stderr: a moving line on a terminal, else one each 10 s."""
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        label: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._unit, self._label = total, unit, label
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._moving = self._stream.isatty()
+        self._start = self._shown = clock()
+        self._done = 0
+
+    def add(self, count: int = 1) -> None:
+        """`count` units more are done."""
+        self._done += count
+        now = self._clock()
+        if now - self._shown >= (_TERMINAL_S if self._moving else _LOG_S):
+            self._shown = now
+            self._stream.write(f"\r{self.line()}\033[K" if self._moving else self.line() + "\n")
+            self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the moving one."""
+        self._stream.write(f"\r\033[K{text}\n" if self._moving else text + "\n")
+        self._stream.flush()
+
+    def line(self) -> str:
+        """The state in words."""
+        spent = self._clock() - self._start
+        line = f"{self._label} {self._done}/{self._total} {self._unit}"
+        if not self._done or not spent:
+            return line
+        rate = self._done / spent
+        return f"{line}, {rate:.3g} {self._unit}/s, {duration((self._total - self._done) / rate)} left"
+
+    def close(self) -> None:
+        """Ends the moving line."""
+        if self._moving:
+            self._stream.write(f"\r{self.line()}\033[K\n")
+            self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class StageTimes:
+    """Adds up the seconds of named stages: `with times("read"): ...`; `summary()` is one line of them."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
+
+    def summary(self) -> str:
+        """`load 1.2 s, encode 30.4 s, write 0.8 s`, in the order of first use."""
+        return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self._seconds.items())
