@@ -1,0 +1,40 @@
+"""Your photos and your words, no annotation anywhere: copy this file, set the two lines marked <--, and run
+
+    python -m labelgen.run     --config=configs/my_photos.py --out=data --limit=20    # a first look at twenty photos
+    python -m labelgen.run     --config=configs/my_photos.py --out=data-all           # all of them
+    python -m fmbseg_jax.train --config=configs/my_photos.py --data=data-all --workdir=run
+    python -m fmbseg_jax.predict --workdir=run --photos=other_photos --out=masks      # also on photos never seen
+
+Other words: edit the list, choose another labels.name below, run labelgen.run again: only the words' part is redone.
+Hardware: a GPU of 8 GB labels about as fast as it decodes; without one, take the smaller models named below.
+Expected time and score: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+# These are the real models; their weights are downloaded once, or lie in weights_dir. To try the program without
+# them: `from configs.pocket import get_config as models` takes the miniature ones, which know twelve simple things.
+from configs.default import get_config as models
+
+
+def get_config() -> ConfigDict:
+    """What differs from configs/default.py, which lists every field with a comment."""
+    config = models()
+    config.photos.root = "my_photos"  # <-- your folder of pictures; folders inside it are searched too
+    config.ontology = "configs/words/my_photos.txt"  # <-- your words: one class a line, `name: word, word`
+
+    # One split that holds every photo of the root. masks stays empty: nothing is annotated.
+    config.photos.splits = ConfigDict({"train": {"photos": "", "masks": ""}})
+    config.labels.splits = ("train",)
+    config.labels.name = "default"  # another list of words gets another name and goes beside it
+
+    # Smaller models, for a laptop; the defaults are larger and better.
+    # config.sam.name, config.sam.weights = "vit_b", "sam_vit_b_01ec64.pth"
+    # config.sam.points_per_side = 16
+    # config.encoder.name, config.encoder.size_px = "vit_small_patch14_dinov2.lvd142m", 448
+
+    # Nothing to be compared with: `predict` shows what was learnt, `evaluate` needs annotated photos.
+    config.eval.splits = ()
+    config.eval.ontologies = ConfigDict()
+    config.eval.groups = ConfigDict()
+    return config
