@@ -1,0 +1,1 @@
+"""The trained half: a small Flax head over frozen patch features, learnt from free labels. No torch here."""

@@ -1,0 +1,172 @@
+"""Batches as a pure function of (seed, step), read by threads ahead of the step.
+
+Rows are spread over V virtual shards (row mod V). A step takes B/V rows of each, in a permutation keyed by (seed,
+virtual shard, pass), so place j of every batch belongs to virtual shard j // (B/V) and any host that owns whole shards
+reads its own rows only. The whole position of the feed is the number of batches taken.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from numpy.typing import NDArray
+
+from fmbseg_jax.config import FeedConfig
+from labelgen.dataset import Dataset
+from labelgen.errors import UserError
+from labelgen.merge import patch_targets
+from labelgen.records import FeatureRow, LabelRow, TruthRow, check_same_photo
+
+Rows = NDArray[np.int64]
+Example = dict[str, NDArray[Any]]
+_THREADS = 2
+_READ_AHEAD = 4  # batches
+
+
+Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
+"""(photo_id, classes [h, w, 3], shares [h, w, 3]) of a row, as labelgen.records has them."""
+Targets = Callable[[int], Target]
+"""Row -> its target."""
+
+
+def free_labels(data: Dataset, labels: str, split: str) -> Targets:
+    """The targets of labels/NAME."""
+    reader = data.label_reader(labels, split)
+    return lambda row: LabelRow.decode_targets(reader[row])
+
+
+def oracle_truth(data: Dataset, split: str, classes: int) -> Targets:
+    """The targets of truth/, for the comparison that `train.targets = truth` makes; nothing else here opens it.
+
+    Kept in memory once made: a label map takes longer to decode than a step.
+    """
+    truth, features = data.reader("truth", split), data.reader("features", split)
+
+    @functools.cache
+    def target(row: int) -> Target:
+        known = TruthRow.decode(truth[row])
+        label_map = np.where(known.label_map < classes, known.label_map.astype(np.int64), -1)
+        return known.photo_id, *patch_targets(label_map, FeatureRow.decode(features[row]).grid_hw, data.grid_hw)
+
+    return target
+
+
+def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64]:
+    """float64 [C]: labelled patches of each class over `rows`, parts of patches counted as such."""
+    mass = np.zeros(classes)
+    for row in rows:
+        _, index, shares = targets(int(row))
+        mass += np.bincount(index.ravel(), shares.ravel(), classes)[:classes]
+    return mass / 255
+
+
+class Examples:
+    """Random access to what a step reads of a row: features, grid_hw, classes, shares (fmbseg_jax.step)."""
+
+    def __init__(self, data: Dataset, split: str, targets: Targets):
+        self._features, self._targets = data.reader("features", split), targets
+        self._split, self._shape = split, (*data.grid_hw, data.feature_width)
+        self._folder = data.path
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, row: int) -> Example:
+        """UserError when the families disagree about the photo, or the features have another shape than DATA says."""
+        view = FeatureRow.decode(self._features[row])
+        photo_id, classes, shares = self._targets(row)
+        check_same_photo(self._split, row, view.photo_id, photo_id)
+        if view.features.shape != self._shape or classes.shape[:2] != self._shape[:2]:
+            raise UserError(
+                f"{self._folder}: row {row} of split {self._split!r} has features {list(view.features.shape)} and "
+                f"targets {list(classes.shape)}, dataset.json says {list(self._shape)}; "
+                "write DATA anew with labelgen.run"
+            )
+        grid_hw = np.array(view.grid_hw, np.int32)
+        return {"features": view.features, "grid_hw": grid_hw, "classes": classes, "shares": shares}
+
+
+def split_rows(count: int, holdout: float) -> tuple[Rows, Rows]:
+    """(rows to train on, rows held out), both ascending: a fixed draw, the same for every seed of training.
+
+    At least one row is held out when holdout > 0 and there are two; at least one is trained on.
+    """
+    held = min(count - 1, max(1, round(holdout * count))) if holdout else 0
+    order = np.random.default_rng(0).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+class Order:
+    """Which row stands at which place of which batch: len() and [step * B + place] -> row."""
+
+    def __init__(self, rows: Rows, config: FeedConfig, steps: int):
+        """rows: those to train on, at least one. With fewer rows than virtual shards, rows serve several of them."""
+        self._batch, self._seed, self._steps = config.batch_size, config.seed, steps
+        shards = config.virtual_shards
+        self._each = config.batch_size // shards
+        owned = [rows[rows % shards == shard] for shard in range(shards)]
+        self._rows = [mine if len(mine) else rows[i % len(rows)][None] for i, mine in enumerate(owned)]
+        # Read-ahead may straddle two passes; more than these are never in use.
+        self._permutation = functools.lru_cache(maxsize=2 * shards)(self._permute)
+
+    def __len__(self) -> int:
+        return self._steps * self._batch
+
+    def __getitem__(self, index: int) -> int:
+        step, place = divmod(index, self._batch)
+        shard, i = divmod(place, self._each)
+        rows = self._rows[shard]
+        turn, at = divmod(step * self._each + i, len(rows))
+        return int(rows[self._permutation(shard, turn)[at]])
+
+    def _permute(self, shard: int, turn: int) -> Rows:
+        return np.random.default_rng([self._seed, shard, turn]).permutation(len(self._rows[shard]))
+
+
+class _Ordered:
+    """Examples in an order of rows; row -1 is padding, which counts for nothing."""
+
+    def __init__(self, examples: Examples, order: Order | list[int]):
+        self._examples, self._order = examples, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._order[int(index)]
+        if row >= 0:
+            return self._examples[row]
+        return {name: np.zeros_like(value) for name, value in self._examples[0].items()}
+
+
+def _batches(examples: Examples, order: Order | list[int], batch_size: int) -> Any:
+    source = grain.MapDataset.source(_Ordered(examples, order)).batch(batch_size)
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
+    return iter(source.to_iter_dataset(options))
+
+
+class Feed:
+    """Training batches from any step on: next() -> {name: array [B, ...]}; `position` is what a checkpoint keeps."""
+
+    def __init__(self, examples: Examples, rows: Rows, config: FeedConfig, steps: int, step: int = 0):
+        self._iterator = _batches(examples, Order(rows, config, steps), config.batch_size)
+        self._iterator.set_state({"next_index": step})
+
+    def __next__(self) -> Example:
+        batch: Example = next(self._iterator)
+        return batch
+
+    @property
+    def position(self) -> dict[str, int]:
+        """{"next_index": batches taken}."""
+        state: dict[str, int] = self._iterator.get_state()
+        return state
+
+
+def held_out_batches(examples: Examples, rows: Rows, batch_size: int) -> Iterator[Example]:
+    """All held-out rows once, in order, the last batch padded with rows whose shares are 0."""
+    padding = [-1] * (-len(rows) % batch_size)
+    batches: Iterator[Example] = _batches(examples, [*rows.tolist(), *padding], batch_size)
+    return batches

@@ -1,0 +1,64 @@
+"""The head: frozen patch features become unit vectors in CLIP's text space, one a patch. It sees no words."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+_MLP_RATIO = 4  # hidden width of a block's MLP over its own width
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block over the patches of a view: attention, then an MLP, each with its residual."""
+
+    heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
+        """x [B, N, D] -> [B, N, D]; patches with valid [B, N] False are attended to by none."""
+        width = x.shape[-1]
+        y = nn.LayerNorm(dtype=self.dtype)(x)
+        qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype, name="qkv")(y)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        y = jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
+        x = x + nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y)
+        y = nn.LayerNorm(dtype=self.dtype)(x)
+        y = nn.gelu(nn.Dense(_MLP_RATIO * width, dtype=self.dtype, name="up")(y))
+        return x + nn.Dense(width, dtype=self.dtype, name="down")(y)
+
+
+class Head(nn.Module):
+    """Zero or more blocks, then a linear map or an MLP, then unit length. Parameters are float32.
+
+    text_width: E; blocks: transformer blocks; heads: attention heads of a block; hidden: width of the MLP's hidden
+    layer, 0 for one linear map; dtype: compute type of everything but the normalisation to unit length.
+    """
+
+    text_width: int
+    blocks: int = 0
+    heads: int = 8
+    hidden: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, valid: jax.Array) -> jax.Array:
+        """z [B, h, w, E], float32 rows of length 1 (any row where valid is False means nothing).
+
+        features: [B, h, w, D] of any float type; valid: bool [B, h, w]. Any patch layout [B, ..., D] is as good.
+        """
+        batch, *grid, width = features.shape
+        x = features.reshape(batch, -1, width).astype(self.dtype)
+        for i in range(self.blocks):
+            x = Block(self.heads, self.dtype, name=f"block_{i}")(x, valid.reshape(batch, -1))
+        if self.blocks:
+            x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        if self.hidden:
+            x = nn.gelu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x))
+        z = nn.Dense(self.text_width, dtype=self.dtype, name="project")(x)
+        return unit(z.astype(jnp.float32)).reshape(batch, *grid, self.text_width)
+
+
+def unit(z: jax.Array) -> jax.Array:
+    """z [..., E] at length 1; a zero vector stays zero, with a finite gradient."""
+    return z * jax.lax.rsqrt(jnp.sum(z * z, -1, keepdims=True) + 1e-12)

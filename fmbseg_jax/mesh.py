@@ -1,0 +1,74 @@
+"""Devices as a ('data', 'model') mesh, and the one table that says where every array lies."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from labelgen.errors import UserError
+
+
+def _spec(*axes: str | None) -> PartitionSpec:
+    return PartitionSpec(*axes)  # type: ignore[no-untyped-call]  # jax leaves it untyped
+
+
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"qkv/kernel$", _spec(None, None, "model", None)),
+    (r"qkv/bias$", _spec(None, "model", None)),
+    (r"out/kernel$", _spec("model", None, None)),
+    (r"(up|hidden)/kernel$", _spec(None, "model")),
+    (r"(up|hidden)/bias$", _spec("model")),
+    (r"down/kernel$", _spec("model", None)),
+)
+"""(what a leaf's path ends with, its layout): the first match wins, what matches none is replicated.
+
+Attention is split over its heads, an MLP over its hidden width; the optimiser's moments follow their parameter.
+"""
+
+
+def make_mesh(data: int, model: int) -> Mesh:
+    """All devices, 'model' of them to a copy of the parameters. data -1: as many copies as there are devices for.
+
+    UserError when the two do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    data = devices // model if data == -1 else data
+    if data * model != devices or data < 1:
+        raise UserError(
+            f"mesh.data={data} times mesh.model={model} is not the {devices} devices there are; "
+            "set mesh.data=-1 and mesh.model to a divisor of that number"
+        )
+    # Auto: the compiler places what lies between the shardings given here; make_mesh's default is Explicit.
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, _spec())
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """First axis (the batch) over 'data'."""
+    return NamedSharding(mesh, _spec("data"))
+
+
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for each leaf (array or ShapeDtypeStruct) by RULES.
+
+    UserError when a dimension is no multiple of the mesh axis that splits it.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = next((spec for pattern, spec in RULES if re.search(pattern, name)), _spec())
+        for axis, size in zip(spec, np.shape(leaf), strict=False):
+            if axis and size % mesh.shape[axis]:
+                raise UserError(
+                    f"mesh.model={mesh.shape[axis]} does not divide the {size} of {name} {np.shape(leaf)}; "
+                    "set mesh.model to a divisor, or head.heads and head.hidden to multiples"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, tree)

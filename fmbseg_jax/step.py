@@ -1,0 +1,210 @@
+"""The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh.
+
+A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
+and shares uint8 [B, h, w, 3] (labelgen.records). A row whose shares are all 0 counts for nothing: it pads a batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.head import Head
+from fmbseg_jax.losses import class_scores, draw_patches, prototype_ce, t_supcon, take_patches, target_shares
+from fmbseg_jax.mesh import over_data, replicated, state_shardings
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+_MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
+
+
+@flax.struct.dataclass
+class Teacher:
+    """What supervises: prototypes float32 [K, E] unit rows, class_weights float32 [C]."""
+
+    prototypes: jax.Array
+    class_weights: jax.Array
+
+
+@flax.struct.dataclass
+class State:
+    """What training changes: step int32 [], params {"head", maybe "log_temperature"}, the optimiser's moments."""
+
+    step: jax.Array
+    params: Any
+    moments: Any
+
+
+def make_head(config: HeadConfig, text_width: int) -> Head:
+    """The head for E = text_width."""
+    return Head(text_width, config.blocks, config.heads, config.hidden, jnp.dtype(config.dtype))
+
+
+def init_state(
+    head: Head, loss: LossConfig, optimiser: optax.GradientTransformation, feature_width: int, key: jax.Array
+) -> State:
+    """The state before the first step; a function of the key. Trace it to know shapes without making them."""
+    features = jnp.zeros((1, 1, feature_width))
+    params = {"head": head.init(key, features, jnp.ones((1, 1), bool))["params"]}
+    if loss.learn_temperature:
+        params["log_temperature"] = jnp.log(jnp.float32(loss.temperature))
+    return State(jnp.int32(0), params, optimiser.init(params))
+
+
+def born_sharded(make: Callable[[jax.Array], State], seed: int, mesh: Mesh) -> State:
+    """The state of `make`, each leaf made where mesh.RULES wants it: no device ever holds more."""
+    key = jax.random.key(seed)
+    shardings = state_shardings(jax.eval_shape(make, key), mesh)
+    state: State = jax.jit(make, out_shardings=shardings)(key)
+    return state
+
+
+class Outcome(NamedTuple):
+    """Sums over a batch, float32 []: the loss is total / weight, the agreement with the targets hits / mass."""
+
+    total: jax.Array
+    weight: jax.Array
+    hits: jax.Array
+    mass: jax.Array
+
+
+class Objective:
+    """The loss of a batch, as sums. Only static settings in it: calls are pure."""
+
+    def __init__(self, head: Head, loss: LossConfig, word_class: tuple[int, ...], mesh: Mesh):
+        self._head, self._loss, self._word_class = head, loss, word_class
+        self._mesh = mesh
+
+    def temperature(self, params: Any) -> jax.Array:
+        """The softmax temperature in use, float32 []."""
+        if not self._loss.learn_temperature:
+            return jnp.float32(self._loss.temperature)
+        learnt: jax.Array = jnp.exp(params["log_temperature"])
+        return jnp.maximum(learnt, _MIN_TEMPERATURE)
+
+    def on_all_patches(self) -> "Objective":
+        """The same without drawing patches: what checkpoints are compared by."""
+        loss = dataclasses.replace(self._loss, patches_per_photo=0)
+        return Objective(self._head, loss, self._word_class, self._mesh)
+
+    def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
+        """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
+        loss, (h, w) = self._loss, batch["features"].shape[1:3]
+        targets = target_shares(batch["classes"], batch["shares"], self._word_class[-1] + 1, loss.soft_targets)
+        targets = targets.reshape(targets.shape[0], h * w, -1)
+        z, targets = self._project(params, batch, targets, key)
+        scores = class_scores(z, teacher.prototypes, self._word_class)
+        temperature, weights = self.temperature(params), teacher.class_weights
+        if loss.loss == "prototype_ce":
+            sums = prototype_ce(scores, targets, weights, temperature)
+        else:
+            sample = self._draw_sample(key, targets)
+            sums = t_supcon(
+                z, scores, targets, weights, temperature, sample, loss.supcon_prototype_weight, self._replicate
+            )
+        mass = targets.sum(-1)
+        hits = jnp.sum(mass * (scores.argmax(-1) == targets.argmax(-1)))
+        return Outcome(*sums, hits, mass.sum())
+
+    def _draw_sample(self, key: jax.Array, targets: jax.Array) -> jax.Array:
+        """int32 [B, s]: the patches of each photo in the global contrast set, B * s <= supcon_samples."""
+        batch, count, _ = targets.shape
+        key = jax.random.fold_in(key, 1)
+        return draw_patches(key, targets.sum(-1), min(count, self._loss.supcon_samples // batch))
+
+    def _replicate(self, x: jax.Array) -> jax.Array:
+        whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
+        return whole
+
+    def _project(self, params: Any, batch: Batch, targets: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """z [B, n, E] and targets [B, n, C] of the patches in this step's loss.
+
+        Without blocks a patch needs no other, so only those drawn are projected.
+        """
+        features = batch["features"].reshape(*targets.shape[:2], -1)
+        h, w = batch["features"].shape[1:3]
+        valid = valid_patches(batch["grid_hw"], h, w).reshape(targets.shape[:2])
+        count = self._loss.patches_per_photo
+        if not 0 < count < targets.shape[1]:
+            return self._apply(params, features, valid), targets
+        drawn = draw_patches(key, targets.sum(-1), count)
+        if self._head.blocks:
+            z = take_patches(self._apply(params, features, valid), drawn)
+        else:
+            z = self._apply(params, take_patches(features, drawn), take_patches(valid, drawn))
+        return z, take_patches(targets, drawn)
+
+    def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
+        return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
+
+
+def valid_patches(grid_hw: jax.Array, h: int, w: int) -> jax.Array:
+    """bool [B, h, w]: the top-left grid_hw int32 [B, 2] patches of each row."""
+    rows = jnp.arange(h)[None, :] < grid_hw[:, :1]
+    columns = jnp.arange(w)[None, :] < grid_hw[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def train_step(
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    state: State,
+    batch: Batch,
+    teacher: Teacher,
+) -> tuple[State, Metrics]:
+    """One update. What is drawn depends on (seed, step) and on the row's place in the batch alone."""
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def loss(params: Any) -> tuple[jax.Array, Outcome]:
+        outcome = objective(params, batch, teacher, key)
+        return outcome.total / jnp.maximum(outcome.weight, 1e-6), outcome
+
+    (value, outcome), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, moments = optimiser.update(gradients, state.moments, state.params)
+    metrics = {
+        "loss": value,
+        "agreement": outcome.hits / jnp.maximum(outcome.mass, 1e-6),
+        "gradient_norm": optax.tree.norm(gradients),
+        "temperature": objective.temperature(state.params),
+    }
+    return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
+
+
+def compile_train_step(
+    objective: Objective, optimiser: optax.GradientTransformation, seed: int, state: State, mesh: Mesh
+) -> Callable[[State, Batch, Teacher], tuple[State, Metrics]]:
+    """The jitted step for states laid out as `state`: the batch over 'data', the state donated."""
+
+    def step(state: State, batch: Batch, teacher: Teacher) -> tuple[State, Metrics]:
+        return train_step(objective, optimiser, seed, state, batch, teacher)
+
+    where = state_shardings(state, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(where, over_data(mesh), replicated(mesh)),
+        out_shardings=(where, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_held_out(
+    objective: Objective, seed: int, state: State, mesh: Mesh
+) -> Callable[[Any, Batch, Teacher], Outcome]:
+    """The jitted sums of a batch that is not trained on, over all its patches."""
+    whole = objective.on_all_patches()
+
+    def held_out(params: Any, batch: Batch, teacher: Teacher) -> Outcome:
+        return whole(params, batch, teacher, jax.random.key(seed))
+
+    return jax.jit(
+        held_out,
+        in_shardings=(state_shardings(state.params, mesh), over_data(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+    )
