@@ -96,6 +96,7 @@ def get_config() -> ConfigDict:
     config.train.supcon_prototype_weight = 1.0  # t_supcon: weight of the prototype among the positives
     config.train.steps = 2000
     config.train.batch_size = 32  # photos, over all devices
+    config.train.patches_per_photo = 128  # patches of a photo in a step's loss, drawn anew each step; 0: all
     config.train.seed = 0
     config.train.learning_rate = 1e-3
     config.train.warmup_steps = 100
