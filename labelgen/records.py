@@ -218,6 +218,12 @@ class LabelRow:
             _unpack(values, "target_shares"),
         )
 
+    @staticmethod
+    def decode_targets(data: bytes) -> tuple[str, NDArray[np.uint16], NDArray[np.uint8]]:
+        """photo_id, target_classes, target_shares alone: the trainer reads them often and needs no PNG decoded."""
+        values = example.decode(data)
+        return _text(values, "photo_id"), _unpack(values, "target_classes"), _unpack(values, "target_shares")
+
 
 def photo_id_of(data: bytes) -> str:
     """The photo's id of any family's record."""
