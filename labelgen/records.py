@@ -1,7 +1,7 @@
 """The four rows a photo becomes, and their bytes. Row i of a split is the same photo in every family.
 
-Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them;
-decoded arrays are read-only views of the record.
+Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them; those of which
+both h and w differ from photo to photo under NAME/value, as TensorFlow Datasets has it. Decoded arrays are read-only.
 """
 
 import io
@@ -136,24 +136,25 @@ class EvidenceRow:
     def encode(self) -> bytes:
         values = _photo(self.photo_id, self.size_hw, self.grid_hw)
         arrays: dict[str, NDArray[Any]] = {"crops": self.crops, "crop_boxes": self.crop_boxes}
-        arrays |= {f"dense/{variant}": tokens for variant, tokens in self.dense.items()}
         arrays |= {f"masks/{name}": getattr(self.masks, name) for name in _MASK_ARRAYS}
         for name, array in arrays.items():
             values |= _pack(name, array)
+        for variant, tokens in self.dense.items():
+            values |= _pack(f"dense/{variant}", tokens, "/value")
         return example.encode(values)
 
     @staticmethod
     def decode(data: bytes) -> "EvidenceRow":
         values = example.decode(data)
         size_hw = _pair(values, "size_hw")
-        variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.count("/") == 1)
+        variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.endswith("/value"))
         return EvidenceRow(
             _text(values, "photo_id"),
             size_hw,
             _pair(values, "grid_hw"),
             _unpack(values, "crops"),
             _unpack(values, "crop_boxes"),
-            {variant: _unpack(values, f"dense/{variant}") for variant in variants},
+            {variant: _unpack(values, f"dense/{variant}", "/value") for variant in variants},
             MaskSet(size_hw=size_hw, **{name: _unpack(values, f"masks/{name}") for name in _MASK_ARRAYS}),
         )
 
@@ -257,17 +258,17 @@ def _photo(photo_id: str, size_hw: HW, grid_hw: HW) -> dict[str, example.Value]:
     return {"photo_id": photo_id.encode(), "size_hw": np.array(size_hw), "grid_hw": np.array(grid_hw)}
 
 
-def _pack(name: str, array: NDArray[Any]) -> dict[str, example.Value]:
+def _pack(name: str, array: NDArray[Any], suffix: str = "") -> dict[str, example.Value]:
     return {
-        name: np.ascontiguousarray(array).tobytes(),
+        name + suffix: np.ascontiguousarray(array).tobytes(),
         f"{name}/shape": np.array(array.shape, np.int64),
         f"{name}/dtype": array.dtype.name.encode(),
     }
 
 
-def _unpack(values: dict[str, example.Value], name: str) -> NDArray[Any]:
+def _unpack(values: dict[str, example.Value], name: str, suffix: str = "") -> NDArray[Any]:
     dtype = np.dtype(FEATURE_DTYPES.get(_text(values, f"{name}/dtype"), _text(values, f"{name}/dtype")))
-    return np.frombuffer(_get_bytes(values, name), dtype).reshape(_get(values, f"{name}/shape"))
+    return np.frombuffer(_get_bytes(values, name + suffix), dtype).reshape(_get(values, f"{name}/shape"))
 
 
 def _get(values: dict[str, example.Value], name: str) -> Any:
