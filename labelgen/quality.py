@@ -6,17 +6,16 @@ Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/N
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset
+from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.metrics import Counts, confusion, scores
@@ -25,6 +24,7 @@ from labelgen.presence import dense_logits
 from labelgen.progress import Progress
 from labelgen.records import EvidenceRow, TruthRow
 from labelgen.resample import to_pixels
+from labelgen.table import table
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]
@@ -41,38 +41,41 @@ def main(args: argparse.Namespace) -> int:
             f"{args.data}: no truth for the labelled splits {', '.join(config.labels.splits)}. quality compares with "
             "truth; set photos.splits.SPLIT.masks and encode again, or look at the labels with predict."
         )
-    report = {s: split_quality(data, s, ontology, prototypes, config, args.limit) for s in splits}
-    out = Path(args.data) / "labels" / config.labels.name / "quality.json"
-    out.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    for split, rows in report.items():
+    out = data.path / "labels" / config.labels.name / "quality.json"
+    report = {}
+    for split in splits:
+        rows, presence = split_quality(data, split, ontology, prototypes, config, args.limit)
+        report[split] = {"readings": rows, "presence": presence}
         print(table(split, rows))
+        print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
+    write_json(out, report)
     print(f"wrote {out}; next: python -m fmbseg_jax.train --config={args.config} --data={args.data} --workdir=RUN")
     return 0
 
 
 def split_quality(
     data: Dataset, split: str, ontology: Ontology, prototypes: Array, config: ConfigDict, limit: int | None = None
-) -> dict[str, dict[str, object]]:
-    """Rows of the table for one split: reading -> scores, and `presence` -> precision and recall."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """Reading -> scores (metrics.Scores.to_json), and the precision and recall of presence, of one split."""
     settings = LabelSettings.from_config(config)
     classes = len(ontology.names)
     counts: dict[str, Counts] = {}
     pairs = np.zeros(3, np.int64)
-    photos = min(data.count(split), limit or data.count(split))
+    evidence_rows, truth_rows = data.reader("evidence", split), data.reader("truth", split)
+    photos = min(len(evidence_rows), limit or len(evidence_rows))
     progress = Progress(photos, "photos", f"quality {split}")
     for i in range(photos):
-        evidence = EvidenceRow.decode(data.reader("evidence", split)[i])
-        truth = TruthRow.decode(data.reader("truth", split)[i]).label_map
+        evidence = EvidenceRow.decode(evidence_rows[i])
+        truth = TruthRow.decode(truth_rows[i]).label_map
         stages = label_stages(evidence, settings, ontology, prototypes)
         for name, against, prediction in readings(evidence, truth, stages, settings, ontology, prototypes):
             counts[name] = counts.get(name, 0) + confusion(against, prediction, classes)
         pairs += presence_pairs(truth, stages.presence.present)
         progress.add(1)
     progress.close()
-    report = {name: scores(c, ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
+    rows = {name: scores(c, ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
-    report["presence"] = {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
-    return report
+    return rows, {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
 
 
 def readings(
@@ -116,19 +119,6 @@ def presence_pairs(truth: LabelMap, present: NDArray[np.bool_]) -> Counts:
     """Counts [found and true, said, true] of one photo."""
     true = true_classes(truth, len(present))
     return np.array([(present & true).sum(), present.sum(), true.sum()], np.int64)
-
-
-def table(split: str, rows: dict[str, dict[str, object]]) -> str:
-    """The rows of one split as text."""
-    groups = list(next(iter(rows.values())).get("groups", {}))  # type: ignore[call-overload]
-    lines = [f"{split:32s}   mIoU  " + "".join(f"{g:>8s}" for g in groups) + "  pixel acc.  coverage"]
-    for name, row in rows.items():
-        if name == "presence":
-            lines.append(f"  presence: precision {row['precision']:.3f}, recall {row['recall']:.3f}")
-            continue
-        parts = "".join(f"{row['groups'][g]:8.3f}" for g in groups)  # type: ignore[index]
-        lines.append(f"  {name:32s} {row['miou']:.3f} {parts}  {row['pixel_accuracy']:10.3f} {row['coverage']:9.3f}")
-    return "\n".join(lines)
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -1,0 +1,73 @@
+"""quality on two photos whose labels are known by hand: exact labels, a wrong one, and DATA without truth."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelling import ONTOLOGY, PROTOTYPES, evidence, truth
+
+from labelgen import quality
+from labelgen.config import command
+from labelgen.dataset import Dataset, shard_name, write_json
+from labelgen.records import EvidenceRow, TruthRow
+from labelgen.tfrecord import ShardWriter
+
+CONFIG = ("--config=configs/pocket.py", "--config.eval.groups.stuff=grass,", "--config.eval.groups.things=ball,box")
+
+
+def write(folder: Path, rows: list[EvidenceRow] | list[TruthRow]) -> None:
+    folder.mkdir(parents=True)
+    with ShardWriter(folder / shard_name("train", 0, 1)) as writer:
+        for row in rows:
+            writer.append(row.encode())
+        writer.finish()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two photos alike; the truth of the second has a box where the evidence says ball."""
+    write(tmp_path / "evidence", [replace(evidence(), photo_id=name) for name in "ab"])
+    swapped = np.where(truth() == 1, 2, truth())
+    write(tmp_path / "truth", [TruthRow(n, t.astype(np.uint8)) for n, t in zip("ab", (truth(), swapped), strict=True)])
+    labels = tmp_path / "labels" / "default"
+    labels.mkdir(parents=True)
+    write_json(labels / "ontology.json", ONTOLOGY.to_json())
+    np.save(labels / "prototypes.npy", PROTOTYPES)
+    write_json(labels / "labels.json", {"splits": ["train"]})
+    info = {"format": 1, "grid_hw": [8, 8], "feature_width": 4, "text_width": 5}
+    write_json(tmp_path / "dataset.json", info | {"splits": {"train": {"rows": [2], "truth": True}}})
+    return tmp_path
+
+
+def run(data: Path, *more: str) -> int:
+    return command(quality.main, quality.arguments(), [*CONFIG, f"--data={data}", *more])
+
+
+def test_figures_by_hand(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data) == 0
+    report = json.loads((data / "labels/default/quality.json").read_text())["train"]
+    merged = report["readings"]["merged, all pixels"]
+    # ball: 256 px hit, 256 px said where a box is -> 1/2; box: never said -> 0; grass: exact
+    assert merged["per_class"] == {"grass": 1.0, "ball": 0.5, "box": 0.0}
+    assert merged["miou"] == pytest.approx(0.5)
+    assert report["presence"] == {"precision": 0.75, "recall": 0.75}
+    # the second photo may not say ball, nothing speaks for the box: its 256 px become grass
+    given = report["readings"]["true classes given"]["per_class"]
+    assert given == {"grass": pytest.approx(5632 / 5888, abs=1e-5), "ball": 1.0, "box": 0.0}
+    assert "next: python -m fmbseg_jax.train" in capsys.readouterr().out
+
+
+def test_limit_reads_the_first_photos(data: Path) -> None:
+    assert run(data, "--limit=1") == 0
+    report = json.loads((data / "labels/default/quality.json").read_text())["train"]
+    assert report["readings"]["merged"]["miou"] == 1.0 and report["presence"]["precision"] == 1.0
+
+
+def test_without_truth_says_what_to_do(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = Dataset.open(data).info
+    info["splits"]["train"]["truth"] = False
+    write_json(data / "dataset.json", info)
+    assert run(data) == 2
+    assert "no truth for the labelled splits train" in capsys.readouterr().err
