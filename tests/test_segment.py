@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from reference import pixel_logits
 
 from fmbseg_jax import segment
 from fmbseg_jax.segment import pixel_classes, refined
@@ -11,34 +12,14 @@ from labelgen import rle
 from labelgen.records import MaskSet
 
 
-def reference(
-    patches: np.ndarray, prototypes: np.ndarray, word_class: tuple[int, ...], size: tuple[int, int]
-) -> np.ndarray:
-    """Logits [C, H, W] by a float64 loop over pixels, half-pixel centres, edges repeated."""
-    h, w, _ = patches.shape
-    words = patches.astype(np.float64) @ prototypes.T.astype(np.float64)
-    logits = np.stack([words[..., np.equal(word_class, c)].max(-1) for c in range(max(word_class) + 1)])
-    out = np.zeros((len(logits), *size))
-    for i in range(size[0]):
-        for j in range(size[1]):
-            y = min(max((i + 0.5) * h / size[0] - 0.5, 0), h - 1)
-            x = min(max((j + 0.5) * w / size[1] - 0.5, 0), w - 1)
-            a, b = int(y), int(x)
-            c, d = min(a + 1, h - 1), min(b + 1, w - 1)
-            top = logits[:, a, b] * (1 - (x - b)) + logits[:, a, d] * (x - b)
-            low = logits[:, c, b] * (1 - (x - b)) + logits[:, c, d] * (x - b)
-            out[:, i, j] = top * (1 - (y - a)) + low * (y - a)
-    return out
-
-
 @pytest.mark.parametrize("size", [(1, 1), (23, 37), (5, 4), (40, 9)])
-def test_equals_the_float64_reference(size: tuple[int, int]) -> None:
+def test_equals_the_float64_pixel_logits(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     patches, prototypes = rng.normal(size=(4, 5, 6)), rng.normal(size=(7, 6))
     word_class = (0, 0, 1, 2, 2, 2, 3)
     got = pixel_classes(patches.astype(np.float32), prototypes.astype(np.float32), word_class, size)
     assert got.shape == size
-    assert np.array_equal(got, reference(patches, prototypes, word_class, size).argmax(0))
+    assert np.array_equal(got, pixel_logits(patches, prototypes, word_class, size).argmax(0))
 
 
 def test_rows_are_y_and_columns_are_x() -> None:
@@ -53,7 +34,7 @@ def test_only_present_classes_are_named() -> None:
     rng = np.random.default_rng(1)
     patches, prototypes = rng.normal(size=(6, 6, 8)), rng.normal(size=(5, 8))
     word_class, present = (0, 1, 2, 2, 3), np.array([False, True, False, True])
-    logits = reference(patches, prototypes, word_class, (18, 18))
+    logits = pixel_logits(patches, prototypes, word_class, (18, 18))
     got = pixel_classes(patches.astype(np.float32), prototypes.astype(np.float32), word_class, (18, 18), present)
     assert np.array_equal(got, np.array([1, 3])[logits[[1, 3]].argmax(0)])
 
