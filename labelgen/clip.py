@@ -1,0 +1,248 @@
+"""CLIP by open_clip: unit text embeddings, unit crop embeddings, and its last blocks opened for labelgen.dense.
+
+Data flow: words -> prototypes (the text tower alone runs); crops and windows of a photo -> embeddings, and what the
+dense variants read.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
+from labelgen import weights
+from labelgen.errors import UserError
+
+# isort: split
+import open_clip
+from open_clip.factory import load_checkpoint
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+Floats = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
+
+
+class ClipConfig(Protocol):
+    """The fields of `config.clip` that load_clip reads (see configs/default.py)."""
+
+    name: str
+    pretrained: str
+    sha256: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a CLIP comes from. model: constructor arguments; mean, std [3] of pixels in 0..1; all by tag or config."""
+
+    model: dict[str, Any]
+    path: Path
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    tokenizer: Callable[[list[str]], Tensor]
+
+
+class Block:
+    """One of open_clip's residual attention blocks in its parts; x is [n, 1 + N, width], CLS first."""
+
+    def __init__(self, block: Any) -> None:
+        self.module = block
+        self.heads: int = block.attn.num_heads
+        self.scale: float = block.attn.head_dim**-0.5
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of LN1(x), each [n, heads, 1 + N, d]."""
+        attention = self.module.attn
+        n, tokens, width = x.shape
+        packed = F.linear(self.module.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = packed.view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def out(self, heads: Tensor) -> Tensor:
+        """The attention's out-projection: [n, heads, T, d] -> [n, T, width]."""
+        projected: Tensor = self.module.attn.out_proj(heads.transpose(1, 2).flatten(2))
+        return projected
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+        """softmax(s q kT + bias) v, the softmax in float32."""
+        scores = (q @ k.transpose(-2, -1)).float() * self.scale + bias
+        return scores.softmax(-1).to(v.dtype) @ v
+
+    def residual(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What the block makes of x and its attention's output [n, T, width]: both residuals, FFN between."""
+        x = x + self.module.ls_1(attended)
+        x = x + self.module.ls_2(self.module.mlp(self.module.ln_2(x)))
+        return x
+
+
+class ClipEncoder:
+    """A frozen CLIP. Images come as uint8 [n, S, S, 3] RGB, any S that is a multiple of `patch_px`."""
+
+    def __init__(self, model: nn.Module, source: Source, device: torch.device, dtype: torch.dtype, batch: int) -> None:
+        self.model = weights.frozen(model, device)
+        self.visual = self.model.visual
+        self.source, self.device, self.dtype, self.batch = source, device, dtype, batch
+        self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
+        self.patch_px: int = self.visual.patch_size[0]
+        self.image_px: int = self.visual.image_size[0]
+        self.text_width: int = self.visual.proj.shape[1]
+        self.resample = getattr(Image.Resampling, source.interpolation.upper())
+        self._mean = torch.tensor(source.mean, device=device).view(3, 1, 1) * 255
+        self._std = torch.tensor(source.std, device=device).view(3, 1, 1) * 255
+
+    @torch.inference_mode()
+    def text(self, words: Sequence[str], templates: Sequence[str]) -> Floats:
+        """float32 [K, E] unit rows: each word in each template ("a photo of a {}."), averaged. No image tower runs."""
+        rows = []
+        for word in words:
+            tokens = self.source.tokenizer([template.replace("{}", word) for template in templates])
+            rows.append(unit(unit(self.model.encode_text(tokens.to(self.device)).float()).mean(0)))
+        return torch.stack(rows).cpu().numpy()
+
+    @torch.inference_mode()
+    def crops(self, images: NDArray[np.uint8]) -> Tensor:
+        """Unit CLS embeddings float32 [n, E] of uint8 [n, S, S, 3]."""
+        parts = [self.cls(self.inputs(part, 1)[-1]) for part in self.batches(images)]
+        return torch.cat(parts) if parts else torch.zeros(0, self.text_width, device=self.device)
+
+    def batches(self, rows: NDArray[T]) -> list[NDArray[T]]:
+        """The rows in parts of at most `batch`."""
+        return [rows[i : i + self.batch] for i in range(0, len(rows), self.batch)]
+
+    def inputs(self, images: NDArray[np.uint8], count: int) -> list[Tensor]:
+        """Inputs [n, 1 + N, width] of the last `count` blocks, in their order."""
+        kept = []
+        with weights.compute(self.device, self.dtype):
+            x = self._embed(images)
+            for i, block in enumerate(self.blocks[:-1]):
+                if i >= len(self.blocks) - count:
+                    kept.append(x)
+                x = block.module(x)
+        return [*kept, x]
+
+    def _embed(self, images: NDArray[np.uint8]) -> Tensor:
+        """VisionTransformer._embeds with position embeddings for this size of image."""
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+        patches = self.visual.conv1((pixels - self._mean) / self._std)
+        cls = self.visual.class_embedding.expand(len(images), 1, -1)
+        x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], 1) + self._positions(patches.shape[-2:])
+        embedded: Tensor = self.visual.ln_pre(x)
+        return embedded
+
+    def _positions(self, grid_hw: torch.Size) -> Tensor:
+        """Position embeddings [1 + N, width] resized as open_clip resizes those of a checkpoint."""
+        positions: Tensor = self.visual.positional_embedding
+        if tuple(grid_hw) == tuple(self.visual.grid_size):
+            return positions
+        grid = positions[1:].view(1, *self.visual.grid_size, -1).permute(0, 3, 1, 2).float()
+        with torch.autocast(self.device.type, enabled=False):
+            resized = F.interpolate(grid, grid_hw, mode="bicubic", antialias=True, align_corners=False)
+        return torch.cat([positions[:1], resized[0].flatten(1).T])
+
+    def cls(self, x: Tensor) -> Tensor:
+        """Unit image embeddings float32 [n, E] from the last block's input; only the CLS token goes through it."""
+        block = self.blocks[-1]
+        with weights.compute(self.device, self.dtype):
+            q, k, v = block.qkv(x)
+            return self.project(block.residual(x[:, :1], block.out(block.attend(q[:, :, :1], k, v))))[:, 0]
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """LN_post, visual projection, unit length: [..., width] -> float32 [..., E]."""
+        with torch.autocast(self.device.type, enabled=False):
+            return unit(self.visual.ln_post(tokens.float()) @ self.visual.proj)
+
+    def identity(self) -> dict[str, Any]:
+        """What the embeddings depend on, as JSON: weight digest, size and normalisation of the pixels."""
+        source = self.source
+        return {
+            "weights": source.path.name,
+            "sha256": weights.digest(source.path),
+            "image_px": self.image_px,
+            "patch_px": self.patch_px,
+            "quick_gelu": bool(source.model.get("quick_gelu", False)),
+            "mean": list(source.mean),
+            "std": list(source.std),
+            "interpolation": source.interpolation,
+        }
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of length one."""
+    return F.normalize(x, dim=-1)
+
+
+def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: str) -> ClipEncoder:
+    """The CLIP of an open_clip architecture and tag, or of a model config and a weight file in weights_dir.
+
+    UserError when the name, tag or file is not there, when the digest is another, or when the file is of another model.
+    """
+    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    source = (_from_json if config.name.endswith(".json") else _from_tag)(config, Path(weights_dir))
+    arguments = dict(source.model)
+    with weights.building(f"clip.name = {config.name!r}"):
+        model = (CustomTextCLIP if arguments.pop("custom_text", False) else CLIP)(**arguments)
+    _check_supported(model, config.name)
+    with weights.loading(source.path, config.name):
+        load_checkpoint(model, str(source.path))
+    return ClipEncoder(model, source, on, compute, config.batch_size)
+
+
+def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
+    """An official architecture and tag. The tag, not the architecture's name, says which GELU it was trained with."""
+    model, tag = open_clip.get_model_config(config.name), open_clip.get_pretrained_cfg(config.name, config.pretrained)
+    if model is None:
+        raise UserError(
+            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
+        )
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
+        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+    hub = tag["hf_hub"].strip("/")
+    path = weights.find(
+        weights_dir,
+        [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
+        config.sha256,
+        lambda: str(open_clip.download_pretrained(tag)),
+        f"https://huggingface.co/{hub} (open_clip_model.safetensors)" if hub else tag["url"],
+    )
+    model["quick_gelu"] = tag.get("quick_gelu", False)
+    return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], open_clip.get_tokenizer(config.name))
+
+
+def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
+    """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
+    model = weights.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
+    pixels = model.pop("preprocess")
+    stated = model.pop("sha256", "")
+    path = weights.find(weights_dir, config.pretrained, config.sha256 or stated)
+    text = model["text_cfg"]
+    with weights.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
+        options = dict(text.pop("tokenizer_kwargs"))
+        vocabulary = weights.find(weights_dir, options.pop("bpe_path"))
+        tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
+    if tokenizer.vocab_size > text["vocab_size"]:
+        raise UserError(
+            f"{vocabulary}: {tokenizer.vocab_size} tokens, but {config.name} has vocab_size = {text['vocab_size']}; "
+            "it is the vocabulary of another model"
+        )
+    with weights.building(f"{weights_dir / config.name}: preprocess"):
+        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
+    return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
+
+
+def _check_supported(model: Any, name: str) -> None:
+    """Dense variants are defined on a ViT with a CLS token and open_clip's plain block."""
+    visual = model.visual
+    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
+    if not plain or not all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks):
+        raise UserError(f"clip.name = {name!r}: dense variants need a plain ViT with a CLS token, such as ViT-B-16")

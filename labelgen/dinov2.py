@@ -1,0 +1,126 @@
+"""DINOv2 by timm: the patch features that the head learns on.
+
+Data flow: a photo resized to whole patches (labelgen.views) -> last-layer features after the final norm.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
+from labelgen import weights
+from labelgen.errors import UserError
+from labelgen.views import view_grid
+from labelgen.windows import HW, resize
+
+# isort: split
+import timm
+from huggingface_hub import hf_hub_download
+from timm.models.vision_transformer import checkpoint_filter_fn
+
+
+class EncoderConfig(Protocol):
+    """The fields of `config.encoder` that load_encoder reads (see configs/default.py)."""
+
+    name: str
+    weights: str
+    sha256: str
+    size_px: int
+
+
+class PatchEncoder:
+    """A frozen ViT of timm that takes any grid of patches; the photo's longest side becomes size_px."""
+
+    def __init__(self, model: nn.Module, path: Path, size_px: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = weights.frozen(model, device)
+        self.path, self.size_px, self.device, self.dtype = path, size_px, device, dtype
+        self.patch_px: int = self.model.patch_embed.patch_size[0]
+        self.width: int = self.model.num_features
+        settings = self.model.pretrained_cfg
+        self.mean, self.std, self.interpolation = settings["mean"], settings["std"], settings["interpolation"]
+        view_grid((1, 1), size_px, self.patch_px)  # refuses a size_px that is no multiple of the patch
+
+    @property
+    def grid_hw(self) -> HW:
+        """The fixed grid h, w that every photo's patches lie on."""
+        return self.size_px // self.patch_px, self.size_px // self.patch_px
+
+    def features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 [h', w', D] of a photo uint8 [H, W, 3], whose h' x w' patches cover it exactly."""
+        grid_hw, resized_hw = view_grid((image.shape[0], image.shape[1]), self.size_px, self.patch_px)
+        resample = getattr(Image.Resampling, self.interpolation.upper())
+        tokens = self.tokens(self.pixels(resize(image, resized_hw, resample)))
+        return np.asarray(tokens[0].view(*grid_hw, self.width).cpu(), np.float32)
+
+    def pixels(self, image: NDArray[np.uint8]) -> Tensor:
+        """float32 [1, 3, H, W] normalised by timm's mean and std for this model."""
+        pixels = torch.from_numpy(np.array(image)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        mean, std = (torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    @torch.inference_mode()
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """float32 [B, N, D] patch tokens after the final norm; class and register tokens are left out."""
+        with weights.compute(self.device, self.dtype):
+            tokens: Tensor = self.model.forward_features(pixels)
+        return tokens[:, self.model.num_prefix_tokens :].float()
+
+    def identity(self) -> dict[str, Any]:
+        """What the features depend on, as JSON: weight digest, size and normalisation of the pixels."""
+        return {
+            "weights": self.path.name,
+            "sha256": weights.digest(self.path),
+            "size_px": self.size_px,
+            "patch_px": self.patch_px,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+        }
+
+
+def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dtype: str) -> PatchEncoder:
+    """The ViT of a timm name, or of a model config (`name`, `model_args`) and a weight file in weights_dir.
+
+    UserError when the name or file is not there, when the digest is another, or when the file is of another model.
+    """
+    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    if config.name.endswith(".json"):
+        described = weights.read_config(weights_dir, config.name, ("name", "model_args"))
+        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+        model = _create(described["name"], described["model_args"], path)
+    else:
+        path = _official(config, weights_dir)
+        model = _create(config.name, {}, path)
+    return PatchEncoder(model, path, config.size_px, on, compute)
+
+
+def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
+    """The model with these weights; official checkpoints are converted by timm itself."""
+    with weights.building(f"encoder.name = {name!r}"):
+        model: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **model_args)
+    if not getattr(model, "num_prefix_tokens", None) or not hasattr(model, "patch_embed"):
+        raise UserError(f"encoder.name = {name!r} is no ViT with patch tokens, such as vit_small_patch14_dinov2")
+    with weights.loading(path, name):
+        state = weights.read_state(path)
+        if "mask_token" in state:  # Meta's own file
+            state = checkpoint_filter_fn(state, model)
+        model.load_state_dict(state)
+    return model
+
+
+def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
+    """The weight file of a timm name: config.weights or NAME.safetensors in weights_dir, else timm's own on the hub."""
+    try:
+        tag: Any = timm.get_pretrained_cfg(config.name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise UserError(f"encoder.name: {error} See timm.list_pretrained('*dinov2*')") from error
+    hub = tag.hf_hub_id or ""
+    fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
+    source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
+    return weights.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)

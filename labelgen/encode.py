@@ -1,0 +1,132 @@
+"""The three frozen encoders and what they make of one photo: its features, its evidence, its truth. No words here.
+
+Data flow: Photo -> DINOv2 features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from labelgen.clip import ClipEncoder, load_clip
+from labelgen.dense import check_variants, window_maps
+from labelgen.dinov2 import load_encoder
+from labelgen.errors import UserError
+from labelgen.photos import Photo
+from labelgen.progress import StageTimes
+from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
+from labelgen.sam import load_sam
+from labelgen.windows import HW, crop_windows, resize, tile
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+
+
+class Encoders:
+    """CLIP, SAM and DINOv2 of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
+
+    times: where the time of all encode_photo calls went, by encoder.
+    """
+
+    def __init__(self, config: ConfigDict) -> None:
+        """Reads clip, sam, encoder, encode, device, dtype, weights_dir. UserError as the loaders do."""
+        common = config.weights_dir, config.device, config.dtype
+        check_variants(config.clip.variants)
+        self._clip = load_clip(config.clip, *common)
+        self._views = ClipViews(config.clip, self._clip)
+        self._sam = load_sam(config.sam, *common)
+        self._dino = load_encoder(config.encoder, *common)
+        self._dtype = FEATURE_DTYPES[config.encode.feature_dtype]
+        self._config = config
+        self.times = StageTimes()
+
+    @property
+    def grid_hw(self) -> HW:
+        """The fixed patch grid h, w of every photo."""
+        return self._dino.grid_hw
+
+    @property
+    def feature_width(self) -> int:
+        """D."""
+        return self._dino.width
+
+    @property
+    def text_width(self) -> int:
+        """E."""
+        return self._clip.text_width
+
+    def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
+        """The rows of one photo; the last is None where the photo has no label map."""
+        image = photo.image
+        size_hw = image.shape[0], image.shape[1]
+        with self.times("dinov2"):
+            features = self._dino.features(image)
+        with self.times("clip"):
+            crops, boxes, dense = self._views.evidence(image, features)
+        with self.times("sam"):
+            masks = self._sam.masks(image)
+        h, w, width = features.shape
+        padded = np.zeros((*self.grid_hw, width), self._dtype)
+        padded[:h, :w] = features
+        box = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+        return (
+            FeatureRow(photo.photo_id, size_hw, box, (h, w), padded),
+            EvidenceRow(photo.photo_id, size_hw, (h, w), crops, boxes, dense, masks),
+            None if photo.label_map is None else TruthRow(photo.photo_id, photo.label_map),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on besides the photo, as JSON: models, weight digests, preprocessing; no path."""
+        fields = {name: self._config[name].to_dict() for name in ("clip", "sam", "encoder")}
+        fields["clip"] |= self._clip.identity()
+        fields["sam"] |= self._sam.identity()
+        fields["encoder"] |= self._dino.identity()
+        fields["clip"] |= {name: list(fields["clip"][name]) for name in ("crop_scales", "variants")}
+        return {**fields, "dtype": self._config.dtype, "torch": torch.__version__.partition("+")[0]}
+
+
+class ClipViews:
+    """Where CLIP looks at a photo: overlapping crops at several scales for presence, windows for the dense maps."""
+
+    def __init__(self, config: ConfigDict, clip: ClipEncoder) -> None:
+        """config: `config.clip`. UserError when windows do not fit the model."""
+        self._clip = clip
+        self._variants = tuple(config.variants)
+        self._scales = tuple(config.crop_scales)
+        self._short, self._window, self._stride = config.short_side_px, config.window_px, config.stride_px
+        patch = clip.patch_px
+        if self._window % patch or self._window < patch:
+            near = max(1, round(self._window / patch)) * patch
+            raise UserError(
+                f"clip.window_px = {self._window} is no multiple of the CLIP's patch of {patch} px; set {near}"
+            )
+        if self._short < self._window:
+            raise UserError(
+                f"clip.short_side_px = {self._short} is less than clip.window_px = {self._window}; raise it"
+            )
+
+    def evidence(self, image: Image, features: Floats) -> tuple[Halves, Floats, dict[str, Halves]]:
+        """Crop embeddings float16 [n, E] with their boxes float32 [n, 4] as shares, and dense maps by variant.
+
+        image: uint8 [H, W, 3]; features: float32 [h', w', D] of the photo's patches. A window of the dense maps that is
+        also a crop goes through the tower once.
+        """
+        clip, size_hw = self._clip, (image.shape[0], image.shape[1])
+        where = tile(size_hw, self._short, self._window, self._stride)
+        frame = resize(image, where.frame_hw, clip.resample)
+        dense, cls = window_maps(clip, frame, where, self._variants, features)
+        crops = crop_windows(size_hw, clip.image_px, self._scales)
+        embedded = dict(zip(where.keys(), cls, strict=True))
+        fresh: dict[tuple[int, ...], Image] = {}
+        for part in crops:
+            view = resize(image, part.frame_hw, clip.resample)
+            pixels = part.cut(view)
+            fresh |= {key: pixels[i] for i, key in enumerate(part.keys()) if key not in embedded}
+        if fresh:
+            embedded |= dict(zip(fresh, clip.crops(np.stack(list(fresh.values()))), strict=True))
+        boxes = {key: box for part in crops for key, box in zip(part.keys(), part.boxes(), strict=True)}
+        rows = torch.stack([embedded[key] for key in boxes]).cpu().numpy()
+        return rows.astype(np.float16), np.stack(list(boxes.values())), dense

@@ -1,0 +1,266 @@
+"""SAM by segment_anything: every mask that a regular grid of point prompts gives, once a photo, without words.
+
+Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up
+in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
+from labelgen import rle, weights
+from labelgen.errors import UserError
+from labelgen.records import MaskSet
+from labelgen.windows import HW, resize
+
+# isort: split
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
+from torchvision.ops.boxes import batched_nms
+
+Bits = NDArray[np.uint64]
+URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+STABILITY_OFFSET = 1.0
+SAME_MASK_IOU = 0.95
+"""Masks this alike are stored once."""
+CHUNK_PX = 8_000_000
+"""Pixels of full-size logits held at a time."""
+
+
+class SamConfig(Protocol):
+    """The fields of `config.sam` that load_sam reads (see configs/default.py)."""
+
+    name: str
+    weights: str
+    sha256: str
+    points_per_side: int
+    pred_iou_threshold: float
+    stability_threshold: float
+    nms_threshold: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What SAM says to n = 3 P prompts, three masks each. low: logits [n, l, l]; iou: float32 [n] predicted IoU;
+    input_hw: the part of the square input that the photo takes, px; size_hw: the photo."""
+
+    low: Tensor
+    iou: Tensor
+    input_hw: HW
+    size_hw: HW
+
+
+class SamEncoder:
+    """A frozen SAM with its grid of point prompts."""
+
+    def __init__(self, model: Sam, path: Path, config: SamConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = weights.frozen(model, device)
+        self.path, self.config, self.device, self.dtype = path, config, device, dtype
+        self.input_px: int = self.model.image_encoder.img_size
+
+    @torch.inference_mode()
+    def masks(self, image: NDArray[np.uint8]) -> MaskSet:
+        """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
+
+        Near-identical masks (IoU at SAM's low resolution >= SAME_MASK_IOU) are stored once: the automatic one, else the
+        one of highest predicted IoU. Empty ones are dropped.
+        """
+        points_xy = build_point_grid(self.config.points_per_side) * (image.shape[1], image.shape[0])
+        answers = self.prompt(image, points_xy)
+        automatic = self.automatic(answers)
+        owner = share(self._low_bits(answers), answers.iou.cpu().numpy(), automatic)
+        stored = self._full_size(answers, np.unique(owner[owner >= 0]))
+        number = np.full(len(owner) + 1, -1, np.int32)  # the last is that of owner -1: no mask
+        number[stored.ids] = np.arange(len(stored.ids))
+        return MaskSet(
+            runs=np.concatenate([*stored.runs, np.zeros(0, np.uint32)]),
+            offsets=np.cumsum([0, *map(len, stored.runs)], dtype=np.int64),
+            size_hw=answers.size_hw,
+            boxes=stored.boxes,
+            iou=answers.iou.cpu().numpy()[stored.ids],
+            stability=stored.stability,
+            automatic=np.isin(stored.ids, automatic),
+            points_xy=points_xy.astype(np.float32),
+            point_masks=number[owner].reshape(-1, 3),
+        )
+
+    @torch.inference_mode()
+    def prompt(self, image: NDArray[np.uint8], points_xy: NDArray[np.float64]) -> Answers:
+        """Three masks for each point [P, 2] in the photo's px, as SamPredictor gives them."""
+        size_hw = image.shape[0], image.shape[1]
+        scale = self.input_px / max(size_hw)
+        # a strip of 20,000 x 1 px would be less than a pixel high: one at least
+        input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
+        features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
+        scaled = torch.from_numpy(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0])).to(self.device)
+        parts = [self._decode(features, part) for part in torch.split(scaled, self.config.batch_size)]
+        low, iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return Answers(low, iou, input_hw, size_hw)
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
+        image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
+        with weights.compute(self.device, self.dtype):
+            features: Tensor = self.model.image_encoder(self.model.preprocess(image))
+        return features.float()
+
+    def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
+        sparse, dense = self.model.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        low, iou = self.model.mask_decoder(
+            image_embeddings=features,
+            image_pe=self.model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        return low.flatten(0, 1), iou.flatten(0, 1)
+
+    def automatic(self, answers: Answers) -> NDArray[np.int64]:
+        """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
+        ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
+        boxes, stability = [], []
+        for logits in self._upscaled(answers, ids):
+            boxes.append(batched_mask_to_box(logits > self.model.mask_threshold))
+            stability.append(self._stability(logits))
+        if not boxes:
+            return np.zeros(0, np.int64)
+        stable = torch.cat(stability) >= self.config.stability_threshold
+        ids, xyxy = ids[stable], torch.cat(boxes)[stable].float()
+        kept = batched_nms(xyxy, answers.iou[ids], torch.zeros_like(ids), self.config.nms_threshold)
+        return np.asarray(ids[kept].cpu(), np.int64)
+
+    def _upscaled(self, answers: Answers, ids: Tensor) -> Iterator[Tensor]:
+        """Logits at the photo's size, some at a time: float32 [m, H, W]."""
+        area = max(self.input_px**2, answers.size_hw[0] * answers.size_hw[1])
+        for part in torch.split(ids, max(1, CHUNK_PX // area)):
+            if len(part):
+                low = answers.low[part][:, None]
+                yield self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0]
+
+    def _stability(self, logits: Tensor) -> Tensor:
+        """float32 [m]: how little the masks of logits [m, H, W] change with the threshold."""
+        score: Tensor = calculate_stability_score(logits, self.model.mask_threshold, STABILITY_OFFSET)
+        return score
+
+    def _low_bits(self, answers: Answers) -> Bits:
+        """The masks at SAM's resolution within the photo, 64 pixels a word: uint64 [n, words]."""
+        side = answers.low.shape[-1]
+        rows, columns = (-(-length * side // self.input_px) for length in answers.input_hw)
+        bitmaps = (answers.low[:, :rows, :columns] > self.model.mask_threshold).flatten(1)
+        packed = np.packbits(bitmaps.cpu().numpy(), axis=1)
+        return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+
+    def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
+        """Those of these answers that have a pixel, at the photo's size."""
+        whole, runs = [], []
+        boxes, stability = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        for logits in self._upscaled(answers, torch.from_numpy(ids).to(self.device)):
+            bitmaps = logits > self.model.mask_threshold
+            there = bitmaps.flatten(1).any(1)
+            whole.append(there.cpu().numpy())
+            logits, bitmaps = logits[there], bitmaps[there]
+            runs += [rle.encode_mask(bitmap) for bitmap in bitmaps.cpu().numpy()]
+            xyxy = batched_mask_to_box(bitmaps) + torch.tensor([0, 0, 1, 1], device=self.device)
+            boxes.append(xyxy.cpu().numpy().astype(np.float32))
+            stability.append(self._stability(logits).cpu().numpy())
+        kept = ids[np.concatenate(whole)] if whole else ids
+        return Stored(kept, runs, np.concatenate(boxes), np.concatenate(stability))
+
+    def identity(self) -> dict[str, Any]:
+        """What the masks depend on, as JSON: weight digest, size and normalisation of the pixels."""
+        return {
+            "weights": self.path.name,
+            "sha256": weights.digest(self.path),
+            "input_px": self.input_px,
+            "mean": self.model.pixel_mean.flatten().tolist(),
+            "std": self.model.pixel_std.flatten().tolist(),
+        }
+
+
+class Stored(NamedTuple):
+    """Masks as a MaskSet holds them: their answer numbers [m], run lengths, boxes xyxy px [m, 4], stability [m]."""
+
+    ids: NDArray[np.int64]
+    runs: list[NDArray[np.uint32]]
+    boxes: NDArray[np.float32]
+    stability: NDArray[np.float32]
+
+
+def share(bits: Bits, iou: NDArray[np.float32], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which mask stands for each: int64 [n], -1 for an empty one.
+
+    bits: uint64 [n, words] bitmaps; iou: [n] predicted. Greedily from the highest predicted IoU on, each mask stands
+    for those left that have an IoU of SAME_MASK_IOU or more with it; `first` come before and all stand for themselves.
+    """
+    area = np.bitwise_count(bits).sum(1, dtype=np.int64)
+    owner = np.full(len(bits), -1, np.int64)
+    owner[first] = first
+    for i in [*first, *np.argsort(-iou, kind="stable")]:
+        if owner[i] < 0 < area[i]:
+            owner[i] = i
+        if owner[i] != i:
+            continue
+        near = (owner < 0) & (area >= SAME_MASK_IOU * area[i]) & (area * SAME_MASK_IOU <= area[i]) & (area > 0)
+        others = np.flatnonzero(near)
+        both = np.bitwise_count(bits[others] & bits[i]).sum(1, dtype=np.int64)
+        owner[others[both >= SAME_MASK_IOU * (area[others] + area[i] - both)]] = i
+    return owner
+
+
+def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:
+    """A SAM of segment_anything's registry (vit_h, vit_l, vit_b), or of a model config and weights in weights_dir.
+
+    UserError when the name or file is not there, when the digest is another, or when the file is of another model.
+    """
+    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    if config.name.endswith(".json"):
+        needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
+        described = weights.read_config(weights_dir, config.name, needed)
+        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+        with weights.building(str(Path(weights_dir, config.name))):
+            model = _build(described)
+    elif config.name in sam_model_registry:
+        path = _official(config, Path(weights_dir))
+        model = sam_model_registry[config.name]()
+    else:
+        names = ", ".join(name for name in sam_model_registry if name != "default")
+        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
+    weights.load_state(model, path, config.name)
+    return SamEncoder(model, path, config, on, compute)
+
+
+def _build(described: dict[str, Any]) -> Sam:
+    """The Sam of these constructor arguments, untrained."""
+    decoder = dict(described["mask_decoder"])
+    decoder["transformer"] = TwoWayTransformer(**decoder["transformer"])
+    return Sam(
+        ImageEncoderViT(**described["image_encoder"]),
+        PromptEncoder(**described["prompt_encoder"]),
+        MaskDecoder(**decoder),
+        described["pixel_mean"],
+        described["pixel_std"],
+    )
+
+
+def _official(config: SamConfig, weights_dir: Path) -> Path:
+    """Meta's file of that name, fetched into weights_dir where it is not there yet."""
+    url = URL + config.weights
+
+    def fetch() -> Path:
+        weights_dir.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(weights_dir / config.weights))
+        return weights_dir / config.weights
+
+    return weights.find(weights_dir, config.weights, config.sha256, fetch, url)
