@@ -1,0 +1,51 @@
+"""The trained head as a function of rows: patch features in, patch embeddings in CLIP's text space out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from fmbseg_jax.checkpoint import Restored
+from labelgen.dataset import Dataset
+from labelgen.errors import UserError
+from labelgen.records import FeatureRow
+
+Array = NDArray[np.float32]
+
+
+class Embedder:
+    """The head of a RUN, compiled once for a batch of fixed size and grid; a short batch is filled up."""
+
+    def __init__(self, restored: Restored, batch_size: int) -> None:
+        head, params = restored.head_module(), restored.params
+        self._apply = jax.jit(lambda features, valid: head.apply({"params": params}, features, valid))
+        self._batch_size = batch_size
+
+    def __call__(self, rows: Sequence[FeatureRow]) -> list[Array]:
+        """Unit rows float32 [h', w', E] of each photo's valid patches. At most batch_size rows, of one grid."""
+        first = rows[0].features
+        features = np.zeros((self._batch_size, *first.shape), first.dtype)
+        valid = np.zeros((self._batch_size, *first.shape[:2]), bool)
+        for i, row in enumerate(rows):
+            features[i] = row.features
+            valid[i, : row.grid_hw[0], : row.grid_hw[1]] = True
+        z = np.asarray(self._apply(features, valid))
+        return [z[i, : row.grid_hw[0], : row.grid_hw[1]] for i, row in enumerate(rows)]
+
+
+def check_fits(restored: Restored, data: Dataset) -> None:
+    """UserError unless `data` was encoded by the encoder that the head of RUN was trained on."""
+    check_encoder(restored, data.info["encoders"]["encoder"])
+
+
+def check_encoder(restored: Restored, encoder: Mapping[str, Any]) -> None:
+    """UserError unless this encoder (PatchEncoder.identity()) gives the features that the head was trained on."""
+    trained = restored.encoders["encoder"]
+    for name in ("sha256", "size_px", "patch_px"):
+        if encoder[name] != trained[name]:
+            raise UserError(
+                f"these photos are encoded with encoder.{name} = {encoder[name]} ({encoder['weights']}), but the head "
+                f"was trained on {trained[name]} ({trained['weights']}); encode as the RUN did, or train on these"
+            )

@@ -1,0 +1,190 @@
+"""A trained head against truth, beside dense CLIP on the same photos and words.
+
+Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
+of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
+(`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
+Writes RUN/eval/SPLIT.json, the protocol beside the scores.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.embed import Embedder, check_fits
+from fmbseg_jax.segment import pixel_classes, refined
+from labelgen.config import command, load_config, parser
+from labelgen.dataset import Dataset, read_json, read_prototypes, write_json
+from labelgen.errors import UserError
+from labelgen.metrics import Counts, confusion, scores
+from labelgen.ontology import Ontology, read_words
+from labelgen.presence import PresenceSettings, detect
+from labelgen.progress import Progress, StageTimes
+from labelgen.records import EvidenceRow, FeatureRow, TruthRow, check_same_photo
+from labelgen.table import table
+
+Array = NDArray[np.float32]
+LabelMap = NDArray[np.uint16]
+HEAD, REFINED, PRESENT = "head", ", refined", ", present classes"
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the photos of a split are asked for: prototypes are float32 [K, E] unit rows."""
+
+    ontology: Ontology
+    prototypes: Array
+    source: str
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Label maps of one photo, reading by reading."""
+
+    words: Words
+    presence: PresenceSettings
+    refine_min_iou: float
+    times: StageTimes
+
+    def __call__(self, z: Array, evidence: EvidenceRow) -> dict[str, LabelMap]:
+        """Reading -> class per pixel [H, W], from the head's embeddings [h', w', E] and the photo's evidence."""
+        size, ontology, prototypes = evidence.size_hw, self.words.ontology, self.words.prototypes
+        maps: dict[str, LabelMap] = {}
+        with self.times("dense CLIP"):
+            present = detect(evidence, prototypes, ontology, self.presence).present
+            for variant, tokens in evidence.dense.items():
+                patches, name = tokens.astype(np.float32), f"dense CLIP, {variant}"
+                maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size)
+                maps[name + PRESENT] = pixel_classes(patches, prototypes, ontology.word_class, size, present)
+        with self.times("head"):
+            maps[HEAD] = pixel_classes(z, prototypes, ontology.word_class, size)
+        with self.times("refine"):
+            maps[HEAD + REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
+        return maps
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate every split of eval.splits."""
+    times = StageTimes()
+    config = load_config(args.config, args.overrides)
+    data = Dataset.open(args.data)
+    with times("restore"):
+        restored = restore_run(args.workdir)
+    check_fits(restored, data)
+    embed = Embedder(restored, config.eval.batch_size)
+    presence = PresenceSettings(**config.presence.to_dict())
+    for split in config.eval.splits:
+        words = split_words(data, restored, config, split)
+        readings = Readings(words, presence, config.eval.refine_min_iou, times)
+        counts = count_split(data, split, embed, readings, config.eval.batch_size)
+        rows = {name: scores(c, words.ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
+        result = {"protocol": protocol(data, split, restored, words, config), "readings": rows, "ratios": ratios(rows)}
+        path = Path(args.workdir) / "eval" / f"{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, result)
+        print(table(f"{split}, {data.count(split)} photos", rows))
+        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
+    print(f"time: {times.summary()}")
+    print(
+        f"wrote {Path(args.workdir) / 'eval'}; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
+        f"--data={args.data} --out=MASKS"
+    )
+    return 0
+
+
+def split_words(data: Dataset, restored: Restored, config: ConfigDict, split: str) -> Words:
+    """The words of a split: those of eval.ontologies, which labelgen.run embedded into DATA, or the trained ones."""
+    source = config.eval.ontologies.get(split, "")
+    if not source:
+        return Words(restored.ontology, restored.prototypes, "as trained")
+    ontology = read_words(source)
+    if ontology.names != restored.ontology.names:
+        raise UserError(
+            f"{source}: its classes are {', '.join(ontology.names)}; eval.ontologies.{split} needs other words of the "
+            f"same classes in the same order: {', '.join(restored.ontology.names)}"
+        )
+    folder = data.path / "labels" / config.labels.name / f"words-{split}"
+    mend = f"run labelgen.run --stage=label with eval.ontologies.{split}={source}"
+    if read_json(folder / "ontology.json", mend) != ontology.to_json():
+        raise UserError(f"{folder}: embeds other words than {source} has now; {mend}")
+    prototypes = read_prototypes(folder / "prototypes.npy", len(ontology.words), data.text_width)
+    return Words(ontology, prototypes, f"other words of the same classes: {source}")
+
+
+def protocol(data: Dataset, split: str, restored: Restored, words: Words, config: ConfigDict) -> dict[str, Any]:
+    """What a figure of this split means, in words and numbers."""
+    trained = restored.config.train
+    background = [name for name, role in zip(words.ontology.names, words.ontology.roles, strict=True) if role]
+    return {
+        "split": split,
+        "photos": data.count(split),
+        "use": "own photos" if split == trained.split else "unseen photos",
+        "labels": restored.config.labels.name,
+        "targets": trained.targets,
+        "checkpoint": f"step {restored.step}, the lowest loss on held-out training photos",
+        "classes": len(words.ontology.names),
+        "background": f"{background[0]} counts like any other class" if background else "no background class",
+        "words": words.source,
+        "views": "one view a photo",
+        "pixels": "patch logits (max over a class's words), bilinear to the photo's size, argmax",
+        "left out": "pixels that are not annotated",
+        "present classes": {"from": "crops, thresholds of the config, the same for all photos", **config.presence},
+        "refined": {"vote": "majority in each SAM mask, small over large", "min_iou": config.eval.refine_min_iou},
+    }
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """How the head's mIoU compares with the best dense CLIP of either reading."""
+    miou = {name: row["miou"] for name, row in rows.items()}
+    dense = {name: value for name, value in miou.items() if name.startswith("dense CLIP")}
+    unfiltered = max(value for name, value in dense.items() if not name.endswith(PRESENT))
+    present = max(value for name, value in dense.items() if name.endswith(PRESENT))
+    pairs = {
+        "head / best dense CLIP": (miou[HEAD], unfiltered),
+        "head / best dense CLIP within present classes": (miou[HEAD], present),
+        "refined / head": (miou[HEAD + REFINED], miou[HEAD]),
+    }
+    return {name: round(above / below, 4) for name, (above, below) in pairs.items() if below}
+
+
+def count_split(data: Dataset, split: str, embed: Embedder, readings: Readings, batch_size: int) -> dict[str, Counts]:
+    """Confusion matrix [C, C + 1] of each reading over all photos of a split."""
+    features, evidence, truth = (data.reader(family, split) for family in ("features", "evidence", "truth"))
+    classes = len(readings.words.ontology.names)
+    counts: dict[str, Counts] = {}
+    progress = Progress(len(features), "photos", f"evaluate {split}")
+    for start in range(0, len(features), batch_size):
+        here = range(start, min(len(features), start + batch_size))
+        with readings.times("read"):
+            rows = [FeatureRow.decode(features[i]) for i in here]
+        with readings.times("head"):
+            embedded = embed(rows)
+        for i, row, z in zip(here, rows, embedded, strict=True):
+            with readings.times("read"):
+                seen, true = EvidenceRow.decode(evidence[i]), TruthRow.decode(truth[i])
+                check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
+            maps = readings(z, seen)
+            with readings.times("count"):
+                for name, prediction in maps.items():
+                    counts[name] = counts.get(name, 0) + confusion(true.label_map, prediction, classes)
+            progress.add()
+    progress.close()
+    return counts
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m fmbseg_jax.evaluate`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
