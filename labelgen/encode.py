@@ -68,13 +68,10 @@ class Encoders:
             crops, boxes, dense = self._views.evidence(image, features)
         with self.times("sam"):
             masks = self._sam.masks(image)
-        h, w, width = features.shape
-        padded = np.zeros((*self.grid_hw, width), self._dtype)
-        padded[:h, :w] = features
-        box = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+        row = feature_row(photo, features, self.grid_hw, self._dtype)
         return (
-            FeatureRow(photo.photo_id, size_hw, box, (h, w), padded),
-            EvidenceRow(photo.photo_id, size_hw, (h, w), crops, boxes, dense, masks),
+            row,
+            EvidenceRow(photo.photo_id, size_hw, row.grid_hw, crops, boxes, dense, masks),
             None if photo.label_map is None else TruthRow(photo.photo_id, photo.label_map),
         )
 
@@ -86,6 +83,15 @@ class Encoders:
         fields["encoder"] |= self._dino.identity()
         fields["clip"] |= {name: list(fields["clip"][name]) for name in ("crop_scales", "variants")}
         return {**fields, "dtype": self._config.dtype, "torch": torch.__version__.partition("+")[0]}
+
+
+def feature_row(photo: Photo, features: Floats, grid_hw: HW, dtype: np.dtype[Any]) -> FeatureRow:
+    """The features float32 [h', w', D] of a whole photo, laid on the fixed grid in the DATA's type."""
+    h, w, width = features.shape
+    padded = np.zeros((*grid_hw, width), dtype)
+    padded[:h, :w] = features
+    height, across, _ = photo.image.shape
+    return FeatureRow(photo.photo_id, (height, across), (0.0, 0.0, float(across), float(height)), (h, w), padded)
 
 
 class ClipViews:
