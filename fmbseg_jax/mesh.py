@@ -54,6 +54,16 @@ def over_data(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, _spec("data"))
 
 
+def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
+    """`over_data`; UserError when a batch cannot be divided over the devices."""
+    if batch_size % mesh.shape["data"]:
+        raise UserError(
+            f"train.batch_size={batch_size} cannot be divided over {mesh.shape['data']} devices; "
+            "set it to a multiple, or mesh.data to a divisor"
+        )
+    return over_data(mesh)
+
+
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for each leaf (array or ShapeDtypeStruct) by RULES.
 

@@ -85,8 +85,8 @@ class Objective:
         """The softmax temperature in use, float32 []."""
         if not self._loss.learn_temperature:
             return jnp.float32(self._loss.temperature)
-        learnt: jax.Array = jnp.exp(params["log_temperature"])
-        return jnp.maximum(learnt, _MIN_TEMPERATURE)
+        learnt: jax.Array = jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE)
+        return learnt
 
     def on_all_patches(self) -> "Objective":
         """The same without drawing patches: what checkpoints are compared by."""

@@ -1,0 +1,255 @@
+"""RUN/checkpoints: what resumes together is saved together, and RUN alone is enough to use the head.
+
+A checkpoint holds params, the optimiser's moments, the prototypes, and a JSON item: config, words, what DATA was, the
+feed's position, and a digest of the arrays (Orbax restores a flipped byte without a word). Kept are the latest two,
+the second for when the first is cut off, and the best by the loss on held-out free labels.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from fmbseg_jax.config import HeadConfig, head_config
+from fmbseg_jax.head import Head
+from fmbseg_jax.step import State, make_head
+from labelgen.errors import UserError
+from labelgen.ontology import Ontology
+
+Note = Callable[[str], None]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained head with all that using it takes."""
+
+    params: Any
+    """The head's own parameters, for `head_module().apply({"params": params}, features, valid)`."""
+    head: HeadConfig
+    ontology: Ontology
+    prototypes: NDArray[np.float32]
+    """[K, E] unit rows, the words it was trained with."""
+    config: ConfigDict
+    step: int
+    temperature: float
+    feature_width: int
+    """D."""
+    grid_hw: tuple[int, int]
+    encoders: dict[str, Any]
+    """dataset.json's `encoders`: their names and weight digests."""
+
+    @property
+    def encoder_digest(self) -> str:
+        """Hex sha256 of the weights that made the features."""
+        return str(self.encoders["dinov2"]["sha256"])
+
+    def head_module(self) -> Head:
+        """The Flax module of `params`."""
+        return make_head(self.head, self.prototypes.shape[1])
+
+
+class Checkpoints:
+    """The checkpoints of a training run: saved without stopping the steps, restored from the newest whole one."""
+
+    def __init__(self, workdir: Path, prototypes: NDArray[np.float32], facts: dict[str, Any]):
+        """facts: JSON-able, saved with every checkpoint: config, ontology, identity and data."""
+        self._folder = workdir / "checkpoints"
+        self._prototypes, self._facts = prototypes, facts
+        policy = [
+            keep.LatestN(2),
+            keep.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_loss, best_mode="min", preservation_policy=keep.AnyPreservationPolicy(policy)
+        )
+        self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
+
+    def save(self, step: int, state: State, feed: dict[str, int], loss: float | None) -> None:
+        """Begins to write checkpoint `step`; loss: on held-out rows, None where it was not measured (never best)."""
+        # The next step is given the state's own buffers while the writing still goes on.
+        arrays = jax.tree.map(jnp.copy, {"params": state.params, "moments": state.moments})
+        arrays["prototypes"] = {"prototypes": self._prototypes}
+        meta = {**self._facts, "feed": feed, "digests": {name: _digest(tree) for name, tree in arrays.items()}}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
+            metrics=None if loss is None else {"loss": loss},
+        )
+
+    def restore(self, like: State, identity: dict[str, Any], note: Note = _say) -> tuple[int, State, dict[str, int]]:
+        """(step, state, feed position) of the newest whole checkpoint; (0, like, start) when there is none.
+
+        like: a state of the wanted shapes and shardings; identity: what a checkpoint's own must equal. A broken one is
+        set aside under another name and said so. UserError when there are some and all are broken, or when one is of
+        another training.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                meta = _meta(self._manager, step)
+                refuse_other(meta["identity"], identity, self._folder)
+                wanted = {"params": like.params, "moments": like.moments}
+                wanted = jax.tree.map(lambda x: _abstract(x, x.sharding), wanted)
+                arrays = _arrays(self._manager, step, wanted, meta["digests"])
+            except UserError:
+                raise
+            except Exception as error:
+                _set_aside(self._folder, step, error, note)
+                self._manager.reload()
+                continue
+            at = jax.device_put(np.int32(step), like.step.sharding)
+            return step, State(at, arrays["params"], arrays["moments"]), meta["feed"]
+        if steps:
+            raise UserError(f"{self._folder}: no checkpoint can be read; delete RUN to train from the start")
+        return 0, like, {"next_index": 0}
+
+    def best(self) -> dict[str, float]:
+        """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
+        self._manager.wait_until_finished()
+        ranked = _ranked(self._manager, "best")
+        metrics = self._manager.metrics(ranked[0]) if ranked else None
+        return {"best_step": ranked[0], "best_held_out_loss": _loss(metrics)} if metrics else {}
+
+    def close(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> None:
+    """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
+    for field in sorted(saved.keys() | ours.keys()):
+        if saved.get(field) != ours.get(field):
+            raise UserError(
+                f"{where}: was trained with {field}={saved.get(field)!r}, now it is {ours.get(field)!r}; "
+                "set it back, or train into another --workdir"
+            )
+
+
+def restore_run(workdir: str | Path, which: str = "best", note: Note = _say) -> Restored:
+    """The head of a RUN from its checkpoints alone, on the first device.
+
+    which: "best" (lowest loss on held-out free labels; the latest where none was held out) or "latest". A broken
+    checkpoint is passed over for the next in this order, and said so; UserError when there is none to read.
+    """
+    folder = Path(workdir) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{workdir}: no checkpoints in it; train first: python -m fmbseg_jax.train --workdir={workdir}")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        for step in _ranked(manager, which):
+            try:
+                return _restore(manager, step)
+            except Exception as error:
+                note(f"{folder}/{step} is broken ({_first_line(error)}); trying another checkpoint")
+    raise UserError(f"{folder}: no checkpoint can be read; train again into it, or name another --workdir")
+
+
+def _ranked(manager: ocp.CheckpointManager, which: str) -> list[int]:
+    """Steps in the order in which they are tried; of equal losses the later."""
+    steps = sorted(manager.all_steps(), reverse=True)
+    losses = {step: manager.metrics(step) for step in steps} if which == "best" else {}
+    return sorted(steps, key=lambda step: _loss(losses.get(step) or {"loss": np.inf}))
+
+
+def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
+    meta = _meta(manager, step)
+    config = ConfigDict(_tuples(meta["config"]))
+    ontology, data = Ontology.from_json(meta["ontology"]), meta["data"]
+    head = make_head(head_config(config), data["text_width"])
+    shapes = jax.eval_shape(
+        head.init, jax.random.key(0), jnp.zeros((1, 1, data["feature_width"])), jnp.ones((1, 1), bool)
+    )
+    params = {"head": shapes["params"]}
+    if config.train.learn_temperature:
+        params["log_temperature"] = np.float32(0)
+    prototypes = {"prototypes": np.zeros((len(ontology.words), data["text_width"]), np.float32)}
+    here = SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": prototypes})
+    arrays = _arrays(manager, step, wanted, meta["digests"])
+    learnt = arrays["params"].get("log_temperature")
+    return Restored(
+        params=arrays["params"]["head"],
+        head=head_config(config),
+        ontology=ontology,
+        prototypes=np.asarray(arrays["prototypes"]["prototypes"]),
+        config=config,
+        step=step,
+        temperature=config.train.temperature if learnt is None else float(jnp.exp(learnt)),
+        feature_width=data["feature_width"],
+        grid_hw=tuple(data["grid_hw"]),
+        encoders=data["encoders"],
+    )
+
+
+def _meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    meta: dict[str, Any] = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    return meta
+
+
+def _arrays(
+    manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any], digests: dict[str, str]
+) -> dict[str, Any]:
+    """The items of `wanted` (name -> tree of ShapeDtypeStructs with shardings); ValueError where a digest differs."""
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(**items))
+    for name in wanted:
+        if _digest(restored[name]) != digests[name]:
+            raise ValueError(f"{name} was altered: its digest does not fit")
+    return {name: restored[name] for name in wanted}
+
+
+def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # type: ignore[no-untyped-call]
+
+
+def _digest(tree: Any) -> str:
+    """Hex sha256 over the paths, types and bytes of all leaves."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        total.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+def _set_aside(folder: Path, step: int, error: Exception, note: Note) -> None:
+    """Renames a broken checkpoint, so that its step can be saved again."""
+    taken = {path.name for path in folder.iterdir()}
+    name = next(name for name in _names(step) if name not in taken)
+    (folder / str(step)).rename(folder / name)
+    note(f"{folder}/{step} is broken ({_first_line(error)}): it is now {name}; going on from the one before")
+
+
+def _names(step: int) -> Iterable[str]:
+    return (f"broken-{step}" + (f"-{i}" if i else "") for i in range(1000))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    return metrics["loss"]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that configs have."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,101 @@
+"""What one training is about: words, targets and rows of a DATA, and the identity by which a RUN knows it again."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from fmbseg_jax.checkpoint import refuse_other
+from fmbseg_jax.config import TrainConfig
+from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, split_rows
+from fmbseg_jax.losses import class_weights
+from labelgen.config import digest
+from labelgen.dataset import Dataset, read_json, write_json
+from labelgen.errors import UserError
+from labelgen.ontology import Ontology
+
+_ANY_TIME = ("log_every", "save_every")  # fields of train.* that a resumed run may change
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who teaches what on which rows."""
+
+    ontology: Ontology
+    prototypes: NDArray[np.float32]
+    """[K, E] unit rows."""
+    class_weights: NDArray[np.float32]
+    """[C], from the labels of the rows trained on."""
+    examples: Examples
+    train_rows: Rows
+    held_out_rows: Rows
+    """Free labels too, or truth for the oracle; they choose the best checkpoint and are never trained on."""
+
+
+def open_task(data: Dataset, settings: TrainConfig) -> Task:
+    """Opens features and targets and counts the classes, once. UserError for what DATA lacks."""
+    feed = settings.feed
+    ontology, prototypes = data.labels(settings.labels)
+    classes = len(ontology.names)
+    if not data.count(feed.split):
+        raise UserError(f"{data.path}: split {feed.split!r} has no photos; see failures.jsonl there for the reasons")
+    if feed.targets == "truth":
+        targets = oracle_truth(data, feed.split, classes)
+    else:
+        targets = free_labels(data, settings.labels, feed.split)
+    train_rows, held_out_rows = split_rows(data.count(feed.split), feed.holdout)
+    mass = class_mass(targets, train_rows, classes)
+    if not mass.any():
+        raise UserError(
+            f"{data.path}: no patch of split {feed.split!r} is labelled with any of {', '.join(ontology.names)}; "
+            "lower presence.threshold or merge.min_confidence and label again"
+        )
+    weights = class_weights(mass, settings.loss.class_balance)
+    examples = Examples(data, feed.split, targets)
+    return Task(ontology, prototypes, weights, examples, train_rows, held_out_rows)
+
+
+def run_facts(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Task) -> dict[str, Any]:
+    """What every checkpoint of the run carries besides arrays: config, ontology, data, and the run's identity."""
+    return {
+        "config": config.to_dict(),
+        "ontology": task.ontology.to_json(),
+        "data": {
+            "feature_width": data.feature_width,
+            "text_width": data.text_width,
+            "grid_hw": list(data.grid_hw),
+            "encoders": data.info["encoders"],
+        },
+        "identity": _identity(config, settings, data, task),
+    }
+
+
+def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Task) -> dict[str, Any]:
+    """Field -> value of all that a resumed run must share with the one before: other values are another run."""
+    train = {f"train.{name}": value for name, value in config.train.to_dict().items() if name not in _ANY_TIME}
+    return {
+        **{f"head.{name}": value for name, value in config.head.to_dict().items()},
+        **train,
+        "words": ", ".join(task.ontology.words),
+        "classes": ", ".join(task.ontology.names),
+        "labels (digest)": data.labels_info(settings.labels)["digest"],
+        "prototypes (digest)": hashlib.sha256(task.prototypes.tobytes()).hexdigest(),
+        "encoders (digest)": digest(data.info["encoders"]),
+        "feature_width": data.feature_width,
+        "photos": data.count(settings.feed.split),
+    }
+
+
+def keep_config(workdir: Path, facts: dict[str, Any]) -> None:
+    """Writes RUN/config.json, or refuses (UserError) a RUN that has one of another training."""
+    path = workdir / "config.json"
+    if path.exists():
+        saved = read_json(path, "delete RUN to train anew")
+        refuse_other(saved.get("identity", {}), facts["identity"], path)
+    else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, facts)

@@ -1,0 +1,249 @@
+"""Trains the head on the free labels of a DATA; the same command again goes on where it was stopped.
+
+    python -m fmbseg_jax.train --config=configs/X.py --data=DATA --workdir=RUN
+
+Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
+TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
+2: something to mend. Truth is never read, except by the oracle that train.targets=truth asks for.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from fmbseg_jax import optim
+from fmbseg_jax.checkpoint import Checkpoints
+from fmbseg_jax.config import TrainConfig, train_config
+from fmbseg_jax.feed import Example, Feed, held_out_batches
+from fmbseg_jax.logs import MetricsLog
+from fmbseg_jax.mesh import batch_sharding, make_mesh, replicated
+from fmbseg_jax.step import (
+    Batch,
+    Metrics,
+    Objective,
+    Outcome,
+    State,
+    Teacher,
+    born_sharded,
+    compile_held_out,
+    compile_train_step,
+    init_state,
+    make_head,
+)
+from fmbseg_jax.task import Task, keep_config, open_task, run_facts
+from labelgen.config import command, load_config, parser
+from labelgen.dataset import Dataset, write_json
+from labelgen.progress import Progress, StageTimes
+
+PREEMPTED = 75
+
+
+def main(args: argparse.Namespace) -> int:
+    """Trains; whatever stage it is in, SIGTERM makes it save and say so."""
+    with preemption() as preempted:
+        return train(args, preempted)
+
+
+def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
+    """Config, mesh, feed, state, restore, step, loop, close."""
+    times = StageTimes()
+    config = load_config(args.config, args.overrides)
+    settings, workdir = train_config(config), Path(args.workdir)
+    steps, seed = settings.optim.steps, settings.feed.seed
+
+    mesh = make_mesh(settings.mesh_data, settings.mesh_model)
+    over_data = batch_sharding(mesh, settings.feed.batch_size)
+
+    with times("open"):
+        data = Dataset.open(args.data)
+        task = open_task(data, settings)
+        facts = run_facts(config, settings, data, task)
+        keep_config(workdir, facts)
+
+    with times("state"):
+        head = make_head(settings.head, data.text_width)
+        optimiser = optim.adamw(**vars(settings.optim))
+        fresh = born_sharded(
+            lambda key: init_state(head, settings.loss, optimiser, data.feature_width, key), seed, mesh
+        )
+
+    with times("restore"):
+        checkpoints = Checkpoints(workdir, task.prototypes, facts)
+        start, state, position = checkpoints.restore(fresh, facts["identity"])
+    if start == steps:
+        checkpoints.close()
+        print(f"{workdir} is trained already, to step {steps}; {next_command(args)}")
+        return 0
+    if start:
+        print(f"going on from step {start}", file=sys.stderr)
+
+    objective = Objective(head, settings.loss, task.ontology.word_class, mesh)
+    teacher = Teacher(*jax.device_put((task.prototypes, task.class_weights), replicated(mesh)))
+    loop = Loop(
+        settings=settings,
+        feed=Feed(task.examples, task.train_rows, settings.feed, steps, position["next_index"]),
+        step=compile_train_step(objective, optimiser, seed, state, mesh),
+        held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data),
+        teacher=teacher,
+        over_data=over_data,
+        checkpoints=checkpoints,
+        log=MetricsLog(workdir, start),
+        times=times,
+    )
+    reached = loop.run(state, start, preempted)
+    loop.close()
+    return finish(args, settings, loop, reached)
+
+
+class HeldOut:
+    """The loss on rows that are not trained on; None where there are none."""
+
+    def __init__(
+        self,
+        task: Task,
+        sums: Callable[[object, Batch, Teacher], Outcome],
+        teacher: Teacher,
+        over_data: NamedSharding,
+    ):
+        self._task, self._sums, self._teacher, self._over_data = task, sums, teacher, over_data
+
+    def __call__(self, state: State, batch_size: int) -> dict[str, float]:
+        """{"held_out_loss", "held_out_agreement"} of the state, or nothing."""
+        rows = self._task.held_out_rows
+        if not len(rows):
+            return {}
+        total = np.zeros(4)
+        for batch in held_out_batches(self._task.examples, rows, batch_size):
+            # Fetched one by one: no more than a batch of work is ever queued.
+            total += jax.device_get(self._sums(state.params, place(batch, self._over_data), self._teacher))
+        loss, weight, hits, mass = total
+        return {"held_out_loss": loss / max(weight, 1e-6), "held_out_agreement": hits / max(mass, 1e-6)}
+
+
+def place(batch: Example, sharding: NamedSharding) -> Batch:
+    """The batch on the devices; each process gives the rows that are its own."""
+    give = jax.make_array_from_process_local_data
+    return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class Loop:
+    """All that a training loop holds on to."""
+
+    settings: TrainConfig
+    feed: Feed
+    step: Callable[[State, Batch, Teacher], tuple[State, Metrics]]
+    held_out: HeldOut
+    teacher: Teacher
+    over_data: NamedSharding
+    checkpoints: Checkpoints
+    log: MetricsLog
+    times: StageTimes
+    loss: float | None = None
+    """The last one on held-out rows."""
+
+    def run(self, state: State, start: int, preempted: Callable[[], bool]) -> int:
+        """Steps from `start` to the end, or until preempted; returns the step reached, which is saved."""
+        steps, save_every = self.settings.optim.steps, self.settings.save_every
+        progress = Progress(steps - start, "steps", "train")
+        step = start
+        pending: tuple[int, Metrics] | None = None
+        # Nothing may go to or from a device unasked: it would stop the steps from overlapping.
+        with jax.transfer_guard("disallow"):
+            while step < steps and not preempted():
+                with self.times("wait for data"):
+                    batch = place(next(self.feed), self.over_data)
+                with self.times("first step" if step == start else "steps"):
+                    state, metrics = self.step(state, batch, self.teacher)
+                    self._finish(pending)
+                step, pending = step + 1, (step + 1, metrics)
+                if step % save_every == 0 or step == steps:
+                    self._finish(pending)
+                    pending = None
+                    self._evaluate_and_save(step, state)
+                progress.add()
+        if pending:
+            self._finish(pending)
+            self.checkpoints.save(step, state, self.feed.position, None)
+        progress.close()
+        return step
+
+    def _finish(self, pending: tuple[int, Metrics] | None) -> None:
+        """Waits for a step and logs it, while the next one is at work: never more than two are in flight."""
+        if not pending:
+            return
+        step, metrics = pending
+        jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
+        if step % self.settings.log_every == 0:
+            self.log.write(step, {name: float(value) for name, value in jax.device_get(metrics).items()})
+
+    def _evaluate_and_save(self, step: int, state: State) -> None:
+        with self.times("held-out loss"):
+            figures = self.held_out(state, self.settings.feed.batch_size)
+            self.loss = figures.get("held_out_loss")
+            if figures:
+                self.log.write(step, figures)
+        # Orbax moves arrays in ways of its own.
+        with self.times("save"), jax.transfer_guard("allow"):
+            self.checkpoints.save(step, state, self.feed.position, self.loss)
+
+    def close(self) -> None:
+        """Returns when checkpoints and logs are on disk."""
+        with self.times("save"):
+            self.checkpoints.close()
+        self.log.close()
+
+
+@contextmanager
+def preemption() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM ends nothing; it makes the function that is given return True."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached: int) -> int:
+    """summary.json, the last lines and the exit code."""
+    print(f"time: {loop.times.summary()}", file=sys.stderr)
+    if reached < settings.optim.steps:
+        print(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
+        return PREEMPTED
+    best = loop.checkpoints.best()
+    write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
+    print(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
+    return 0
+
+
+def describe(best: dict[str, float]) -> str:
+    """The best checkpoint in words."""
+    if not best:
+        return "no rows held out: the last checkpoint counts"
+    return f"best at step {best['best_step']}: held-out loss {best['best_held_out_loss']:.4f}"
+
+
+def next_command(args: argparse.Namespace) -> str:
+    """What to run after training."""
+    return f"next: python -m fmbseg_jax.evaluate --config={args.config} --data={args.data} --workdir={args.workdir}"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m fmbseg_jax.train`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder for checkpoints and logs")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
