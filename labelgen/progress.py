@@ -37,6 +37,10 @@ class Progress:
             self._stream.write(f"\r{self.line()}\033[K" if self._moving else self.line() + "\n")
             self._stream.flush()
 
+    def skip(self, count: int) -> None:
+        """`count` units need not be done: they were, before this run."""
+        self._total -= count
+
     def note(self, text: str) -> None:
         """A line of its own, above the moving one."""
         self._stream.write(f"\r\033[K{text}\n" if self._moving else text + "\n")

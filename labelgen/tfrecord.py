@@ -53,14 +53,30 @@ def whole_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with naming(path), open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(Path(path).parent)
+    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+    The temporary name is always the same, so that a killed run leaves nothing that the next one does not take up; a
+    lock keeps two processes from using it at once.
+    """
+    temporary = f"{path}.tmp"
+    while True:
+        with naming(temporary), open(temporary, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, temporary):  # renamed by another process while this one waited
+                continue
+            file.truncate(0)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        return sync_folder(Path(path).parent)
+
+
+def _is_at(file: BinaryIO, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -104,12 +120,10 @@ class ShardWriter:
 
     def _lock(self) -> None:
         """Owns the file until it is closed; UserError when another process does, or has just renamed it."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._partial)):
+            if _is_at(self._file, self._partial):
                 return
-        except OSError:
-            pass
         self._file.close()
         raise UserError(
             f"{self._partial}: another process is writing it; wait for it, or give each its own --worker=i/n"
@@ -166,13 +180,13 @@ class ShardReader:
         self._offsets = self._read_index()
 
     def _read_index(self) -> NDArray[np.uint64]:
-        mend = "delete both and run labelgen.run again: it writes this shard anew"
         index = self.path + ".index"
+        mend = f"delete {index} and run labelgen.run again: it keeps what is whole and writes the rest anew"
         try:
             raw = Path(index).read_bytes()
             size = os.path.getsize(self.path)
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename}: missing; {mend}") from None
+            raise UserError(f"{error.filename}: missing; run labelgen.run again: it writes it anew") from None
         words = np.frombuffer(raw[len(_MAGIC) :], "<u8") if len(raw) % 8 == 0 else np.zeros(0, "<u8")
         if not raw.startswith(_MAGIC) or len(words) < 2 or len(words) - 2 != words[1]:
             raise UserError(f"{index}: not an index of a shard, or cut short; {mend}")
@@ -195,8 +209,8 @@ class ShardReader:
         data = raw[_HEADER:-4]
         if raw[:8] != length or raw[-4:] != struct.pack("<I", masked_crc(data)):
             raise UserError(
-                f"{self.path}: record {row} is damaged (its checksum does not fit); "
-                "delete this shard and its .index and run labelgen.run again: it writes them anew"
+                f"{self.path}: record {row} is damaged (its checksum does not fit); delete {self.path}.index "
+                "and run labelgen.run again: it keeps what is whole and writes the rest anew"
             )
         return data
 

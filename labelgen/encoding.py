@@ -1,0 +1,172 @@
+"""The encode stage: photos to shards of features, evidence and truth, whoever's share they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from labelgen.config import digest
+from labelgen.dataset import FORMAT, read_json
+from labelgen.errors import UserError
+from labelgen.finish import finish_data
+from labelgen.ontology import Ontology
+from labelgen.photos import FolderSource, Photo, PhotoError
+from labelgen.plan import Shard, claim, plan
+from labelgen.progress import Progress, StageTimes
+from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.shards import EncodeShard, is_done
+
+FAMILIES = ("features", "evidence", "truth")
+_MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
+
+
+class PhotoEncoder(Protocol):
+    """What labelgen.encode.Encoders is to this stage."""
+
+    times: StageTimes
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """The fixed patch grid h, w."""
+
+    @property
+    def feature_width(self) -> int:
+        """D."""
+
+    @property
+    def text_width(self) -> int:
+        """E."""
+
+    def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
+        """The rows of one photo: a function of the photo alone."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on besides the photo, as JSON."""
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """DATA before it is written: who it is, and which photo goes where."""
+
+    data: Path
+    sources: Mapping[str, FolderSource]
+    photo_ids: Mapping[str, Sequence[str]]
+    shards: Sequence[Shard]
+    marker: Mapping[str, Any]
+    classes: int | None
+
+    def families(self, split: str) -> tuple[str, ...]:
+        """Families of files that a split has."""
+        return FAMILIES if self.marker["photos"][split]["truth"] else FAMILIES[:2]
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """The settings that DATA depends on: not where photos and weights lie, nor what only changes the speed."""
+    fields = config.to_dict()
+    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder", "dtype")}
+    kept["photos"].pop("root")
+    for model in ("clip", "sam", "encoder"):
+        kept[model].pop("batch_size", None)
+        kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
+    return kept
+
+
+def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology | None) -> DataPlan:
+    """Lists the photos and claims `data` for this config. UserError when it is another's, or photos are missing."""
+    if not config.photos.splits:
+        raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
+    classes = len(words.names) if words else None
+    options = {"ignore_index": config.photos.ignore_index, "max_pixels": config.photos.max_pixels}
+    sources = {
+        split: FolderSource(config.photos.root, folders.photos, folders.masks, classes=classes, **options)
+        for split, folders in config.photos.splits.items()
+    }
+    photo_ids = {split: source.list()[:limit] for split, source in sources.items()}
+    photos = {
+        split: {"count": len(ids), "digest": digest(ids), "truth": bool(config.photos.splits[split].masks)}
+        for split, ids in photo_ids.items()
+    }
+    data.mkdir(parents=True, exist_ok=True)
+    marker = claim(
+        data / "config.json", {"format": FORMAT, "config": identity(config), "photos": photos}, str(data), _MEND
+    )
+    counts = {split: len(ids) for split, ids in photo_ids.items()}
+    return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, classes)
+
+
+def load_encoders(config: ConfigDict) -> PhotoEncoder:
+    """The three frozen models."""
+    from labelgen.encode import Encoders  # torch and the models: only for who has photos left to encode
+
+    return Encoders(config)
+
+
+def encode(config: ConfigDict, data_plan: DataPlan, mine: Sequence[Shard], times: StageTimes) -> str:
+    """Encodes the shards of `mine` that are not finished, and finishes DATA when nobody's are left; what was done."""
+    data = data_plan.data
+    left = [shard for shard in mine if not is_done(data, shard, data_plan.families(shard.split))]
+    if left:
+        (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
+        with times("load models"):
+            encoders = load_encoders(config)
+        _claim_encoders(data, encoders)
+        for family in FAMILIES:
+            if any(family in data_plan.families(shard.split) for shard in data_plan.shards):
+                (data / family).mkdir(exist_ok=True)
+        progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "encode")
+        for shard in left:
+            _encode_shard(data_plan, shard, encoders, times, progress)
+        progress.close()
+    return _complete(data_plan, mine, times)
+
+
+def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
+    fields = {
+        "grid_hw": list(encoders.grid_hw),
+        "feature_width": encoders.feature_width,
+        "text_width": encoders.text_width,
+        "encoders": encoders.identity(),
+    }
+    claim(data / "encoders.json", fields, str(data), "put the weights it was begun with back, or take another --out")
+
+
+def _encode_shard(
+    data_plan: DataPlan, shard: Shard, encoders: PhotoEncoder, times: StageTimes, progress: Progress
+) -> None:
+    source = data_plan.sources[shard.split]
+    photo_ids = data_plan.photo_ids[shard.split][shard.start : shard.stop]
+    with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids) as writing:
+        progress.skip(writing.next)
+        for photo_id in photo_ids[writing.next :]:
+            try:
+                with times("read photos"):
+                    photo = source.load(photo_id)
+            except PhotoError as error:
+                failure = {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}
+                writing.fail({"photo": photo_id, "split": shard.split, **failure})
+                progress.note(f"skipped {failure['file']}: {error.reason}")
+            else:
+                with times("encode"):
+                    rows = encoders.encode_photo(photo)
+                with times("write"):
+                    writing.add({f: row.encode() for f, row in zip(FAMILIES, rows, strict=True) if row})
+            progress.add(1)
+        with times("write"):
+            writing.finish()
+
+
+def _complete(data_plan: DataPlan, mine: Sequence[Shard], times: StageTimes) -> str:
+    """Writes dataset.json when every shard of every worker is finished; the line that says what there is."""
+    data = data_plan.data
+    if not all(is_done(data, shard, data_plan.families(shard.split)) for shard in data_plan.shards):
+        return f"{data}: this worker's {len(mine)} of {len(data_plan.shards)} shards are encoded"
+    if not (data / "dataset.json").exists():
+        encoders = read_json(data / "encoders.json", "delete DATA and encode again")
+        finish_data(data, data_plan.shards, data_plan.marker, encoders, data_plan.classes)
+    splits = read_json(data / "dataset.json", "run again")["splits"]
+    rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
+    skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
+    listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
+    return f"{data}: encoded photos {rows}, {skipped} skipped{listed}"

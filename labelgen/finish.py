@@ -1,0 +1,73 @@
+"""The last files of a stage: what makes DATA, or labels/NAME in it, complete; functions of the shards alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labelgen import tfds
+from labelgen.dataset import FORMAT, write_json
+from labelgen.errors import UserError
+from labelgen.plan import Shard
+from labelgen.records import label_dtype
+from labelgen.shards import failures_path
+from labelgen.tfrecord import ShardReader, write_atomic
+
+Sizes = dict[str, tuple[list[int], int]]
+"""split -> (rows of each shard, bytes of all)."""
+
+
+def sizes(folder: Path, shards: Sequence[Shard]) -> Sizes:
+    """Rows and bytes of the finished shards of one family, by split."""
+    found: Sizes = {}
+    for shard in shards:
+        rows, size = found.get(shard.split, ([], 0))
+        path = folder / shard.name
+        found[shard.split] = [*rows, len(ShardReader(path))], size + path.stat().st_size
+    return found
+
+
+def finish_data(
+    data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
+) -> None:
+    """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
+
+    marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
+    """
+    photos = marker["photos"]
+    failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
+    write_atomic(data / "failures.jsonl", failures)
+    rows = {split: counts for split, (counts, _) in sizes(data / "features", shards).items()}
+    if not sum(map(sum, rows.values())):
+        raise UserError(f"{data / 'failures.jsonl'}: not one photo could be used; it says why, and what would mend it")
+    with_truth = [shard for shard in shards if photos[shard.split]["truth"]]
+    specs = {
+        "features": tfds.feature_spec(
+            encoders["grid_hw"], encoders["feature_width"], marker["config"]["encode"]["feature_dtype"]
+        ),
+        "evidence": tfds.evidence_spec(encoders["text_width"], marker["config"]["clip"]["variants"]),
+        "truth": tfds.truth_spec(label_dtype(classes or 255).name),
+    }
+    for family, spec in specs.items():
+        members = with_truth if family == "truth" else shards
+        if members:
+            tfds.write(data / family, f"fmbseg_{family}", spec, sizes(data / family, members))
+    info = {
+        "format": FORMAT,
+        "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
+        "grid_hw": encoders["grid_hw"],
+        "feature_width": encoders["feature_width"],
+        "text_width": encoders["text_width"],
+        "encoders": encoders["encoders"],
+        "config": marker["config"],
+    }
+    write_json(data / "dataset.json", info)
+
+
+def finish_labels(
+    folder: Path, shards: Sequence[Shard], splits: Sequence[str], fields: Mapping[str, Any], grid_hw: tuple[int, int]
+) -> None:
+    """The tfds description and, last, labels.json: `fields` and the labelled splits."""
+    members = [shard for shard in shards if shard.split in splits]
+    spec = tfds.label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
+    tfds.write(folder, "fmbseg_labels", spec, sizes(folder, members))
+    write_json(folder / "labels.json", {**fields, "splits": sorted(splits)})

@@ -1,0 +1,144 @@
+"""The label stage: words and evidence to labels/NAME. No image tower runs, and with ready text embeddings no model."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from labelgen.dataset import read_json, read_prototypes, write_json
+from labelgen.encoding import identity
+from labelgen.errors import UserError
+from labelgen.finish import finish_labels
+from labelgen.label import LabelSettings, label_photo
+from labelgen.ontology import Ontology
+from labelgen.plan import Shard, check_same, claim, plan
+from labelgen.progress import Progress, StageTimes
+from labelgen.records import EvidenceRow
+from labelgen.tfrecord import ShardReader, ShardWriter, write_atomic
+
+Prototypes = NDArray[np.float32]
+
+
+class Labeller(NamedTuple):
+    """What labels a photo, besides its evidence."""
+
+    settings: LabelSettings
+    words: Ontology
+    prototypes: Prototypes
+    grid_hw: tuple[int, int]
+
+    def label(self, record: bytes) -> bytes:
+        """The LabelRow's record of an EvidenceRow's."""
+        return label_photo(EvidenceRow.decode(record), *self).encode()
+
+
+def prepare(config: ConfigDict, data: Path) -> list[Shard]:
+    """The shards of DATA. UserError when it is of another config, or not begun."""
+    marker = read_json(data / "config.json", "nothing is encoded there: run the encode stage first, or mend --out")
+    check_same(marker["config"], identity(config), str(data), "label with the config that it was encoded with")
+    counts = {split: fields["count"] for split, fields in marker["photos"].items()}
+    return plan(counts, config.encode.photos_per_shard)
+
+
+def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
+    """What labels/NAME depends on besides the evidence."""
+    fields = config.to_dict()
+    ready = config.labels.text_embeddings
+    return {
+        "ontology": words.to_json(),
+        "text_embeddings": _file_digest(ready) if ready else "",
+        "templates": [] if ready else fields["labels"]["templates"],
+        "variant": config.labels.variant,
+        **{name: fields[name] for name in ("presence", "points", "masks", "merge")},
+    }
+
+
+def label(
+    config: ConfigDict, data: Path, words: Ontology, mine: Sequence[Shard], shards: Sequence[Shard], times: StageTimes
+) -> str:
+    """Labels the shards of `mine`, and finishes labels/NAME when nobody's are left; what was done, in words."""
+    folder = data / "labels" / config.labels.name
+    mend = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = claim(folder / "config.json", settings(config, words), str(folder), mend)
+    encoders = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")
+    height, width = encoders["grid_hw"]
+    prototypes = _prototypes(config, folder, words, encoders, times)
+    labeller = Labeller(LabelSettings.from_config(config), words, prototypes, (height, width))
+    left = [shard for shard in mine if shard.split in config.labels.splits and not _done(folder, shard)]
+    progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
+    for shard in left:
+        _label_shard(data, folder, shard, labeller, times, progress)
+    progress.close()
+    by_split = {split: [shard for shard in shards if shard.split == split] for split in {s.split for s in shards}}
+    done = sorted(split for split, all_of_it in by_split.items() if all(_done(folder, shard) for shard in all_of_it))
+    if not set(config.labels.splits) <= set(done):
+        return f"{folder}: this worker's share is labelled"
+    finish_labels(folder, shards, done, fields, labeller.grid_hw)
+    return f"{folder}: labelled {', '.join(done)} with {len(words.words)} words for {len(words.names)} classes"
+
+
+def _prototypes(
+    config: ConfigDict, folder: Path, words: Ontology, encoders: dict[str, Any], times: StageTimes
+) -> Prototypes:
+    """The words' unit embeddings [K, E]: those in the folder, else the ready ones, else the text tower's."""
+    path, width = folder / "prototypes.npy", encoders["text_width"]
+    if not path.exists():
+        if config.labels.text_embeddings:
+            prototypes = read_prototypes(config.labels.text_embeddings, len(words.words), width)
+        else:
+            with times("embed words"):
+                prototypes = embed_words(config, words, encoders["encoders"]["clip"]["sha256"])
+        buffer = io.BytesIO()
+        np.save(buffer, prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True))
+        write_json(folder / "ontology.json", words.to_json())
+        write_atomic(path, buffer.getvalue())
+    return read_prototypes(path, len(words.words), width)
+
+
+def embed_words(config: ConfigDict, words: Ontology, sha256: str) -> Prototypes:
+    """[K, E] by the text tower of the CLIP that encoded the photos; sha256: the digest of that one's weights."""
+    from labelgen.clip import load_clip  # torch: only where words are embedded here
+
+    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    if clip.identity()["sha256"] != sha256:
+        raise UserError(
+            f"{config.weights_dir}/{clip.identity()['weights']}: is not the CLIP that encoded the photos "
+            f"(sha256 {sha256}); put that one back, or encode into another --out"
+        )
+    return clip.text(words.words, config.labels.templates)
+
+
+def _label_shard(
+    data: Path, folder: Path, shard: Shard, labeller: Labeller, times: StageTimes, progress: Progress
+) -> None:
+    if not (data / "evidence" / shard.name).exists():
+        raise UserError(f"{data}/evidence/{shard.name}: not encoded yet; run the encode stage to its end first")
+    evidence = ShardReader(data / "evidence" / shard.name)
+    with ShardWriter(folder / shard.name) as writer:
+        writer.truncate(min(writer.count, len(evidence)))
+        progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
+        for row in range(writer.count, len(evidence)):
+            with times("label"):
+                record = labeller.label(evidence[row])
+            with times("write labels"):
+                writer.append(record)
+            progress.add(1)
+        writer.finish()
+
+
+def _done(folder: Path, shard: Shard) -> bool:
+    path = folder / shard.name
+    return path.exists() and path.with_name(path.name + ".index").exists()
+
+
+def _file_digest(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        raise UserError(f"{path}: no such file of text embeddings; mend labels.text_embeddings") from None
