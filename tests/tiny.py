@@ -104,17 +104,32 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def write_run(folder: Path, config: Any, kernel: np.ndarray | None = None) -> Path:
-    """RUN with a linear head; kernel [5, 5], the identity unless given."""
-    head = {"project": {"kernel": np.eye(5) if kernel is None else kernel, "bias": np.zeros(5)}}
+def write_run(
+    folder: Path,
+    config: Any,
+    kernel: np.ndarray | None = None,
+    ontology: Ontology = ONTOLOGY,
+    prototypes: np.ndarray = PROTOTYPES,
+    encoder: dict[str, Any] = ENCODER,
+) -> Path:
+    """RUN with a linear head; kernel [D, E], the identity unless given."""
+    kernel = np.eye(5) if kernel is None else kernel
+    width, text_width = kernel.shape
+    head = {"project": {"kernel": kernel, "bias": np.zeros(text_width)}}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"head": head})
+    side = encoder["size_px"] // encoder["patch_px"]
     facts = {
         "config": config.to_dict(),
-        "ontology": ONTOLOGY.to_json(),
+        "ontology": ontology.to_json(),
         "identity": {},
-        "data": {"feature_width": 5, "text_width": 5, "grid_hw": GRID, "encoders": {"encoder": ENCODER}},
+        "data": {
+            "feature_width": width,
+            "text_width": text_width,
+            "grid_hw": (side, side),
+            "encoders": {"encoder": encoder},
+        },
     }
-    checkpoints = Checkpoints(folder, PROTOTYPES, facts)
+    checkpoints = Checkpoints(folder, prototypes, facts)
     checkpoints.save(7, State(jnp.int32(7), params, {"count": jnp.int32(7)}), {"next_index": 7}, 0.5)
     checkpoints.close()
     return folder

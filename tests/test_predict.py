@@ -1,0 +1,225 @@
+"""Masks of encoded photos and of folders of photos, by trained words and others; bad photos and bad setups."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import tiny_models
+from labelling import ONTOLOGY, PROTOTYPES
+from PIL import Image
+from reference import pixel_logits
+
+from fmbseg_jax import predict
+from fmbseg_jax.palette import palette
+from labelgen.clip import load_clip
+from labelgen.config import command, load_config
+from labelgen.dinov2 import load_encoder
+from labelgen.ontology import parse_words
+
+ROOT = Path(__file__).parents[1]
+WORDS = parse_words(["ball", "box: box, crate"], "words")
+
+
+def predicted(*arguments: Any) -> int:
+    return command(predict.main, predict.arguments(), [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
+
+
+def test_masks_of_encoded_photos(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path}") == 0
+    for photo in range(5):
+        logits = pixel_logits(tiny.embeddings(photo), PROTOTYPES, ONTOLOGY.word_class, tiny.features(photo).size_hw)
+        mask = Image.open(tmp_path / f"masks/eval/p{photo}.png")
+        assert mask.mode == "P" and np.array_equal(np.asarray(mask), logits.argmax(0))
+        assert mask.getpalette()[:9] == palette(3).ravel().tolist()
+    assert len(list((tmp_path / "masks").rglob("*.png"))) == 7
+    out = capsys.readouterr().out
+    assert "wrote 7 masks and 0 overlays (no overlays: the photos are not at photos.root" in out
+
+
+def test_classes_json_says_what_the_colours_mean(data: Path, run: Path, tmp_path: Path) -> None:
+    assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path}") == 0
+    classes = json.loads((tmp_path / "classes.json").read_text())
+    assert [(name, c["index"], c["words"]) for name, c in classes.items()] == [
+        ("ball", 1, ["ball"]), ("box", 2, ["box"]), ("grass", 0, ["grass", "lawn"])
+    ]  # fmt: skip
+    assert classes["grass"]["colour"] == "#" + bytes(palette(1)[0]).hex()
+
+
+def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
+    ontology = parse_words([f"class {i}" for i in range(300)], "words")
+    label_map = np.array([[0, 299], [255, 256]], np.uint16)
+    row = tiny.features(0)
+    predict.Masks(tmp_path, ontology).write(predict.Item("a", row, None), label_map)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "masks/a.png")), label_map)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def small_run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN of a random linear head over the features of a small random DINOv2."""
+    config = tiny_models.config(weights)
+    common = (config.weights_dir, config.device, config.dtype)
+    prototypes = load_clip(config.clip, *common).text(WORDS.words, config.labels.templates)
+    encoder = load_encoder(config.encoder, *common).identity()
+    kernel = np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
+    return tiny.write_run(tmp_path_factory.mktemp("small"), config, kernel, WORDS, prototypes, encoder)
+
+
+def photo(height: int, width: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def expected(weights: Path, image: Image.Image, prototypes: np.ndarray, word_class: tuple[int, ...]) -> np.ndarray:
+    """Class per pixel in float64, from the encoder's own features."""
+    config = tiny_models.config(weights)
+    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
+    features = encoder.features(np.asarray(image.convert("RGB")))
+    z = features.astype(np.float64) @ np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    return pixel_logits(z, prototypes, word_class, (image.height, image.width)).argmax(0)
+
+
+def test_a_folder_of_photos_of_every_kind(
+    weights: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deep").mkdir(parents=True)
+    photo(40, 53).save(photos / "plain.png")
+    photo(64, 31).convert("L").save(photos / "deep/grey.jpg")
+    photo(30, 44).convert("CMYK").save(photos / "cmyk.jpg")
+    photo(1, 1).save(photos / "pixel.png")
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    photo(20, 50).save(photos / "rotated.jpg", exif=rotated)
+    (photos / "empty.jpg").touch()
+    (photos / "text.png").write_text("no picture")
+    whole = (photos / "plain.png").read_bytes()
+    (photos / "torn.png").write_bytes(whole[: len(whole) // 2])
+
+    out = tmp_path / "out"
+    assert predicted(f"--workdir={small_run}", f"--photos={photos}", f"--out={out}") == 0
+    sizes = {"plain": (53, 40), "deep/grey": (31, 64), "cmyk": (44, 30), "pixel": (1, 1), "rotated": (20, 50)}
+    for name, size in sizes.items():
+        assert Image.open(out / f"masks/{name}.png").size == size
+        assert Image.open(out / f"overlays/{name}.jpg").size == size
+    assert len(list((out / "masks").rglob("*.png"))) == len(sizes)
+    failures = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert [f["file"] for f in failures] == ["empty.jpg", "text.png", "torn.png"]
+    assert all(f["reason"] and f["mend"] for f in failures)
+    assert "wrote 5 masks and 5 overlays to" in (text := capsys.readouterr().out) and "skipped 3 photos" in text
+
+
+def test_the_mask_is_what_the_features_say(weights: Path, small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    image = photo(56, 71, seed=3)
+    image.save(tmp_path / "photos/a.png")
+    assert predicted(f"--workdir={small_run}", f"--photos={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}") == 0
+    config = tiny_models.config(weights)
+    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    prototypes = clip.text(WORDS.words, config.labels.templates)
+    wanted = expected(weights, image, prototypes, WORDS.word_class)
+    got = np.asarray(Image.open(tmp_path / "out/masks/a.png"))
+    assert 0.02 < wanted.mean() < 0.98
+    assert (got != wanted).mean() < 0.02  # features are stored in bfloat16
+
+
+def test_other_words_than_the_trained_ones(weights: Path, small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    image = photo(48, 48, seed=5)
+    image.save(tmp_path / "photos/a.png")
+    (tmp_path / "words.txt").write_text("lid: ll\nloo: boo, ooo\nbox\n")
+    arguments = [f"--workdir={small_run}", f"--photos={tmp_path / 'photos'}", f"--words={tmp_path / 'words.txt'}"]
+    assert predicted(*arguments, f"--out={tmp_path / 'out'}") == 0
+    config = tiny_models.config(weights)
+    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    prototypes = clip.text(("ll", "boo", "ooo", "box"), config.labels.templates)
+    wanted = expected(weights, image, prototypes, (0, 1, 1, 2))
+    assert (np.asarray(Image.open(tmp_path / "out/masks/a.png")) != wanted).mean() < 0.02
+    assert sorted(json.loads((tmp_path / "out/classes.json").read_text())) == ["box", "lid", "loo"]
+
+
+def one_photo(folder: Path) -> Path:
+    folder.mkdir()
+    photo(20, 20).save(folder / "a.png")
+    return folder
+
+
+def only_bad_photos(tmp_path: Path, run: Path) -> list[str]:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").touch()
+    return [f"--workdir={run}", f"--photos={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}"]
+
+
+def out_within_photos(tmp_path: Path, run: Path) -> list[str]:
+    photos = one_photo(tmp_path / "photos")
+    return [f"--workdir={run}", f"--photos={photos}", f"--out={photos / 'masks'}"]
+
+
+def no_run(tmp_path: Path, run: Path) -> list[str]:
+    return [f"--workdir={tmp_path}", f"--photos={one_photo(tmp_path / 'photos')}", f"--out={tmp_path / 'out'}"]
+
+
+def no_photos(tmp_path: Path, run: Path) -> list[str]:
+    return [f"--workdir={run}", f"--photos={tmp_path / 'nowhere'}", f"--out={tmp_path / 'out'}"]
+
+
+def no_words(tmp_path: Path, run: Path) -> list[str]:
+    photos = one_photo(tmp_path / "photos")
+    return [f"--workdir={run}", f"--photos={photos}", f"--out={tmp_path / 'out'}", f"--words={tmp_path / 'words.txt'}"]
+
+
+def no_weights(tmp_path: Path, run: Path) -> list[str]:
+    photos = one_photo(tmp_path / "photos")
+    return [f"--workdir={run}", f"--photos={photos}", f"--out={tmp_path / 'out'}", f"--weights_dir={tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    ("setup", "message"),
+    [
+        (only_bad_photos, "none of 1 photos could be read; .*failures.jsonl says why"),
+        (out_within_photos, "lies within --photos=.*: masks would become photos; name another folder"),
+        (no_run, "no checkpoints in it; train first"),
+        (no_photos, "nowhere: no such folder of photos"),
+        (no_words, "words.txt: no such file of words"),
+        (no_weights, "dinov2.json: no such model config"),
+    ],
+)
+def test_what_the_user_must_mend(
+    setup: Callable[[Path, Path], list[str]],
+    message: str,
+    small_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert predicted(*setup(tmp_path, small_run)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert re.search(message, lines[-1])
+
+
+def test_photos_through_another_encoder(
+    weights: Path, tmp_path: Path, data: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predicted(f"--workdir={small_run}", f"--data={data}", f"--out={tmp_path}") == 2
+    assert "but the head was trained on" in capsys.readouterr().err
