@@ -1,0 +1,139 @@
+"""The figures of one or several RUNs as one markdown table: dense CLIP, free labels, head, refined, oracle.
+
+Reads what `labelgen.quality` wrote into DATA/labels/NAME/quality.json and `fmbseg_jax.evaluate` into RUN/eval/*.json.
+RUNs that differ only in their seed become one row, mean ± standard deviation; RUNs trained on truth are the oracle.
+
+    python -m benchmarks.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelgen.config import command, parser
+from labelgen.dataset import read_json
+from labelgen.errors import UserError
+
+Row = dict[str, list[float]]
+PRESENT = ", present classes"
+FIGURES = ("miou", "pixel_accuracy", "coverage")
+LABELS = ("dense CLIP, labelled pixels", "stage 1.1", "stage 1.2", "merged, all pixels", "merged, labelled pixels")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table of every split."""
+    found = evaluations(args.runs)
+    parts = [split_table(split, results) for split, results in found.items()]
+    protocol = next(iter(found.values()))[0]["protocol"]
+    parts.append(labels_table(Path(args.data) / "labels" / protocol["labels"] / "quality.json"))
+    text = "\n\n".join(parts)
+    print(text)
+    if args.out:
+        Path(args.out).write_text(text + "\n")
+        print(f"\nwrote {args.out}")
+    return 0
+
+
+def evaluations(runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Split -> what each RUN's eval/SPLIT.json says. UserError for a RUN that was not evaluated."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        paths = sorted(Path(run, "eval").glob("*.json"))
+        if not paths:
+            raise UserError(f"{run}/eval: no figures there; run fmbseg_jax.evaluate with --workdir={run}")
+        for path in paths:
+            found.setdefault(path.stem, []).append(read_json(path, "evaluate again"))
+    return found
+
+
+def split_table(split: str, results: list[dict[str, Any]]) -> str:
+    """Markdown of one split: readings down, figures across, then the ratios of mIoU."""
+    rows: dict[str, Row] = {}
+    for result in results:
+        oracle = result["protocol"]["targets"] == "truth"
+        for name, scores in result["readings"].items():
+            if oracle and not name.startswith("head"):
+                continue  # dense CLIP knows no training
+            _add(rows.setdefault(name.replace("head", "oracle") if oracle else name, {}), scores)
+    protocol = results[0]["protocol"]
+    asked = f"{protocol['classes']} classes, words {protocol['words']}"
+    title = f"**{split}**: {protocol['photos']} {protocol['use']}, {asked}"
+    return f"{title}\n\n{markdown(rows)}\n\n{ratios(rows)}"
+
+
+def labels_table(path: Path) -> str:
+    """Markdown of the free labels of each split that `quality` looked at, presence below."""
+    parts = []
+    for split, scores in read_json(path, "run labelgen.quality first").items():
+        rows: dict[str, Row] = {}
+        for name in LABELS:
+            _add(rows.setdefault(name, {}), scores["readings"][name])
+        presence = scores["presence"]
+        merged, dense = rows["merged, labelled pixels"], rows["dense CLIP, labelled pixels"]
+        parts.append(
+            f"**free labels of {split}**\n\n{markdown(rows)}\n\n"
+            f"merged / dense CLIP on labelled pixels {mean(merged['miou']) / mean(dense['miou']):.2f}, "
+            f"coverage {scores['readings']['merged']['coverage']:.3f}; "
+            f"presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}"
+        )
+    return "\n\n".join(parts)
+
+
+def _add(row: Row, scores: Mapping[str, Any]) -> None:
+    for name, value in [*((figure, scores[figure]) for figure in FIGURES), *scores["groups"].items()]:
+        row.setdefault(name, []).append(value)
+
+
+def markdown(rows: dict[str, Row]) -> str:
+    """Readings down, figures across."""
+    columns = [name for name in next(iter(rows.values())) if name not in FIGURES]
+    columns = [FIGURES[0], *columns, *FIGURES[1:]]
+    heads = {"miou": "mIoU", "pixel_accuracy": "pixel acc."}
+    lines = ["| | " + " | ".join(heads.get(column, column) for column in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(cell(row[column]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def cell(values: list[float]) -> str:
+    """`.503`, or `.503 ± .004` where there are several that differ."""
+    text = f"{mean(values):.3f}"
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return f"{text} ± {spread:.3f}" if spread else text
+
+
+def ratios(rows: dict[str, Row]) -> str:
+    """How the head compares with dense CLIP, the oracle and its refined self, by mean mIoU."""
+    miou = {name: mean(row["miou"]) for name, row in rows.items()}
+    dense = {name: value for name, value in miou.items() if name.startswith("dense CLIP")}
+    bases = {
+        "head / best dense CLIP": max(v for n, v in dense.items() if not n.endswith(PRESENT)),
+        "head / best dense CLIP within present classes": max(v for n, v in dense.items() if n.endswith(PRESENT)),
+        "head / oracle": miou.get("oracle"),
+    }
+    parts = [f"{name} {miou['head'] / base:.2f}" for name, base in bases.items() if base and "head" in miou]
+    if "head" in miou:
+        parts.append(f"refined / head {miou['head, refined'] / miou['head']:.3f}")
+    return ", ".join(parts)
+
+
+def mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m benchmarks.results`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("runs", nargs="+", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.quality has been run on")
+    flags.add_argument("--out", metavar="FILE", help="also write the table there")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
