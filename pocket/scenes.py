@@ -162,8 +162,8 @@ def _place(
     centre = tuple(float(rng.uniform(0.9 * radius, size - 0.9 * radius)) for size in (height, width))
     if any(np.hypot(*np.subtract(centre, o.centre_yx)) < 0.85 * (radius + o.radius_px) for o in others):
         return None
-    under = [stuffs[r] for r in np.unique(ground[int(centre[0]) :: 4096, int(centre[1]) :: 4096])]
-    thing = _thing(rng, str(rng.choice(_partners(under[0], split))), (centre[0], centre[1]), radius)
+    under = stuffs[ground[int(centre[0]), int(centre[1])]]
+    thing = _thing(rng, str(rng.choice(_partners(under, split))), (centre[0], centre[1]), radius)
     covered = np.unique(ground[_window(thing, (height, width))][_silhouette(thing, (height, width))])
     allowed = all(thing.name in _partners(stuffs[r], split) for r in covered)
     return thing if allowed else None

@@ -49,7 +49,7 @@ def grass(rng: Rng, u: Tone, v: Tone) -> Tone:
 
 
 def sand(rng: Rng, u: Tone, v: Tone) -> Tone:
-    """Round-the-clock speckle: sparse grains of two sizes on an even ground."""
+    """Speckle: sparse grains of two sizes on an even ground."""
     fine = _cells(rng, _floor(u / 1.7), _floor(v / 1.7))
     coarse = _cells(rng, _floor(u / 3.1), _floor(v / 3.1))
     return np.float32(0.35) + 0.65 * (fine > 0.86) - 0.35 * (coarse > 0.9)
@@ -58,7 +58,7 @@ def sand(rng: Rng, u: Tone, v: Tone) -> Tone:
 def water(rng: Rng, u: Tone, v: Tone) -> Tone:
     """Warped ripples with soft crests."""
     bend = smooth_noise(rng, u.shape, 7)
-    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (v / 11 + 0.55 * bend))
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (v / 15 + 0.45 * bend))
     return wave * np.clip(0.75 + 0.2 * smooth_noise(rng, u.shape, 6), 0.3, 1)
 
 
@@ -83,9 +83,9 @@ def wood(rng: Rng, u: Tone, v: Tone) -> Tone:
     across = u - 30 * plank - 15
     knot = 110 * rng.random(64, dtype=np.float32)[plank & 63]
     along = (v + knot) % 110 - 55
-    rings = np.hypot(2.0 * across, 0.45 * along) + 2 * smooth_noise(rng, u.shape, 9)
-    grain = 0.55 + 0.35 * np.sin(2 * np.pi * rings / 11)
-    return np.where(np.abs(across) > 13.6, np.float32(0), grain + 0.1)
+    rings = np.hypot(across, 0.2 * along) + smooth_noise(rng, u.shape, 9)
+    early = (rings / 5 % 1) ** 2  # each ring darkens slowly and ends sharply
+    return np.where(np.abs(across) > 13.4, np.float32(0), 0.95 - 0.6 * early)
 
 
 def dots(rng: Rng, u: Tone, v: Tone, radius_px: float) -> Tone:
