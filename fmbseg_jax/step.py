@@ -84,9 +84,8 @@ class Objective:
     def temperature(self, params: Any) -> jax.Array:
         """The softmax temperature in use, float32 []."""
         if not self._loss.learn_temperature:
-            return jnp.float32(self._loss.temperature)
-        learnt: jax.Array = jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE)
-        return learnt
+            return jnp.asarray(self._loss.temperature, jnp.float32)
+        return jnp.asarray(jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE))
 
     def on_all_patches(self) -> "Objective":
         """The same without drawing patches: what checkpoints are compared by."""

@@ -1,0 +1,165 @@
+"""The losses against float64 loops that are written as the formulas are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmbseg_jax.losses import (
+    class_scores,
+    class_weights,
+    draw_patches,
+    prototype_ce,
+    t_supcon,
+    take_patches,
+    target_shares,
+)
+
+WORD_CLASS = (0, 0, 1, 2, 2, 2, 3)  # grass, lawn | sand | sky, cloud, air | water
+TEMPERATURE = 0.1
+
+
+jitted_supcon = jax.jit(t_supcon)
+
+
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    rows = rng.normal(size=shape)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def targets(rng: np.random.Generator, batch: int, count: int, classes: int = 4) -> np.ndarray:
+    """Class shares with mass between 0 and 1, a third of the patches unlabelled."""
+    shares = rng.dirichlet(np.ones(classes) * 0.3, (batch, count)) * rng.uniform(0.2, 1, (batch, count, 1))
+    return shares * (rng.random((batch, count, 1)) > 0.33)
+
+
+def f32(x: np.ndarray) -> jax.Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+def naive_scores(z: np.ndarray, prototypes: np.ndarray, word_class: tuple[int, ...]) -> np.ndarray:
+    words = z @ prototypes.T
+    members = [[k for k, of in enumerate(word_class) if of == c] for c in range(max(word_class) + 1)]
+    return np.stack([words[..., ks].max(-1) for ks in members], -1)
+
+
+def naive_ce(scores: np.ndarray, t: np.ndarray, weights: np.ndarray, temperature: float) -> tuple[float, float]:
+    total = weight = 0.0
+    for row, shares in zip(scores.reshape(-1, scores.shape[-1]), t.reshape(-1, t.shape[-1]), strict=True):
+        log_sum = np.log(sum(np.exp(s / temperature) for s in row))
+        for c, share in enumerate(shares):
+            total -= share * weights[c] * (row[c] / temperature - log_sum)
+            weight += share * weights[c]
+    return total, weight
+
+
+def naive_supcon(
+    z: np.ndarray, scores: np.ndarray, t: np.ndarray, weights: np.ndarray, sample: np.ndarray, prototype_weight: float
+) -> tuple[float, float]:
+    total = weight = 0.0
+    sampled = [(b, int(n)) for b in range(len(z)) for n in sample[b] if t[b, n].sum() > 0]
+    for b in range(z.shape[0]):
+        for i in range(z.shape[1]):
+            y, mass = t[b, i].argmax(), t[b, i].sum()
+            others = [q for q in sampled if q != (b, i)]
+            similarity = {q: z[b, i] @ z[q] / TEMPERATURE for q in others}
+            prototypes = scores[b, i] / TEMPERATURE
+            log_sum = np.log(np.exp(prototypes).sum() + sum(np.exp(s) for s in similarity.values()))
+            positives = [q for q in others if t[q].argmax() == y]
+            inner = prototype_weight * (prototypes[y] - log_sum) + sum(similarity[q] - log_sum for q in positives)
+            total -= mass * weights[y] * inner / (prototype_weight + len(positives))
+            weight += mass * weights[y]
+    return total, weight
+
+
+@pytest.mark.parametrize("word_class", [(0, 1, 2, 3), WORD_CLASS, (0, 1, 1, 1, 1), (0, 0, 1, 1)])
+def test_a_class_scores_as_its_best_word_and_only_that_word_learns(word_class: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    z, prototypes = unit(rng, 3, 5, 8), unit(rng, len(word_class), 8)
+    expected = naive_scores(z, prototypes, word_class)
+    got = jax.jit(lambda x: class_scores(x, f32(prototypes), word_class))(f32(z))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+    weight = rng.normal(size=expected.shape)
+    loss = jax.jit(jax.grad(lambda x: jnp.sum(f32(weight) * class_scores(x, f32(prototypes), word_class))))
+    gradient = loss(f32(z))
+    words = z @ prototypes.T
+    best = np.zeros((*expected.shape, len(word_class)))
+    for c in range(expected.shape[-1]):
+        members = np.flatnonzero(np.array(word_class) == c)
+        chosen = members[words[..., members].argmax(-1)]
+        np.put_along_axis(best[..., c, :], chosen[..., None], 1, -1)
+    np.testing.assert_allclose(gradient, np.einsum("bnc,bnck,ke->bne", weight, best, prototypes), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_prototype_ce_equals_the_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, t, weights = rng.uniform(-1, 1, (3, 6, 4)), targets(rng, 3, 6), rng.uniform(0.5, 2, 4)
+    got = jax.jit(prototype_ce)(f32(scores), f32(t), f32(weights), jnp.float32(TEMPERATURE))
+    np.testing.assert_allclose(got, naive_ce(scores, t, weights, TEMPERATURE), rtol=1e-5)
+
+
+@pytest.mark.parametrize("prototype_weight", [1.0, 7.5])
+def test_t_supcon_equals_the_loop(prototype_weight: float) -> None:
+    rng = np.random.default_rng(2)
+    z, t, weights = unit(rng, 3, 6, 8), targets(rng, 3, 6), rng.uniform(0.5, 2, 4)
+    scores = naive_scores(z, unit(rng, 7, 8), WORD_CLASS)
+    sample = np.stack([rng.permutation(6)[:4] for _ in range(3)])
+    got = jitted_supcon(
+        f32(z), f32(scores), f32(t), f32(weights), jnp.float32(TEMPERATURE), jnp.asarray(sample), prototype_weight
+    )
+    np.testing.assert_allclose(got, naive_supcon(z, scores, t, weights, sample, prototype_weight), rtol=1e-5)
+
+
+def test_t_supcon_of_one_labelled_patch_is_cross_entropy() -> None:
+    rng = np.random.default_rng(3)
+    z, scores = f32(unit(rng, 1, 2, 8)), f32(rng.uniform(-1, 1, (1, 2, 4)))
+    t, weights, temperature = f32(np.array([[[0, 1, 0, 0], [0, 0, 0, 0]]])), jnp.ones(4), jnp.float32(TEMPERATURE)
+    got = jitted_supcon(z, scores, t, weights, temperature, jnp.array([[0, 1]]), 3.0)
+    np.testing.assert_allclose(got, prototype_ce(scores, t, weights, temperature), rtol=1e-5)
+
+
+def test_losses_of_nothing_labelled_are_zero_with_zero_gradients() -> None:
+    rng = np.random.default_rng(4)
+    z, nothing, weights = f32(unit(rng, 2, 3, 8)), jnp.zeros((2, 3, 4)), jnp.ones(4)
+    prototypes, sample = f32(unit(rng, 4, 8)), jnp.array([[0, 1], [2, 0]])
+
+    def ce(z: jax.Array) -> jax.Array:
+        return prototype_ce(class_scores(z, prototypes, range(4)), nothing, weights, jnp.float32(0.1))[0]
+
+    def supcon(z: jax.Array) -> jax.Array:
+        scores = class_scores(z, prototypes, range(4))
+        return t_supcon(z, scores, nothing, weights, jnp.float32(0.1), sample, 1.0)[0]
+
+    for loss in (ce, supcon):
+        value, gradient = jax.jit(jax.value_and_grad(loss))(z)
+        assert value == 0 and not np.asarray(gradient).any()
+
+
+def test_target_shares_by_hand() -> None:
+    classes = jnp.array([[2, 0, 1], [3, 1, 0], [0, 0, 0]], jnp.uint16)
+    shares = jnp.array([[51, 102, 51], [255, 0, 0], [0, 0, 0]], jnp.uint8)
+    soft = [[0.4, 0.2, 0.2, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    hard = [[0.8, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+    np.testing.assert_allclose(target_shares(classes, shares, 4, True), soft, atol=1e-6)
+    np.testing.assert_allclose(target_shares(classes, shares, 4, False), hard, atol=1e-6)
+
+
+def test_class_weights_by_hand() -> None:
+    mass = np.array([64.0, 16, 0])
+    np.testing.assert_allclose(class_weights(mass, 0.0), [1, 1, 1])
+    # 64 ** -.5 = 1/8, 16 ** -.5 = 1/4, none counts as one; on average over 80 patches (8 + 4) / 80 = .15.
+    np.testing.assert_allclose(class_weights(mass, 0.5), np.array([0.125, 0.25, 1]) / 0.15, rtol=1e-6)
+
+
+def test_drawn_patches_are_labelled_ones_first_without_repetition_and_differ_by_key() -> None:
+    mass = jnp.asarray(np.random.default_rng(5).random((4, 30)) > 0.5, jnp.float32)
+    drawn = [np.asarray(draw_patches(jax.random.key(seed), mass, 12)) for seed in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
+    for row, chosen in zip(np.asarray(mass), drawn[0], strict=True):
+        assert len(set(chosen.tolist())) == 12
+        assert (row[chosen] > 0).sum() == min(12, int(row.sum()))
+    everything = np.asarray(draw_patches(jax.random.key(0), mass, 30))
+    assert (np.sort(everything, 1) == np.arange(30)).all()
+    np.testing.assert_array_equal(take_patches(mass, jnp.asarray(drawn[0]))[2], np.asarray(mass)[2, drawn[0][2]])
