@@ -151,9 +151,8 @@ def window_maps(
     """
     depth = max((VARIANTS[name].blocks for name in names), default=1)
     proxy = torch.from_numpy(features).to(encoder.device)
-    grid_hw = (proxy.shape[0], proxy.shape[1])
     side = where.side // encoder.patch_px
-    sums = {name: torch.zeros(*grid_hw, encoder.text_width, device=encoder.device) for name in names}
+    maps: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     cls = []
     for batch, starts in zip(encoder.batches(where.cut(frame)), encoder.batches(where.starts_yx), strict=True):
         part = Windows(where.frame_hw, where.side, starts)
@@ -163,22 +162,26 @@ def window_maps(
         for name in names:
             with weights.compute(encoder.device, encoder.dtype):
                 out = VARIANTS[name].run(tokens)
-            sums[name] += _onto_grid(part, encoder.project(out), grid_hw)
-    ones = torch.ones(len(where.starts_yx), 1, 1, 1, device=encoder.device)
-    cover = _onto_grid(where, ones, grid_hw)
-    maps = {name: (total / cover).cpu().numpy().astype(np.float16) for name, total in sums.items()}
-    return maps, torch.cat(cls)
+            maps[name].append(_onto_grid(part, encoder.project(out), features.shape[:2]))
+    return {name: _mean(parts) for name, parts in maps.items()}, torch.cat(cls)
 
 
-def _onto_grid(where: Windows, values: Tensor, grid_hw: HW) -> Tensor:
-    """Sum over the windows of values [n, a, b, E] on the photo's grid: float32 [h', w', E]."""
+def _mean(parts: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float16]:
+    """float16 [h', w', E] of sums [h', w', E] and how many windows each cell is a sum of [h', w', 1]."""
+    total, cover = (sum(tensors[1:], tensors[0]) for tensors in zip(*parts, strict=True))
+    return (total / cover).cpu().numpy().astype(np.float16)
+
+
+def _onto_grid(where: Windows, values: Tensor, grid_hw: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Values [n, a, b, E] of the windows summed on the photo's grid [h', w', E], and the windows' number [h', w', 1]."""
     rows, columns = (
         torch.from_numpy(windows.onto_grid(starts, where.side, length, tokens, cells)).to(values.device)
         for starts, length, tokens, cells in zip(
             where.starts_yx.T, where.frame_hw, values.shape[1:3], grid_hw, strict=True
         )
     )
-    return torch.einsum("nia,nabe,njb->ije", rows, values, columns)
+    cover = torch.einsum("ni,nj->ij", rows.sum(-1), columns.sum(-1))
+    return torch.einsum("nia,nabe,njb->ije", rows, values, columns), cover[..., None]
 
 
 def _under(where: Windows, features: Tensor) -> Tensor:

@@ -14,8 +14,6 @@ HW = tuple[int, int]
 Floats = NDArray[np.float32]
 MAX_ASPECT = 4
 """Longer photos are squeezed to this aspect: a strip of 20,000 x 1 px must not become thousands of windows."""
-SAMPLES = 4
-"""Sample points a side at which a patch reads the windows that cover it."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,16 @@ def interpolation(positions: NDArray[np.float64], count: int) -> Floats:
 def onto_grid(starts: NDArray[np.int64], side: int, length: int, tokens: int, cells: int) -> Floats:
     """float32 [n, cells, tokens]: how each window's tokens make up the grid's cells along one axis.
 
-    The frame has `length` px and `cells` patches, a window `side` px and `tokens`. Bilinear between tokens, a cell's
-    row sums to the share of the cell that the window covers.
+    The frame has `length` px and `cells` patches, a window `side` px and `tokens`. A cell reads the tokens bilinearly
+    at its centre, a cell as large as k tokens at the centres of its k parts; its row sums to the share of these points
+    that lie in the window.
     """
-    px = (np.arange(cells * SAMPLES) + 0.5) * length / (cells * SAMPLES)
+    samples = max(1, round(length / cells / (side / tokens)))
+    px = (np.arange(cells * samples) + 0.5) * length / (cells * samples)
     within = px - starts[:, None]
     inside = (within >= 0) & (within < side)
     weights = interpolation(within * tokens / side, tokens) * inside[..., None]
-    return np.asarray(weights.reshape(len(starts), cells, SAMPLES, tokens).mean(2), np.float32)
+    return np.asarray(weights.reshape(len(starts), cells, samples, tokens).mean(2), np.float32)
 
 
 def from_grid(starts: NDArray[np.int64], side: int, length: int, points: int, cells: int) -> Floats:
