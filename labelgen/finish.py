@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from labelgen import tfds
+from labelgen.config import digest
 from labelgen.dataset import FORMAT, write_json
 from labelgen.errors import UserError
 from labelgen.plan import Shard
@@ -66,8 +67,8 @@ def finish_data(
 def finish_labels(
     folder: Path, shards: Sequence[Shard], splits: Sequence[str], fields: Mapping[str, Any], grid_hw: tuple[int, int]
 ) -> None:
-    """The tfds description and, last, labels.json: `fields` and the labelled splits."""
+    """The tfds description and, last, labels.json: `fields`, their digest and the labelled splits."""
     members = [shard for shard in shards if shard.split in splits]
     spec = tfds.label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
     tfds.write(folder, "fmbseg_labels", spec, sizes(folder, members))
-    write_json(folder / "labels.json", {**fields, "splits": sorted(splits)})
+    write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})
