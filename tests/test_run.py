@@ -1,0 +1,322 @@
+"""The labelling command by its files: whole, killed, shared by workers, refused; always the same bytes."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stub_run
+from PIL import Image
+
+from labelgen import encoding
+from labelgen.dataset import Dataset
+from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = [sys.executable, str(ROOT / "tests/stub_run.py")]
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    stub_run.write_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path) -> Path:
+    """DATA of one uninterrupted run."""
+    assert run(world, world / "whole") == 0
+    return world / "whole"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "data"))
+
+
+def run(world: Path, data: Path, *more: str) -> int:
+    return stub_run.main([f"--config={world}/config.py", f"--out={data}", *more])
+
+
+def process(world: Path, data: Path, *more: str, seconds: float = 0.0, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": str(seconds)}
+    command = [*SCRIPT, *more, f"--config={world}/config.py", f"--out={data}"]
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def files(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = files(first), files(second)
+    assert a.keys() == b.keys()
+    return [name for name in a if a[name] != b[name]] == []
+
+
+def test_what_a_run_writes(world: Path, whole: Path) -> None:
+    data = Dataset.open(whole)
+    names = [f"{i:03}" for i in range(12) if i not in (4, 9)]
+    for family in ("features", "evidence", "truth"):
+        reader = data.reader(family, "train")
+        assert [photo_id_of(reader[i]) for i in range(len(reader))] == names
+    assert data.count("wild") == 3 and not data.has_truth("wild")
+    labels = data.label_reader("default", "train")
+    for i, name in enumerate(names):
+        row, truth = LabelRow.decode(labels[i]), TruthRow.decode(data.reader("truth", "train")[i])
+        mask = np.asarray(Image.open(world / f"masks/train/{name}.png"))
+        assert np.array_equal(truth.label_map, mask) and row.label_map.shape == mask.shape and row.photo_id == name
+    ontology, prototypes = data.labels("default")
+    assert ontology.words == ("sky", "grass", "lawn", "ball")
+    given = np.load(world / "words.npy")
+    assert np.allclose(prototypes, given / np.linalg.norm(given, axis=1, keepdims=True), atol=1e-6)
+    assert (data.grid_hw, data.feature_width, data.text_width) == ((6, 6), 8, 5)
+    failure = {"split": "train", "reason": "the file is empty", "mend": "copy it again"}
+    expected = [{**failure, "photo": name, "file": f"photos/train/{name}.png"} for name in ("004", "009")]
+    assert [json.loads(line) for line in (whole / "failures.jsonl").read_text().splitlines()] == expected
+
+
+def test_last_line(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(world, tmp_path / "d", "--limit=5", "--config.labels.name=w") == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "encoded photos 4 train, 3 wild, 1 skipped (see" in line and "labelled train with 4 words" in line
+    assert " encode 0." in line and "next: python -m fmbseg_jax.train --config=" in line
+    assert "--config.labels.name=w --data=" in line
+    assert Dataset.open(tmp_path / "d").count("train") == 4
+    assert run(world, tmp_path / "d", "--limit=5", "--config.labels.name=w") == 0
+    assert "all was done before" in capsys.readouterr().out
+
+
+def test_killed_at_twenty_random_moments(world: Path, whole: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": "0.01"}
+    command = [*SCRIPT, "--kill", "20", "0", str(tmp_path / "data"), f"--config={world}/config.py"]
+    killed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == 0, killed.stderr
+    ended = [tmp_path / f"data-{i}" for i in range(int(killed.stdout))]
+    assert ended and all(same(data, whole) for data in ended)
+
+
+def test_two_workers_at_once(world: Path, whole: Path, tmp_path: Path) -> None:
+    workers = [process(world, tmp_path / "data", f"--worker={i}/2", seconds=0.01) for i in range(2)]
+    for worker in workers:
+        out, error = worker.communicate()
+        assert worker.returncode == 0, error
+    assert same(tmp_path / "data", whole)
+
+
+def test_workers_one_after_the_other(world: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
+    for worker in (2, 0, 1):
+        with pytest.raises(ValueError, match="dataset.json: missing; DATA is not complete"):
+            Dataset.open(tmp_path / "data")
+        assert run(world, tmp_path / "data", f"--worker={worker}/3") == 0
+        assert ("next: the other workers" in capsys.readouterr().out) == (worker != 1)
+    assert same(tmp_path / "data", whole)
+
+
+def test_terminated_and_resumed(world: Path, whole: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    stopped = process(world, data, seconds=0.05)
+    while not (data / "features/train-00000-of-00002.tfrecord.partial").exists():
+        time.sleep(0.01)
+    stopped.terminate()
+    _, error = stopped.communicate()
+    assert stopped.returncode == 75 and error.endswith("stopped; the same command goes on from here\n")
+    assert run(world, data) == 0
+    assert same(data, whole)
+
+
+def test_full_disk_loses_nothing(world: Path, whole: Path, tmp_path: Path) -> None:
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+    full = process(world, tmp_path / "data", preexec_fn=small_disk)
+    _, error = full.communicate()
+    assert full.returncode == 2 and error.count("error:") == 1 and "Traceback" not in error
+    assert "evidence/train-00000-of-00002.tfrecord.partial: File too large; make room" in error.splitlines()[-1]
+    assert run(world, tmp_path / "data") == 0
+    assert same(tmp_path / "data", whole)
+
+
+def no_encoders(config: Any) -> None:
+    raise AssertionError("an encoder was loaded")
+
+
+def test_other_words_need_no_encoder_and_no_photos(
+    world: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words.txt").write_text("sea\nsand\n")
+    np.save(tmp_path / "words.npy", np.eye(2, 5, dtype=np.float32))
+    before = files(copy)
+    monkeypatch.setattr(stub_run, "StubEncoders", no_encoders)
+    other = ("--config.labels.name=other", f"--config.ontology={tmp_path}/words.txt", "--config.photos.root=gone")
+    assert run(world, copy, "--stage=label", f"--config.labels.text_embeddings={tmp_path}/words.npy", *other) == 0
+    assert Dataset.open(copy).labels("other").ontology.words == ("sea", "sand")
+    assert {name: data for name, data in files(copy).items() if "labels/other" not in name} == before
+
+
+def test_another_split_is_labelled_later(world: Path, copy: Path) -> None:
+    assert run(world, copy, "--config.labels.splits=train,wild") == 0
+    assert len(Dataset.open(copy).label_reader("default", "wild")) == 3
+    assert run(world, copy) == 0
+    assert len(Dataset.open(copy).label_reader("default", "wild")) == 3
+
+
+def test_words_are_not_needed_to_encode(world: Path, whole: Path, tmp_path: Path) -> None:
+    assert run(world, tmp_path / "data", "--stage=encode", "--config.ontology=") == 0
+    assert not (tmp_path / "data/labels").exists()
+    assert run(world, tmp_path / "data", "--stage=label") == 0
+    assert same(tmp_path / "data", whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--config.clip.stride_px=56"],
+            "data was made with config.clip.stride_px = 112, but now it is 56; take another",
+        ),
+        (["--limit=5"], "data was made with photos.train.count = 12, but now it is 5; take another --out"),
+        (
+            ["--config.points.per_class=3"],
+            "labels/default was made with points.per_class = 8.*--config.labels.name=NAME",
+        ),
+        (["--stage=label", "--config.dtype=float16"], "data was made with dtype = .float32."),
+        (["--stage=label", "--limit=3"], "--limit belongs to encoding"),
+        (["--config.photos.root=gone"], "gone: no such folder of photos"),
+        (["--config.photos.root="], "photos.root is not set"),
+        (["--config.ontology="], "ontology is not set"),
+        (["--config.ontology=gone.txt"], "gone.txt: no such file of words"),
+        (["--config.labels.splits=val"], "labels.splits names 'val', but photos.splits has train, wild"),
+        (["--config.labels.name=x", "--config.labels.text_embeddings=gone.npy"], "gone.npy: no such file of text emb"),
+    ],
+)
+def test_refused_with_one_line(
+    world: Path, copy: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(copy)
+    assert run(world, copy, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(message, error)
+    assert {name: data for name, data in files(copy).items() if name in before} == before
+
+
+def test_nothing_encoded_to_label(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(world, tmp_path / "data", "--stage=label") == 2
+    assert "config.json: missing; nothing is encoded there: run the encode stage first" in capsys.readouterr().err
+
+
+def test_embeddings_of_another_width(world: Path, copy: Path, tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "wide.npy", np.ones((4, 6)))
+    name = "--config.labels.name=wide"
+    assert run(world, copy, name, f"--config.labels.text_embeddings={tmp_path}/wide.npy") == 2
+    assert "wide.npy: float64 [4, 6], but floats [4, 5] are wanted" in capsys.readouterr().err
+
+
+def test_other_weights_are_refused(world: Path, copy: Path, monkeypatch: Any, capsys: Any) -> None:
+    (copy / "features/wild-00000-of-00001.tfrecord.index").unlink()
+    monkeypatch.setenv("STUB_WEIGHTS", "b")
+    assert run(world, copy) == 2
+    error = capsys.readouterr().err
+    assert 'data was made with encoders.clip.sha256 = "a", but now it is "b"; put the weights' in error
+
+
+def test_wrong_mask_stops_and_nothing_is_lost(world: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
+    mine = Path(shutil.copytree(world, tmp_path / "w", ignore=shutil.ignore_patterns("whole")))
+    Image.new("L", (20, 14)).save(mine / "masks/train/006.png")
+    assert run(world, tmp_path / "data", f"--config.photos.root={mine}") == 2
+    assert "masks/train/006.png: 20 x 14 px, but its photo" in capsys.readouterr().err
+    shutil.copy(world / "masks/train/006.png", mine / "masks/train/006.png")
+    assert run(world, tmp_path / "data", f"--config.photos.root={mine}") == 0
+    assert same(tmp_path / "data", whole)
+
+
+def test_no_usable_photo_at_all(tmp_path: Path, capsys: Any) -> None:
+    stub_run.write_world(tmp_path, photos=10, held=1)
+    for path in (tmp_path / "photos").rglob("*.png"):
+        path.write_bytes(b"")
+    assert run(tmp_path, tmp_path / "data") == 2
+    assert "failures.jsonl: not one photo could be used" in capsys.readouterr().err
+
+
+SHARD = "train-00001-of-00002.tfrecord"
+
+
+def flip(path: Path, at: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 0xFF
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("family", ["features", "evidence", "truth", "labels/default"])
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
+def test_damage_is_named_and_its_mend_mends(
+    world: Path, whole: Path, copy: Path, family: str, damage: str, capsys: Any
+) -> None:
+    path = copy / family / SHARD
+    size = path.stat().st_size
+    if damage == "altered":
+        flip(path, size // 2)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[: size // 2])
+    else:
+        path.unlink()
+    data = Dataset.open(copy)
+    with pytest.raises(ValueError, match=SHARD) as error:
+        reader = data.label_reader("default", "train") if "labels" in family else data.reader(family, "train")
+        for row in range(len(reader)):
+            reader[row]
+    index = path.with_name(SHARD + ".index")
+    if damage != "gone":
+        assert f"delete {index}" in str(error.value)
+        index.unlink()
+    assert run(world, copy) == 0
+    assert same(copy, whole)
+
+
+def test_index_of_another_shard(world: Path, copy: Path, capsys: Any) -> None:
+    index = copy / "evidence" / (SHARD + ".index")
+    shutil.copy(copy / "evidence/train-00000-of-00002.tfrecord.index", index)
+    assert run(world, copy) == 2
+    assert f"{index}: is for a shard of" in capsys.readouterr().err
+
+
+def test_folders_are_tensorflow_datasets(whole: Path) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    data = Dataset.open(whole)
+    for family, counts in {"features": {"train": 10, "wild": 3}, "truth": {"train": 10}}.items():
+        builder = tfds.builder_from_directory(str(whole / family))
+        assert {name: split.num_examples for name, split in builder.info.splits.items()} == counts
+    evidence = tfds.builder_from_directory(str(whole / "evidence"))
+    record = data.reader("evidence", "train")[3]
+    read = evidence.info.features.deserialize_example_np(record)
+    assert np.array_equal(read["dense"]["naclip"], EvidenceRow.decode(record).dense["naclip"])
+    labels = tfds.builder_from_directory(str(whole / "labels/default"))
+    assert labels.info.splits["train"].num_examples == 10
+
+
+def test_arguments(capsys: Any) -> None:
+    for argument, message in (("--worker=2/2", "workers of n are 0 to n - 1"), ("--limit=0", "1 or more")):
+        with pytest.raises(SystemExit) as stop:
+            stub_run.main(["--config=c", "--out=o", argument])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert isinstance(encoding.load_encoders, Callable)  # type: ignore[arg-type]

@@ -1,0 +1,119 @@
+"""A shard of the encode stage resumed from whatever a kill can leave of its files."""
+
+import random
+from pathlib import Path
+
+import pytest
+from rows import evidence_row, feature_row, truth_row
+
+from labelgen.plan import Shard, claim, owned, plan
+from labelgen.shards import EncodeShard, failures_path, is_done
+from labelgen.tfrecord import ShardReader
+
+PHOTOS = ["a", "b", "c", "d", "e"]
+BAD = {"a", "c", "d"}
+SHARD = Shard("train", 0, 1, 0, 5)
+FAMILIES = ("features", "evidence", "truth")
+
+
+def rows(photo_id: str) -> dict[str, bytes]:
+    made = feature_row(photo_id), evidence_row(photo_id), truth_row(photo_id)
+    return {family: row.encode() for family, row in zip(FAMILIES, made, strict=True)}
+
+
+def go_on(data: Path) -> int:
+    """Does the photos that are left; returns how many were done before."""
+    with EncodeShard(data, SHARD, FAMILIES, PHOTOS) as writing:
+        for photo_id in PHOTOS[writing.next :]:
+            if photo_id in BAD:
+                writing.fail({"photo": photo_id, "reason": "bad"})
+            else:
+                writing.add(rows(photo_id))
+        writing.finish()
+        return writing.next
+
+
+def paths(data: Path) -> list[Path]:
+    return [data / family / SHARD.name for family in FAMILIES] + [failures_path(data, SHARD)]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, bytes]:
+    data = folders(tmp_path / "whole")
+    assert go_on(data) == 0 and is_done(data, SHARD, FAMILIES)
+    return contents(data)
+
+
+def folders(data: Path) -> Path:
+    for family in FAMILIES:
+        (data / family).mkdir(parents=True)
+    return data
+
+
+def contents(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_cut_anywhere(tmp_path: Path, whole: dict[str, bytes], seed: int) -> None:
+    rng = random.Random(seed)
+    data = folders(tmp_path / "cut")
+    for path in paths(data):
+        raw = whole[str(path.relative_to(data))]
+        if rng.random() < 0.3:  # finished before the kill
+            path.write_bytes(raw)
+        else:
+            path.with_name(path.name + ".partial").write_bytes(raw[: rng.randrange(len(raw) + 1)])
+    assert not is_done(data, SHARD, FAMILIES)
+    go_on(data)
+    assert contents(data) == whole
+
+
+def test_goes_on_at_the_photo_it_was_at(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    data = folders(tmp_path / "cut")
+    with EncodeShard(data, SHARD, FAMILIES, PHOTOS) as writing:
+        writing.fail({"photo": "a", "reason": "bad"})
+        writing.add(rows("b"))
+        writing.fail({"photo": "c", "reason": "bad"})
+    assert go_on(data) == 3
+    assert contents(data) == whole
+
+
+def test_finished_shard_loses_nothing_when_reopened(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    data = tmp_path / "whole"
+    assert go_on(data) == 5 and contents(data) == whole
+
+
+def test_failure_of_a_photo_that_works_by_now_is_dropped_with_what_follows(tmp_path: Path) -> None:
+    data = folders(tmp_path / "d")
+    with EncodeShard(data, SHARD, FAMILIES, PHOTOS) as writing:
+        writing.add(rows("b"))
+    assert go_on(data) == 0  # nothing is known of "a", so its row must come first
+    assert len(ShardReader(data / "features" / SHARD.name)) == 2
+
+
+def test_plan_covers_each_photo_once() -> None:
+    shards = plan({"b": 5, "a": 4}, 2)
+    assert [(s.split, s.start, s.stop) for s in shards] == [
+        ("a", 0, 2),
+        ("a", 2, 4),
+        ("b", 0, 2),
+        ("b", 2, 4),
+        ("b", 4, 5),
+    ]
+    assert shards[4].name == "b-00002-of-00003.tfrecord"
+    shares = [owned(shards, worker, 3) for worker in range(3)]
+    assert sorted(map(len, shares)) == [1, 2, 2] and set().union(*shares) == set(shards)
+
+
+def test_claim_names_the_first_difference(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    fields = {"a": {"b": (1, 2)}, "c": "x"}
+    assert claim(path, fields, "D", "mend") == claim(path, fields, "D", "mend") == {"a": {"b": [1, 2]}, "c": "x"}
+    for other, message in (
+        ({"a": {"b": (1, 3)}, "c": "x"}, r"D was made with a.b = \[1, 2\], but now it is \[1, 3\]; mend"),
+        ({"a": {"b": (1, 2)}}, r"D was made with c = \"x\", but now it is nothing; mend"),
+        ({**fields, "d": None, "e": 1}, "D was made with e = nothing, but now it is 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            claim(path, other, "D", "mend")
