@@ -6,6 +6,7 @@ the second for when the first is cut off, and the best by the loss on held-out f
 """
 
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def restore_run(workdir: str | Path, which: str = "best", note: Note = _say) -> 
     folder = Path(workdir) / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{workdir}: no checkpoints in it; train first: python -m fmbseg_jax.train --workdir={workdir}")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that read-only means read-only
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         for step in _ranked(manager, which):
