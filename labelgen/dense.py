@@ -169,11 +169,11 @@ def window_maps(
 def _mean(parts: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float16]:
     """float16 [h', w', E] of sums [h', w', E] and how many windows each cell is a sum of [h', w', 1]."""
     total, cover = (sum(tensors[1:], tensors[0]) for tensors in zip(*parts, strict=True))
-    return (total / cover).cpu().numpy().astype(np.float16)
+    return np.asarray((total / cover).cpu(), np.float16)
 
 
 def _onto_grid(where: Windows, values: Tensor, grid_hw: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Values [n, a, b, E] of the windows summed on the photo's grid [h', w', E], and the windows' number [h', w', 1]."""
+    """Values [n, a, b, E] of the windows summed on the photo's grid [h', w', E], and how many they are [h', w', 1]."""
     rows, columns = (
         torch.from_numpy(windows.onto_grid(starts, where.side, length, tokens, cells)).to(values.device)
         for starts, length, tokens, cells in zip(

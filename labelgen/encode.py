@@ -78,6 +78,8 @@ class Encoders:
     def identity(self) -> dict[str, Any]:
         """What the rows depend on besides the photo, as JSON: models, weight digests, preprocessing; no path."""
         fields = {name: self._config[name].to_dict() for name in ("clip", "sam", "encoder")}
+        for name in ("clip", "sam"):
+            fields[name].pop("batch_size")  # how much at a time, not what
         fields["clip"] |= self._clip.identity()
         fields["sam"] |= self._sam.identity()
         fields["encoder"] |= self._dino.identity()

@@ -87,9 +87,9 @@ def expected_tokens(name, ref, proxy):
     if name == "maskclip":
         return ref.out(v)[1:]
     if name == "clearclip":
-        return ref.out([softmax(s * a @ a.T) @ c for a, c in zip(q, v)])[1:]
+        return ref.out([softmax(s * a @ a.T) @ c for a, c in zip(q, v, strict=True)])[1:]
     if name == "sclip":
-        heads = [(softmax(s * a @ a.T) + softmax(s * b @ b.T)) @ c for a, b, c in zip(q, k, v)]
+        heads = [(softmax(s * a @ a.T) + softmax(s * b @ b.T)) @ c for a, b, c in zip(q, k, v, strict=True)]
         x = ref.inputs[-1] + ref.out(heads)
         return (x + ref.ffn(x))[1:]
     if name == "naclip":
@@ -98,7 +98,7 @@ def expected_tokens(name, ref, proxy):
             for j in range(16):
                 squared = (i // 4 - j // 4) ** 2 + (i % 4 - j % 4) ** 2
                 near[i + 1, j + 1] = math.exp(-squared / (2 * 5.0**2))
-        return ref.out([softmax(s * b @ b.T + near) @ c for b, c in zip(k, v)])[1:]
+        return ref.out([softmax(s * b @ b.T + near) @ c for b, c in zip(k, v, strict=True)])[1:]
     if name == "surgery":
         path = ref.inputs[0].copy()
         for i in range(len(ref.inputs)):
@@ -170,7 +170,7 @@ def test_maskclip_is_open_clips_modules_without_attention(encoder, rng):
 
 
 def test_maps_are_the_mean_over_the_windows_that_cover_a_patch(encoder, rng):
-    """A photo of 40 x 56 px with windows at multiples of the patch: every patch of the grid is a token of each window."""
+    """A photo of 40 x 56 px with windows at multiples of the patch, so that patches of the grid are tokens."""
     frame, where = image(rng, 40, 56), Windows((40, 56), 32, np.array([[0, 0], [8, 8], [0, 24], [8, 24]]))
     features = rng.normal(size=(5, 7, 3)).astype(np.float32)
     maps, cls = window_maps(encoder, frame, where, ("maskclip",), features)

@@ -30,7 +30,9 @@ def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(
     def offline():
         raise ConnectionError("no route to host\nlong story")
 
-    message = r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
+    message = (
+        r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
+    )
     with pytest.raises(UserError, match=message) as caught:
         weights.find(folder, "sam.pth", fetch=offline, source="https://x/y")
     assert "long story" not in str(caught.value) and str(folder / "sam.pth") in str(caught.value)
@@ -44,7 +46,11 @@ def test_what_is_fetched_is_used_and_checked(folder):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is no JSON"), ('{"a": 1}', "has no 'b'; is it the config of another model"), (None, "no such model config")],
+    [
+        ("{", "is no JSON"),
+        ('{"a": 1}', "has no 'b'; is it the config of another model"),
+        (None, "no such model config"),
+    ],
 )
 def test_a_bad_model_config_is_named(folder, text, message):
     if text is not None:

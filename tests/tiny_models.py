@@ -66,7 +66,12 @@ def sam_model() -> Sam:
         SAM_JSON["pixel_mean"],
         SAM_JSON["pixel_std"],
     )
-    return _shaken(model)
+    model = _shaken(model)
+    with torch.no_grad():
+        for mlp in model.mask_decoder.output_hypernetworks_mlps:  # logits as steep as a trained model's
+            mlp.layers[-1].weight *= 40
+            mlp.layers[-1].bias *= 40
+    return model
 
 
 def dino_model() -> torch.nn.Module:
@@ -111,7 +116,7 @@ def config(weights_dir: Path) -> ConfigDict:
     )  # fmt: skip
     fields.sam.update(
         name="sam.json", weights="sam.safetensors", points_per_side=6, batch_size=16,
-        pred_iou_threshold=0.3, stability_threshold=0.5,
+        pred_iou_threshold=0.15, stability_threshold=0.6,
     )  # fmt: skip
     fields.encoder.update(name="dinov2.json", weights="dinov2.safetensors", size_px=48)
     return fields
