@@ -112,6 +112,7 @@ def encode(config: ConfigDict, data_plan: DataPlan, mine: Sequence[Shard], times
         with times("load models"):
             encoders = load_encoders(config)
         _claim_encoders(data, encoders)
+        times.inside("encode", encoders.times)
         for family in FAMILIES:
             if any(family in data_plan.families(shard.split) for shard in data_plan.shards):
                 (data / family).mkdir(exist_ok=True)

@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     if args.stage != "encode" and words is not None:
         shards = labelling.prepare(config, data)
         said.append(labelling.label(config, data, words, owned(shards, worker, workers), shards, times))
-    spent = f"{duration(time.monotonic() - start)} in all: {times.summary()}"
+    spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
     print(f"{'; '.join(said)}. {spent}. next: {_next(args, config)}")
     return 0
 

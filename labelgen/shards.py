@@ -14,7 +14,7 @@ from typing import Any
 
 from labelgen.plan import Shard
 from labelgen.records import photo_id_of
-from labelgen.tfrecord import ShardReader, ShardWriter, naming
+from labelgen.tfrecord import ShardReader, ShardWriter, naming, write_all
 
 Failure = dict[str, str]
 
@@ -100,7 +100,7 @@ class FailureFile:
         if path.exists():
             os.replace(path, self._partial)
         with naming(self._partial):
-            self._file = open(self._partial, "a+b")  # noqa: SIM115  (closed by __exit__)
+            self._file = open(self._partial, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
         self._file.seek(0)
         self.lines = [line for raw in self._file if (line := _parse(raw))]
 
@@ -117,15 +117,13 @@ class FailureFile:
         self.lines = [line for line in self.lines if line["photo"] in photos]
         with naming(self._partial):
             self._file.truncate(0)
-            self._file.write(b"".join(map(_format, self.lines)))
-            self._file.flush()
+            write_all(self._file, b"".join(map(_format, self.lines)))
 
     def append(self, line: Failure) -> None:
         """When this returns the line outlives the process."""
         self.lines.append(line)
         with naming(self._partial):
-            self._file.write(_format(line))
-            self._file.flush()
+            write_all(self._file, _format(line))
 
     def finish(self) -> None:
         """fsync and rename."""

@@ -10,9 +10,10 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -37,15 +38,15 @@ def frame(data: bytes) -> bytes:
     return b"".join([length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))])
 
 
-def whole_records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def whole_records(file: FileIO) -> Iterator[tuple[int, bytes]]:
     """(offset of the record, its data) up to the first record that is torn or altered."""
     offset = 0
     file.seek(0)
-    while len(header := file.read(_HEADER)) == _HEADER:
+    while len(header := file.read(_HEADER) or b"") == _HEADER:
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
             return
-        data, tail = file.read(length), file.read(4)
+        data, tail = file.read(length) or b"", file.read(4) or b""
         if len(tail) != 4 or struct.unpack("<I", tail)[0] != masked_crc(data):
             return
         yield offset, data
@@ -60,19 +61,25 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     """
     temporary = f"{path}.tmp"
     while True:
-        with naming(temporary), open(temporary, "ab") as file:
+        with naming(temporary), open(temporary, "ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file, temporary):  # renamed by another process while this one waited
                 continue
             file.truncate(0)
-            file.write(data)
-            file.flush()
+            write_all(file, data)
             os.fsync(file.fileno())
             os.replace(temporary, path)
         return sync_folder(Path(path).parent)
 
 
-def _is_at(file: BinaryIO, path: str) -> bool:
+def write_all(file: FileIO, data: bytes) -> None:
+    """Writes to an unbuffered file: when this returns the bytes outlive the process, and closing can fail no more."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _is_at(file: FileIO, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -113,7 +120,7 @@ class ShardWriter:
             # Finished while its sisters of the other families were not: it goes on as a shard in work.
             os.replace(self.path, self._partial)
         with naming(self._partial):
-            self._file: BinaryIO = open(self._partial, "a+b")  # noqa: SIM115  (closed by __exit__)
+            self._file: FileIO = open(self._partial, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
         self._lock()
         self._offsets = [0] + [at + len(data) + _OVERHEAD for at, data in whole_records(self._file)]
         self.truncate(self.count)
@@ -156,8 +163,7 @@ class ShardWriter:
     def append(self, data: bytes) -> None:
         """Adds a record; when this returns the record outlives the process."""
         with naming(self._partial):
-            self._file.write(frame(data))
-            self._file.flush()
+            write_all(self._file, frame(data))
         self._offsets.append(self._offsets[-1] + len(data) + _OVERHEAD)
 
     def finish(self) -> None:

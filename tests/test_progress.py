@@ -55,3 +55,8 @@ def test_stage_times_add_up() -> None:
     with times("write"):
         clock.now += 0.25
     assert times.summary() == "encode 1.5 s, write 0.2 s"
+    parts = StageTimes(clock)
+    with parts("clip"):
+        clock.now += 1
+    times.inside("encode", parts)
+    assert times.summary() == "encode 1.5 s (clip 1.0 s), write 0.2 s"

@@ -109,7 +109,7 @@ def test_truncated_shard_and_foreign_index_are_refused(tmp_path: Path) -> None:
 def test_full_disk_names_the_file(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "s") as writer:
         writer.append(b"kept")
-        real, writer._file = writer._file, open("/dev/full", "wb")  # noqa: SIM115
+        real, writer._file = writer._file, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match="No space left.*s.partial"):
             writer.append(b"lost")
         writer._file = real

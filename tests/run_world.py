@@ -1,0 +1,64 @@
+"""A small world for the tests of the labelling command, a whole DATA of it, and how to run the command on it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stub_run
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = [sys.executable, str(ROOT / "tests/stub_run.py")]
+
+
+@pytest.fixture(autouse=True, name="own_signals")
+def own_signals_fixture() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module", name="world")
+def world_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    stub_run.write_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", name="whole")
+def whole_fixture(world: Path) -> Path:
+    """DATA of one uninterrupted run."""
+    assert run(world, world / "whole") == 0
+    return world / "whole"
+
+
+@pytest.fixture(name="copy")
+def copy_fixture(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "data"))
+
+
+def run(world: Path, data: Path, *more: str) -> int:
+    return stub_run.main([f"--config={world}/config.py", f"--out={data}", *more])
+
+
+def process(world: Path, data: Path, *more: str, seconds: float = 0.0, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": str(seconds)}
+    command = [*SCRIPT, *more, f"--config={world}/config.py", f"--out={data}"]
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def files(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = files(first), files(second)
+    assert a.keys() == b.keys()
+    return [name for name in a if a[name] != b[name]] == []
