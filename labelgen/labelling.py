@@ -15,7 +15,7 @@ from labelgen.encoding import identity
 from labelgen.errors import UserError
 from labelgen.finish import finish_labels
 from labelgen.label import LabelSettings, label_photo
-from labelgen.ontology import Ontology
+from labelgen.ontology import Ontology, read_words
 from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow
@@ -86,23 +86,26 @@ def label(
 def _prototypes(
     config: ConfigDict, folder: Path, words: Ontology, encoders: dict[str, Any], times: StageTimes
 ) -> Prototypes:
-    """The words' unit embeddings [K, E]: those in the folder, else the ready ones, else the text tower's."""
-    path, width = folder / "prototypes.npy", encoders["text_width"]
-    if not path.exists():
-        if config.labels.text_embeddings:
-            prototypes = read_prototypes(config.labels.text_embeddings, len(words.words), width)
-        else:
-            with times("embed words"):
-                prototypes = embed_words(config, words, encoders["encoders"]["clip"]["sha256"])
-        buffer = io.BytesIO()
-        np.save(buffer, prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True))
-        write_json(folder / "ontology.json", words.to_json())
-        write_atomic(path, buffer.getvalue())
-    return read_prototypes(path, len(words.words), width)
+    """The words' unit embeddings [K, E]: those in the folder, else the ready ones, else the text tower's.
+
+    Beside them, in words-SPLIT, those of the words by which evaluation asks a split (eval.ontologies).
+    """
+    ready, width = config.labels.text_embeddings, encoders["text_width"]
+    if ready and not (folder / "prototypes.npy").exists():
+        _keep_words(folder, words, read_prototypes(ready, len(words.words), width))
+    wanted = {folder: words}
+    wanted |= {folder / f"words-{split}": read_words(path) for split, path in config.eval.ontologies.items()}
+    missing = {where: asked for where, asked in wanted.items() if not _has_words(where, asked)}
+    if missing:
+        with times("embed words"):
+            embedded = embed_words(config, list(missing.values()), encoders["encoders"]["clip"]["sha256"])
+        for (where, asked), prototypes in zip(missing.items(), embedded, strict=True):
+            _keep_words(where, asked, prototypes)
+    return read_prototypes(folder / "prototypes.npy", len(words.words), width)
 
 
-def embed_words(config: ConfigDict, words: Ontology, sha256: str) -> Prototypes:
-    """[K, E] by the text tower of the CLIP that encoded the photos; sha256: the digest of that one's weights."""
+def embed_words(config: ConfigDict, words: Sequence[Ontology], sha256: str) -> list[Prototypes]:
+    """[K, E] each by the text tower of the CLIP that encoded the photos; sha256: the digest of that one's weights."""
     from labelgen.clip import load_clip  # torch: only where words are embedded here
 
     clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
@@ -111,7 +114,24 @@ def embed_words(config: ConfigDict, words: Ontology, sha256: str) -> Prototypes:
             f"{config.weights_dir}/{clip.identity()['weights']}: is not the CLIP that encoded the photos "
             f"(sha256 {sha256}); put that one back, or encode into another --out"
         )
-    return clip.text(words.words, config.labels.templates)
+    return [clip.text(asked.words, config.labels.templates) for asked in words]
+
+
+def _has_words(folder: Path, words: Ontology) -> bool:
+    """Whether the folder has these words' embeddings; those of words that have changed since are taken away."""
+    there = folder / "prototypes.npy"
+    if there.exists() and read_json(folder / "ontology.json", f"delete {folder}") != words.to_json():
+        there.unlink()
+    return there.exists()
+
+
+def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
+    """ontology.json and, last, prototypes.npy with unit rows."""
+    folder.mkdir(exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True))
+    write_json(folder / "ontology.json", words.to_json())
+    write_atomic(folder / "prototypes.npy", buffer.getvalue())
 
 
 def _label_shard(
