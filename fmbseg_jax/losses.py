@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Sums = tuple[jax.Array, jax.Array]
+ByRows = Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]
 
 
 def class_scores(z: jax.Array, prototypes: jax.Array, word_class: Sequence[int]) -> jax.Array:
@@ -52,9 +53,9 @@ def target_shares(classes: jax.Array, shares: jax.Array, count: int, soft: bool)
     """
     share = shares.astype(jnp.float32) / 255
     if not soft:
-        largest = jax.nn.one_hot(share.argmax(-1), share.shape[-1])
+        largest = jax.nn.one_hot(share.argmax(-1), share.shape[-1], dtype=share.dtype)
         share = largest * share.sum(-1, keepdims=True)
-    index = jnp.arange(count, dtype=classes.dtype)
+    index = jnp.expand_dims(jnp.arange(count, dtype=classes.dtype), range(classes.ndim - 1))
     slots = [jnp.where(classes[..., i, None] == index, share[..., i, None], 0) for i in range(share.shape[-1])]
     return sum(slots[1:], slots[0])
 
@@ -103,7 +104,8 @@ def t_supcon(
     ids = jnp.arange(batch * count).reshape(batch, count)
 
     def drawn(x: jax.Array) -> jax.Array:
-        return replicate(take_patches(x, sample)).reshape(-1, *x.shape[2:])
+        flat = replicate(take_patches(x, sample)).reshape(-1, *x.shape[2:])
+        return flat if x.ndim > 2 else flat[None, None]
 
     others = jnp.einsum("bne,se->bns", z, drawn(z)) / temperature
     contrasted = (drawn(mass) > 0) & (drawn(ids) != ids[..., None])
@@ -112,16 +114,19 @@ def t_supcon(
     normaliser = jax.nn.logsumexp(logits, -1)
 
     own = jnp.take_along_axis(scores, label[..., None], -1)[..., 0] / temperature
-    positives = positive.sum(-1) + prototype_weight
+    positives = positive.sum(-1, dtype=jnp.float32) + prototype_weight
     mean_log = (prototype_weight * own + jnp.where(positive, others, 0).sum(-1)) / positives - normaliser
     weight = mass * weights[label]
     return -jnp.sum(weight * mean_log), jnp.sum(weight)
 
 
-def draw_patches(key: jax.Array, mass: jax.Array, count: int) -> jax.Array:
-    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first."""
-    order = jax.random.uniform(key, mass.shape) + (mass > 0)
-    return jax.lax.top_k(order, count)[1]
+def draw_patches(key: jax.Array, mass: jax.Array, count: int, by_rows: ByRows = lambda f: f) -> jax.Array:
+    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first.
+
+    `by_rows` makes a function of [B, ...] work on each device's own rows (the compiler does not split a top-k).
+    """
+    order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
+    return by_rows(lambda rows: jax.lax.top_k(rows, count)[1])(order)
 
 
 def take_patches(x: jax.Array, index: jax.Array) -> jax.Array:

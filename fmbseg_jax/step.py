@@ -5,6 +5,7 @@ and shares uint8 [B, h, w, 3] (labelgen.records). A row whose shares are all 0 c
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -108,14 +109,19 @@ class Objective:
                 z, scores, targets, weights, temperature, sample, loss.supcon_prototype_weight, self._replicate
             )
         mass = targets.sum(-1)
-        hits = jnp.sum(mass * (scores.argmax(-1) == targets.argmax(-1)))
+        hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
         return Outcome(*sums, hits, mass.sum())
 
     def _draw_sample(self, key: jax.Array, targets: jax.Array) -> jax.Array:
         """int32 [B, s]: the patches of each photo in the global contrast set, B * s <= supcon_samples."""
         batch, count, _ = targets.shape
         key = jax.random.fold_in(key, 1)
-        return draw_patches(key, targets.sum(-1), min(count, self._loss.supcon_samples // batch))
+        return self._draw(key, targets, min(count, self._loss.supcon_samples // batch))
+
+    def _draw(self, key: jax.Array, targets: jax.Array, count: int) -> jax.Array:
+        spec = over_data(self._mesh).spec
+        by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
+        return draw_patches(key, targets.sum(-1), count, by_rows)
 
     def _replicate(self, x: jax.Array) -> jax.Array:
         whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
@@ -132,7 +138,7 @@ class Objective:
         count = self._loss.patches_per_photo
         if not 0 < count < targets.shape[1]:
             return self._apply(params, features, valid), targets
-        drawn = draw_patches(key, targets.sum(-1), count)
+        drawn = self._draw(key, targets, count)
         if self._head.blocks:
             z = take_patches(self._apply(params, features, valid), drawn)
         else:

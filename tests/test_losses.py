@@ -1,5 +1,7 @@
 """The losses against float64 loops that are written as the formulas are."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,13 @@ TEMPERATURE = 0.1
 
 
 jitted_supcon = jax.jit(t_supcon)
+
+
+@pytest.fixture(autouse=True)
+def strict_types() -> Iterator[None]:
+    """No implicit conversion of types (flax and optax need some, this module does not)."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
