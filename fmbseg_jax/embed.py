@@ -36,16 +36,20 @@ class Embedder:
 
 
 def check_fits(restored: Restored, data: Dataset) -> None:
-    """UserError unless `data` was encoded by the encoder that the head of RUN was trained on."""
-    check_encoder(restored, data.info["encoders"]["encoder"])
+    """UserError unless `data` was encoded by the encoders that the RUN was trained with."""
+    for name in ("encoder", "clip"):
+        check_same_weights(restored, name, data.info["encoders"][name], str(data.path))
 
 
-def check_encoder(restored: Restored, encoder: Mapping[str, Any]) -> None:
-    """UserError unless this encoder (PatchEncoder.identity()) gives the features that the head was trained on."""
-    trained = restored.encoders["encoder"]
-    for name in ("sha256", "size_px", "patch_px"):
-        if encoder[name] != trained[name]:
+def check_same_weights(restored: Restored, name: str, found: Mapping[str, Any], source: str) -> None:
+    """UserError unless encoder `name` (its identity() in `found`) is the one that the RUN was trained with.
+
+    source: where `found` comes from, for the message.
+    """
+    trained = restored.encoders[name]
+    for field in ("sha256", "size_px", "patch_px"):
+        if found.get(field) != trained.get(field):
             raise UserError(
-                f"these photos are encoded with encoder.{name} = {encoder[name]} ({encoder['weights']}), but the head "
-                f"was trained on {trained[name]} ({trained['weights']}); encode as the RUN did, or train on these"
+                f"{source}: {name}.{field} is {found.get(field)} ({found['weights']}), but the RUN was trained with "
+                f"{trained.get(field)} ({trained['weights']}); take that one, or train again with this one"
             )

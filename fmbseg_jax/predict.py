@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg_jax.checkpoint import Restored, restore_run
-from fmbseg_jax.embed import Embedder, check_encoder, check_fits
+from fmbseg_jax.embed import Embedder, check_fits, check_same_weights
 from fmbseg_jax.palette import overlay, palette
 from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
@@ -101,11 +101,7 @@ def wanted_words(restored: Restored, words: str | None) -> tuple[Ontology, NDArr
 
     config = restored.config
     clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
-    if clip.text_width != restored.prototypes.shape[1]:
-        raise UserError(
-            f"{config.clip.name}: text embeddings of width {clip.text_width}, the head's are "
-            f"{restored.prototypes.shape[1]} wide; it was trained with another CLIP"
-        )
+    check_same_weights(restored, "clip", clip.identity(), config.weights_dir)
     return ontology, clip.text(ontology.words, config.labels.templates)
 
 
@@ -153,7 +149,7 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
     config = restored.config
     source = FolderSource(folder, "", max_pixels=config.photos.max_pixels)
     encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
-    check_encoder(restored, encoder.identity())
+    check_same_weights(restored, "encoder", encoder.identity(), config.weights_dir)
     failures: list[Failure] = []
     dtype = FEATURE_DTYPES[config.encode.feature_dtype]
 

@@ -136,7 +136,7 @@ def test_data_of_another_encoder(run: Path, tmp_path: Path, capsys: pytest.Captu
     info["encoders"]["encoder"]["sha256"] = "1" * 64
     (data / "dataset.json").write_text(json.dumps(info))
     assert evaluated(data, run) == 2
-    assert "encoder.sha256 = 111" in capsys.readouterr().err
+    assert "encoder.sha256 is 111" in capsys.readouterr().err
 
 
 def test_rows_of_different_photos(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import tiny_models
 from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
 from reference import pixel_logits
+from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
 from fmbseg_jax.palette import palette
@@ -78,10 +80,11 @@ def small_run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN of a random linear head over the features of a small random DINOv2."""
     config = tiny_models.config(weights)
     common = (config.weights_dir, config.device, config.dtype)
-    prototypes = load_clip(config.clip, *common).text(WORDS.words, config.labels.templates)
-    encoder = load_encoder(config.encoder, *common).identity()
+    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
+    prototypes = clip.text(WORDS.words, config.labels.templates)
     kernel = np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
-    return tiny.write_run(tmp_path_factory.mktemp("small"), config, kernel, WORDS, prototypes, encoder)
+    identities = {"clip": clip.identity(), "encoder": encoder.identity()}
+    return tiny.write_run(tmp_path_factory.mktemp("small"), config, kernel, WORDS, prototypes, identities)
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -218,8 +221,28 @@ def test_what_the_user_must_mend(
     assert re.search(message, lines[-1])
 
 
-def test_photos_through_another_encoder(
-    weights: Path, tmp_path: Path, data: Path, small_run: Path, capsys: pytest.CaptureFixture[str]
+def other_weights(weights: Path, folder: Path, name: str) -> Path:
+    """The same models, one with other numbers."""
+    shutil.copytree(weights, folder)
+    tensors = load_file(folder / f"{name}.safetensors")
+    save_file({key: value + 1 for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(("file", "name"), [("clip", "clip"), ("dinov2", "encoder")])
+def test_weights_that_are_not_the_runs(
+    file: str, name: str, weights: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, folder = one_photo(tmp_path / "photos"), other_weights(weights, tmp_path / "weights", file)
+    (tmp_path / "words.txt").write_text("ball\n")
+    given = [f"--photos={photos}", f"--words={tmp_path / 'words.txt'}", f"--weights_dir={folder}"]
+    assert predicted(f"--workdir={small_run}", *given, f"--out={tmp_path / 'out'}") == 2
+    assert f"{name}.sha256 is " in (error := capsys.readouterr().err) and "but the RUN was trained with" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_encoder(
+    data: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predicted(f"--workdir={small_run}", f"--data={data}", f"--out={tmp_path}") == 2
-    assert "but the head was trained on" in capsys.readouterr().err
+    assert "but the RUN was trained with" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from labelgen.tfrecord import ShardWriter
 PATCH, GRID = 8, (4, 4)
 STRIPES = [(0, 0, 1, 2), (2, 1, 1, 0), (0, 1, 0, 1), (1, 1, 2, 0), (0, 2, 2, 2)]
 ENCODER = {"weights": "tiny.safetensors", "sha256": "0" * 64, "size_px": 32, "patch_px": 8}
+ENCODERS = {"encoder": ENCODER, "clip": {"weights": "clip.safetensors", "sha256": "2" * 64}}
 SYNONYMS = Ontology(ONTOLOGY.names, ("turf", "globe", "crate"), (0, 1, 2), ("", "", ""))
 SYNONYM_PROTOTYPES = np.eye(3, 5, 1, dtype=np.float32)
 
@@ -100,7 +101,7 @@ def write_data(folder: Path) -> Path:
     np.save(words / "prototypes.npy", SYNONYM_PROTOTYPES)
     rows = {split: {"rows": [len(s) for s in shards], "truth": True} for split, shards in splits.items()}
     info = {"format": 1, "splits": rows, "grid_hw": GRID, "feature_width": 5, "text_width": 5}
-    write_json(folder / "dataset.json", info | {"encoders": {"encoder": ENCODER}})
+    write_json(folder / "dataset.json", info | {"encoders": ENCODERS})
     return folder
 
 
@@ -110,14 +111,14 @@ def write_run(
     kernel: np.ndarray | None = None,
     ontology: Ontology = ONTOLOGY,
     prototypes: np.ndarray = PROTOTYPES,
-    encoder: dict[str, Any] = ENCODER,
+    encoders: dict[str, Any] = ENCODERS,
 ) -> Path:
     """RUN with a linear head; kernel [D, E], the identity unless given."""
     kernel = np.eye(5) if kernel is None else kernel
     width, text_width = kernel.shape
     head = {"project": {"kernel": kernel, "bias": np.zeros(text_width)}}
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"head": head})
-    side = encoder["size_px"] // encoder["patch_px"]
+    side = encoders["encoder"]["size_px"] // encoders["encoder"]["patch_px"]
     facts = {
         "config": config.to_dict(),
         "ontology": ontology.to_json(),
@@ -126,7 +127,7 @@ def write_run(
             "feature_width": width,
             "text_width": text_width,
             "grid_hw": (side, side),
-            "encoders": {"encoder": encoder},
+            "encoders": encoders,
         },
     }
     checkpoints = Checkpoints(folder, prototypes, facts)
