@@ -53,6 +53,22 @@ def test_masks_of_encoded_photos(data: Path, run: Path, tmp_path: Path, capsys: 
     assert "wrote 7 masks and 0 overlays (no overlays: the photos are not at photos.root" in out
 
 
+def test_overlays_of_encoded_photos_that_are_still_there(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        height, width = tiny.features(i).size_hw
+        photo(height, width + (i == 1)).save(tmp_path / f"photos/p{i}.png")  # p1 is another picture by now
+    config = load_config(str(ROOT / "configs/default.py"))
+    with config.unlocked():
+        config.photos.root = str(tmp_path)
+        config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
+    run = tiny.write_run(tmp_path / "run", config)
+    assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path / 'out'}") == 0
+    overlays = {str(path.relative_to(tmp_path / "out/overlays")) for path in (tmp_path / "out").rglob("*.jpg")}
+    assert overlays == {"eval/p0.jpg", "eval/p2.jpg", "eval/p3.jpg"}
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 7
+
+
 def test_classes_json_says_what_the_colours_mean(data: Path, run: Path, tmp_path: Path) -> None:
     assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path}") == 0
     classes = json.loads((tmp_path / "classes.json").read_text())
