@@ -6,75 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh, PartitionSpec
-from synthetic import CLASSES, ONTOLOGY, unit_rows
+from jax.sharding import PartitionSpec
+from stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
+from synthetic import CLASSES
 
-from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
-from fmbseg_jax.mesh import batch_sharding, make_mesh, replicated, state_shardings
-from fmbseg_jax.step import (
-    Objective,
-    State,
-    Teacher,
-    born_sharded,
-    compile_held_out,
-    compile_train_step,
-    init_state,
-    make_head,
-    valid_patches,
-)
+from fmbseg_jax.mesh import batch_sharding, make_mesh, state_shardings
+from fmbseg_jax.step import State, valid_patches
 from labelgen.errors import UserError
 
-LINEAR = HeadConfig(0, 4, 0, "float32")
-BLOCK = HeadConfig(1, 4, 16, "float32")
-CE = LossConfig("prototype_ce", True, 0.5, 0.1, False, 6, 16, 1.0)
-SUPCON = LossConfig("t_supcon", True, 0.5, 0.1, True, 6, 16, 4.0)
-WIDTH, TEXT_WIDTH, BATCH = 16, 8, 8
 ALL_GATHER = re.compile(r"= \w+\[([\d,]+)\]\S* all-gather\(")
-
-
-def mesh_of(data: int, model: int) -> Mesh:
-    devices = jax.devices()[: data * model]
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
-
-
-def arrays(seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    grid_hw = rng.integers(2, 4, (BATCH, 2)).astype(np.int32)
-    valid = np.asarray(valid_patches(jnp.asarray(grid_hw), 3, 3))
-    shares = (rng.integers(0, 80, (BATCH, 3, 3, 3)) * valid[..., None]).astype(np.uint8)
-    classes = rng.integers(0, CLASSES, (BATCH, 3, 3, 3)).astype(np.uint16)
-    features = rng.normal(size=(BATCH, 3, 3, WIDTH)).astype(np.float32)
-    return {"features": features, "grid_hw": grid_hw, "classes": classes, "shares": shares}
-
-
-class Bench:
-    """A compiled step on a mesh, with its state and teacher."""
-
-    def __init__(self, mesh: Mesh, head: HeadConfig = LINEAR, loss: LossConfig = CE, seed: int = 0, steps: int = 20):
-        module = make_head(head, TEXT_WIDTH)
-        optimiser = optim.adamw(2e-2, 2, steps, 0.01, 1.0)
-        self.mesh = mesh
-        self.state = born_sharded(lambda key: init_state(module, loss, optimiser, WIDTH, key), 0, mesh)
-        self.objective = Objective(module, loss, ONTOLOGY.word_class, mesh)
-        self.step = compile_train_step(self.objective, optimiser, seed, self.state, mesh)
-        self.held_out = compile_held_out(self.objective, seed, self.state, mesh)
-        prototypes = unit_rows(np.random.default_rng(1), len(ONTOLOGY.words), TEXT_WIDTH)
-        weights = np.linspace(0.5, 1.5, CLASSES).astype(np.float32)
-        self.teacher = Teacher(*jax.device_put((prototypes, weights), replicated(mesh)))
-
-    def batch(self, seed: int = 0) -> dict[str, jax.Array]:
-        return jax.device_put(arrays(seed), batch_sharding(self.mesh, BATCH))
-
-    def gradients(self) -> tuple[float, list[np.ndarray]]:
-        """Loss and gradients of one batch."""
-
-        def loss(params: object, batch: dict[str, jax.Array], teacher: Teacher) -> jax.Array:
-            outcome = self.objective(params, batch, teacher, jax.random.key(3))
-            return outcome.total / outcome.weight
-
-        value, gradient = jax.jit(jax.value_and_grad(loss))(self.state.params, self.batch(), self.teacher)
-        return float(value), [np.asarray(leaf) for leaf in jax.tree.leaves(gradient)]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +99,7 @@ def test_training_moves_agreement_to_one_on_what_can_be_learnt() -> None:
     batch["classes"][..., 1:] = batch["classes"][..., :1]
     centres = np.random.default_rng(2).normal(size=(CLASSES, WIDTH))
     batch["features"] = centres[batch["classes"][..., 0]].astype(np.float32)
-    placed = jax.device_put(batch, batch_sharding(bench.mesh, BATCH))
+    placed = jax.device_put(batch, batch_sharding(bench.mesh, 8))
     state, agreements = bench.state, []
     for _ in range(60):
         state, metrics = bench.step(state, placed, bench.teacher)
