@@ -22,6 +22,7 @@ from fmbseg_jax.segment import pixel_classes, refined
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, read_json, read_prototypes, write_json
 from labelgen.errors import UserError
+from labelgen.label import LabelSettings
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.ontology import Ontology, read_words
 from labelgen.presence import PresenceSettings, detect
@@ -78,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         restored = restore_run(args.workdir)
     check_fits(restored, data)
     embed = Embedder(restored, config.eval.batch_size)
-    presence = PresenceSettings(**config.presence.to_dict())
+    presence = LabelSettings.from_config(config).presence
     for split in config.eval.splits:
         words = split_words(data, restored, config, split)
         readings = Readings(words, presence, config.eval.refine_min_iou, times)
