@@ -1,5 +1,6 @@
 """Masks as run lengths: row by row, the first run counts zeros, then ones, zeros ... in turn."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,3 +29,23 @@ def decode(masks: "MaskSet", ids: "Sequence[int] | NDArray[np.integer]") -> NDAr
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     lengths = masks.runs[within + np.repeat(starts, counts)]
     return np.repeat(within % 2 == 1, lengths).reshape(len(ids), *masks.size_hw)
+
+
+def resized(masks: "MaskSet", size_hw: tuple[int, int]) -> "MaskSet":
+    """The same masks sampled at the pixel centres of another size; boxes and points move with them.
+
+    Numbers stay, so a mask too thin to meet a sample is empty rather than gone. One mask is unpacked at a time.
+    """
+    rows, columns = (
+        ((np.arange(out) + 0.5) * side / out).astype(np.int64) for out, side in zip(size_hw, masks.size_hw, strict=True)
+    )
+    runs = [encode_mask(decode(masks, [i])[0][rows[:, None], columns]) for i in range(len(masks))]
+    scale_xy = np.array([size_hw[1] / masks.size_hw[1], size_hw[0] / masks.size_hw[0]], np.float32)
+    return replace(
+        masks,
+        runs=np.concatenate([np.zeros(0, np.uint32), *runs]).astype(np.uint32),
+        offsets=np.cumsum([0, *map(len, runs)]).astype(np.int64),
+        size_hw=size_hw,
+        boxes=masks.boxes * np.tile(scale_xy, 2),
+        points_xy=masks.points_xy * scale_xy,
+    )

@@ -5,6 +5,7 @@ import pytest
 from rows import mask_set
 
 from labelgen import rle
+from labelgen.records import MaskSet
 
 
 def test_runs_by_hand() -> None:
@@ -23,3 +24,20 @@ def test_masks_come_back_in_the_asked_order(share: float) -> None:
 
 def test_no_masks_asked() -> None:
     assert rle.decode(mask_set(np.ones((2, 3, 4), bool)), np.array([], int)).shape == (0, 3, 4)
+
+
+def test_resized_masks_keep_their_numbers() -> None:
+    masks = np.random.default_rng(2).random((3, 6, 8)) < 0.5
+    masks[1] = False
+    found = rle.resized(mask_set(masks), (3, 4))
+    assert found.size_hw == (3, 4) and len(found) == 3
+    # Centres of 2 x 2 blocks fall on the block's last pixel.
+    assert np.array_equal(rle.decode(found, [0, 1, 2]), masks[:, 1::2, 1::2])
+    assert found.boxes.tolist() == [[0, 0, 4, 3]] * 3 and found.points_xy[1].tolist() == [1.0, 0.75]
+    assert np.array_equal(
+        rle.decode(rle.resized(found, (6, 8)), [0])[0], masks[0, 1::2, 1::2].repeat(2, 0).repeat(2, 1)
+    )
+
+
+def test_resizing_no_masks() -> None:
+    assert len(rle.resized(MaskSet.empty((6, 8)), (3, 4))) == 0
