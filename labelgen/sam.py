@@ -24,7 +24,7 @@ from labelgen.windows import HW, resize
 # isort: split
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, calculate_stability_score
+from segment_anything.utils.amg import build_point_grid, calculate_stability_score
 from torchvision.ops.boxes import batched_nms
 
 Bits = NDArray[np.uint64]
@@ -32,6 +32,8 @@ URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
 """Masks this alike are stored once."""
+MIN_IOU = 0.5
+"""Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time."""
 
@@ -73,12 +75,15 @@ class SamEncoder:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
 
         Near-identical masks (IoU at SAM's low resolution >= SAME_MASK_IOU) are stored once: the automatic one, else the
-        one of highest predicted IoU. Empty ones are dropped.
+        one of highest predicted IoU. Empty ones are dropped, and a point's further ones of low predicted IoU (MIN_IOU).
         """
         points_xy = build_point_grid(self.config.points_per_side) * (image.shape[1], image.shape[0])
         answers = self.prompt(image, points_xy)
         automatic = self.automatic(answers)
-        owner = share(self._low_bits(answers), answers.iou.cpu().numpy(), automatic)
+        iou = answers.iou.cpu().numpy()
+        by_point = iou.reshape(-1, 3)
+        wanted = (by_point >= np.minimum(MIN_IOU, by_point.max(1, keepdims=True))).ravel()
+        owner = share(self._low_bits(answers) * wanted[:, None], iou, automatic)
         stored = self._full_size(answers, np.unique(owner[owner >= 0]))
         number = np.full(len(owner) + 1, -1, np.int32)  # the last is that of owner -1: no mask
         number[stored.ids] = np.arange(len(stored.ids))
@@ -87,7 +92,7 @@ class SamEncoder:
             offsets=np.cumsum([0, *map(len, stored.runs)], dtype=np.int64),
             size_hw=answers.size_hw,
             boxes=stored.boxes,
-            iou=answers.iou.cpu().numpy()[stored.ids],
+            iou=iou[stored.ids],
             stability=stored.stability,
             automatic=np.isin(stored.ids, automatic),
             points_xy=points_xy.astype(np.float32),
@@ -118,26 +123,31 @@ class SamEncoder:
         """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
         labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
         sparse, dense = self.model.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        low, iou = self.model.mask_decoder(
-            image_embeddings=features,
-            image_pe=self.model.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
+        decoder = self.model.mask_decoder
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
+        # MaskDecoder repeats the image for every point before its transformer; unrepeated it broadcasts, and the first
+        # block projects it once
+        tokens, pixels = decoder.transformer(
+            features + dense[:1], self.model.prompt_encoder.get_dense_pe(), torch.cat([tokens, sparse], 1)
         )
-        return low.flatten(0, 1), iou.flatten(0, 1)
+        upscaled = decoder.output_upscaling(pixels.transpose(1, 2).unflatten(2, features.shape[-2:]))
+        several = list(enumerate(decoder.output_hypernetworks_mlps, 1))[1:]  # the first is for an unambiguous prompt
+        kernels = torch.stack([mlp(tokens[:, i]) for i, mlp in several], 1)
+        low = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return low.flatten(0, 1), decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
         boxes, stability = [], []
         for logits in self._upscaled(answers, ids):
-            boxes.append(batched_mask_to_box(logits > self.model.mask_threshold))
+            boxes.append(_extent(logits, self.model.mask_threshold)[0])
             stability.append(self._stability(logits))
         if not boxes:
             return np.zeros(0, np.int64)
         stable = torch.cat(stability) >= self.config.stability_threshold
-        ids, xyxy = ids[stable], torch.cat(boxes)[stable].float()
+        inclusive = torch.tensor([0, 0, 1, 1], device=self.device)  # the generator's boxes end at the last pixel
+        ids, xyxy = ids[stable], (torch.cat(boxes)[stable] - inclusive).float()
         kept = batched_nms(xyxy, answers.iou[ids], torch.zeros_like(ids), self.config.nms_threshold)
         return np.asarray(ids[kept].cpu(), np.int64)
 
@@ -167,14 +177,12 @@ class SamEncoder:
         whole, runs = [], []
         boxes, stability = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
         for logits in self._upscaled(answers, torch.from_numpy(ids).to(self.device)):
-            bitmaps = logits > self.model.mask_threshold
-            there = bitmaps.flatten(1).any(1)
+            xyxy, there = _extent(logits, self.model.mask_threshold)
             whole.append(there.cpu().numpy())
-            logits, bitmaps = logits[there], bitmaps[there]
-            runs += [rle.encode_mask(bitmap) for bitmap in bitmaps.cpu().numpy()]
-            xyxy = batched_mask_to_box(bitmaps) + torch.tensor([0, 0, 1, 1], device=self.device)
-            boxes.append(xyxy.cpu().numpy().astype(np.float32))
-            stability.append(self._stability(logits).cpu().numpy())
+            boxes.append(xyxy[there].cpu().numpy().astype(np.float32))
+            stability.append(self._stability(logits)[there].cpu().numpy())
+            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()
+            runs += [rle.encode_mask(bitmap) for bitmap in bitmaps[whole[-1]]]
         kept = ids[np.concatenate(whole)] if whole else ids
         return Stored(kept, runs, np.concatenate(boxes), np.concatenate(stability))
 
@@ -196,6 +204,16 @@ class Stored(NamedTuple):
     runs: list[NDArray[np.uint32]]
     boxes: NDArray[np.float32]
     stability: NDArray[np.float32]
+
+
+def _extent(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Boxes xyxy int [m, 4] of the pixels of logits [m, H, W] above the threshold, and whether there are any [m]."""
+    ends = []
+    for over in (1, 2):
+        hit = (logits.amax(over) > threshold).int()
+        ends.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = ends
+    return torch.stack([x0, y0, x1, y1], 1), hit.any(1)
 
 
 def share(bits: Bits, iou: NDArray[np.float32], first: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -65,7 +65,7 @@ def test_a_points_masks_are_the_predictors(encoder, size_hw):
     for p, numbers in enumerate(result.point_masks):
         for slot, number in enumerate(numbers):
             if number < 0:
-                assert not masks[p, slot].any()
+                assert not masks[p, slot].any() or iou[p, slot] < min(sam.MIN_IOU, iou[p].max())
                 continue
             same = iou_of(bitmaps[number], masks[p, slot])
             assert same > 0.85  # >= .95 at SAM's own resolution
