@@ -39,6 +39,11 @@ class Task:
 def open_task(data: Dataset, settings: TrainConfig) -> Task:
     """Opens features and targets and counts the classes, once. UserError for what DATA lacks."""
     feed = settings.feed
+    if settings.head.blocks and data.feature_width % settings.head.heads:
+        raise UserError(
+            f"head.heads={settings.head.heads} does not divide the features' width {data.feature_width}; "
+            "set it to a divisor"
+        )
     ontology, prototypes = data.labels(settings.labels)
     classes = len(ontology.names)
     if not data.count(feed.split):

@@ -1,0 +1,250 @@
+"""The training command: it learns what the labels say, reads no truth, goes on where it was, and says what is wrong."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training import digests, metrics, start, train
+
+from fmbseg_jax.checkpoint import restore_run
+from labelgen.dataset import Dataset, read_json, write_json
+from labelgen.ontology import class_scores, parse_words
+from labelgen.records import FeatureRow, TruthRow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("run")
+    assert train(data, workdir) == 0
+    return workdir
+
+
+def truth_accuracy(data: Path, workdir: Path, untrained: int | None = None) -> float:
+    """Share of valid patches of all photos whose class, by the head of RUN or of a random key, is the true one."""
+    opened, restored = Dataset.open(data), restore_run(workdir)
+    head, valid = restored.head_module(), np.ones((1, *restored.grid_hw), bool)
+    nothing = np.zeros((1, *restored.grid_hw, restored.feature_width))
+    params = (
+        head.init(jax.random.key(untrained), nothing, valid)["params"] if untrained is not None else restored.params
+    )
+    apply = jax.jit(head.apply)
+    hits = []
+    for i in range(opened.count("train")):
+        view = FeatureRow.decode(opened.reader("features", "train")[i])
+        h, w = view.grid_hw
+        z = np.asarray(apply({"params": params}, view.features[None], valid))
+        classes = class_scores(z[0] @ restored.prototypes.T, restored.ontology.word_class).argmax(-1)
+        truth = TruthRow.decode(opened.reader("truth", "train")[i]).label_map[::4, ::4]
+        hits.append((classes[:h, :w] == truth).ravel())
+    return float(np.concatenate(hits).mean())
+
+
+def test_a_trained_head_names_patches_and_an_untrained_one_does_not(data: Path, run: Path) -> None:
+    assert truth_accuracy(data, run) > 0.9
+    assert np.mean([truth_accuracy(data, run, untrained=key) for key in range(3)]) < 0.5
+
+
+def test_what_a_run_leaves(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    lines = metrics(run)
+    held_out = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+    assert set(held_out) == {20, 40, 60}
+    best = min(held_out, key=lambda step: (held_out[step], -step))
+    assert summary == {"step": 60, "best_step": best, "best_held_out_loss": held_out[best]}
+    assert restore_run(run).step == best
+    assert [line["step"] for line in lines if "loss" in line] == list(range(5, 61, 5))
+    config = read_json(run / "config.json", "")
+    assert config["config"]["train"]["steps"] == 60 and config["ontology"] == ONTOLOGY.to_json()
+
+
+def test_tensorboard_reads_the_events(run: Path) -> None:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    logged = {line["step"]: line["loss"] for line in metrics(run) if "loss" in line}
+    assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(logged)
+    assert [event.step for event in events.Scalars("held_out_loss")] == [20, 40, 60]
+
+
+def test_shuffled_labels_are_noticed(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", shuffled=True)
+    assert train(data, tmp_path / "run") == 0
+    assert truth_accuracy(data, tmp_path / "run") < 0.7
+    assert metrics(tmp_path / "run")[-1]["held_out_agreement"] < 0.7
+
+
+def test_truth_is_not_opened_and_without_it_training_is_bit_equal(data: Path, run: Path, tmp_path: Path) -> None:
+    blind = Path(shutil.copytree(data, tmp_path / "data"))
+    shutil.rmtree(blind / "truth")
+    assert train(blind, tmp_path / "run") == 0
+    assert digests(tmp_path / "run") == digests(run)
+
+
+def test_the_oracle_reads_truth_and_nothing_else_would_do(data: Path, tmp_path: Path, capsys: Any) -> None:
+    wrong = write_data(tmp_path / "data", shuffled=True)
+    assert train(wrong, tmp_path / "oracle", train_targets="truth") == 0
+    assert truth_accuracy(wrong, tmp_path / "oracle") > 0.95
+    shutil.rmtree(wrong / "truth")
+    assert train(wrong, tmp_path / "other", train_targets="truth") == 2
+    assert "truth/train-00000-of-00003.tfrecord" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"train_loss": "t_supcon", "train_supcon_samples": 64, "train_supcon_prototype_weight": 20.0},
+        {"train_soft_targets": False, "head_hidden": 24, "train_learn_temperature": True, "head_dtype": "bfloat16"},
+        {"head_blocks": 1, "train_patches_per_photo": 0, "mesh_model": 2},
+    ],
+)
+def test_every_way_to_train_learns(data: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert train(data, tmp_path, **fields) == 0
+    assert metrics(tmp_path)[-1]["held_out_agreement"] > 0.9
+
+
+def test_a_finished_run_says_so_and_changes_nothing(data: Path, run: Path, capsys: Any) -> None:
+    before = digests(run)
+    assert train(data, run) == 0
+    assert "is trained already, to step 60; next: python -m fmbseg_jax.evaluate" in capsys.readouterr().out
+    assert digests(run) == before
+
+
+def wait_for(workdir: Path, lines: int) -> None:
+    path, deadline = workdir / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"{path} never had {lines} lines")
+
+
+def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    steps = {"train_steps": 200, "train_save_every": 10, "train_log_every": 1}
+    assert train(data, tmp_path / "whole", **steps) == 0
+    killed = tmp_path / "killed"
+    reached = 0
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        process = start(data, killed, **steps)
+        wait_for(killed, reached + chance.randint(5, 60))
+        process.send_signal(how)
+        out, err = process.communicate(timeout=120)
+        if how == signal.SIGTERM:  # with a checkpoint between the regular ones
+            assert process.returncode == 75, err
+            assert "stopped and saved at step" in out and "of 200; run the same command again" in out
+            reached = len(metrics(killed))
+    assert train(data, killed, **steps) == 0
+    assert digests(killed) == digests(tmp_path / "whole")
+    assert metrics(killed) == metrics(tmp_path / "whole")
+    assert read_json(killed / "summary.json", "") == read_json(tmp_path / "whole/summary.json", "")
+
+
+def other_words(data: Path) -> None:
+    words = parse_words(["grass: grass, lawn", "sand", "sky: sky, cloud, air", "snow"], "words.txt")
+    write_words(data / "labels/default", np.load(data / "labels/default/prototypes.npy"), words)
+
+
+def other_prototypes(data: Path) -> None:
+    write_words(data / "labels/default", unit_rows(np.random.default_rng(5), len(ONTOLOGY.words), 8))
+
+
+def other_labels(data: Path) -> None:
+    write_json(data / "labels/default/labels.json", {"splits": ["train"], "digest": "another"})
+
+
+def other_encoder(data: Path) -> None:
+    info = read_json(data / "dataset.json", "")
+    info["encoders"]["dinov2"]["sha256"] = "1" * 64
+    write_json(data / "dataset.json", info)
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "named"),
+    [
+        (None, {"train_steps": 80}, "train.steps=60, now it is 80"),
+        (None, {"head_hidden": 24}, "head.hidden=0, now it is 24"),
+        (None, {"train_targets": "truth"}, "train.targets='labels', now it is 'truth'"),
+        (other_words, {}, "classes='grass, sand, sky, water', now it is 'grass, sand, sky, snow'"),
+        (other_prototypes, {}, "prototypes (digest)="),
+        (other_labels, {}, "labels (digest)="),
+        (other_encoder, {}, "encoders (digest)="),
+    ],
+)
+def test_a_run_of_another_training_is_refused(
+    data: Path,
+    run: Path,
+    tmp_path: Path,
+    capsys: Any,
+    change: Callable[[Path], None] | None,
+    fields: dict[str, Any],
+    named: str,
+) -> None:
+    before = digests(run)
+    if change:
+        data = Path(shutil.copytree(data, tmp_path / "data"))
+        change(data)
+    assert train(data, run, **fields) == 2
+    error = capsys.readouterr().err
+    assert f"config.json: was trained with {named}" in error and "set it back, or train into another --workdir" in error
+    assert digests(run) == before
+
+
+def test_when_to_log_and_save_may_change(data: Path, run: Path) -> None:
+    assert train(data, run, train_log_every=1, train_save_every=9) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_loss": "focal"}, "train.loss='focal' is none of prototype_ce, t_supcon; choose one"),
+        ({"train_batch_size": 10}, "train.batch_size=10 is no multiple of train.virtual_shards=4"),
+        ({"train_batch_size": 6, "train_virtual_shards": 6}, "train.batch_size=6 cannot be divided over 4 devices"),
+        ({"train_warmup_steps": 60}, "train.warmup_steps=60 leaves nothing of train.steps=60; set it lower"),
+        ({"train_holdout": 1.0}, "train.holdout=1.0 is no share of the photos"),
+        ({"train_temperature": 0.0}, "train.temperature=0.0 must be above 0"),
+        ({"train_steps": 0}, "train.steps=0 is too small; set it to 1 or more"),
+        ({"train_loss": "t_supcon", "train_supcon_samples": 7}, "train.supcon_samples=7 is less than one patch"),
+        ({"head_blocks": 1, "head_heads": 5}, f"head.heads=5 does not divide the features' width {WIDTH}"),
+        ({"train_split": "val"}, "no split 'val'; it has train"),
+        ({"labels_name": "mine"}, "labels.name=mine (there are: default)"),
+        ({"train_stps": 5}, "--config.train.stps: no such field; did you mean train.steps"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    data: Path, tmp_path: Path, capsys: Any, fields: dict[str, Any], message: str
+) -> None:
+    assert train(data, tmp_path / "run", **fields) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_label_nothing_are_an_error(tmp_path: Path, capsys: Any) -> None:
+    data = write_data(tmp_path / "data", photos=4, unlabelled=1.0)
+    assert train(data, tmp_path / "run") == 2
+    assert "no patch of split 'train' is labelled with any of grass, sand, sky, water" in capsys.readouterr().err
+
+
+def test_no_data_is_an_error(tmp_path: Path, capsys: Any) -> None:
+    assert train(tmp_path, tmp_path / "run") == 2
+    assert "dataset.json: missing; DATA is not complete" in capsys.readouterr().err
+
+
+def test_two_photos_are_enough(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", photos=2)
+    assert train(data, tmp_path / "run", train_steps=6) == 0
+    assert restore_run(tmp_path / "run").step == 6

@@ -1,0 +1,58 @@
+"""`python -m fmbseg_jax.train` on a small DATA: in this process, or as a process that can be killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fmbseg_jax.train import arguments, main
+from labelgen.config import ROOT, command
+
+SMALL = {
+    "train.steps": 60,
+    "train.warmup_steps": 5,
+    "train.learning_rate": 0.02,
+    "train.batch_size": 8,
+    "train.virtual_shards": 4,
+    "train.patches_per_photo": 12,
+    "train.holdout": 0.1,
+    "train.save_every": 20,
+    "train.log_every": 5,
+    "head.heads": 4,
+}
+
+
+def argv(data: Path, workdir: Path, **fields: Any) -> list[str]:
+    """The command line; fields as train_steps=500 for train.steps."""
+    settings = SMALL | {name.replace("_", ".", 1): value for name, value in fields.items()}
+    return [
+        f"--config={ROOT / 'configs/default.py'}",
+        f"--data={data}",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+
+
+def train(data: Path, workdir: Path, **fields: Any) -> int:
+    """Trains here; returns the exit code."""
+    return command(main, arguments(), argv(data, workdir, **fields))
+
+
+def start(data: Path, workdir: Path, **fields: Any) -> subprocess.Popen[str]:
+    """Trains in a process of its own."""
+    line = [sys.executable, "-m", "fmbseg_jax.train", *argv(data, workdir, **fields)]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def digests(workdir: Path) -> dict[str, Any]:
+    """Checkpoint step -> digests of its arrays: equal digests are equal bits."""
+    found = {}
+    for path in sorted((workdir / "checkpoints").glob("*/meta/metadata")):
+        found[path.parents[1].name] = json.loads(path.read_text())["digests"]
+    return found
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
