@@ -123,6 +123,7 @@ def ratios(rows: dict[str, Row]) -> str:
 
 
 def mean(values: list[float]) -> float:
+    """The arithmetic mean."""
     return float(np.mean(values))
 
 
