@@ -7,8 +7,11 @@ the second for when the first is cut off, and the best by the loss on held-out f
 
 import hashlib
 import logging
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +57,6 @@ class Restored:
     encoders: dict[str, Any]
     """dataset.json's `encoders`: their names and weight digests."""
 
-    @property
-    def encoder_digest(self) -> str:
-        """Hex sha256 of the weights that made the features."""
-        return str(self.encoders["dinov2"]["sha256"])
-
     def head_module(self) -> Head:
         """The Flax module of `params`."""
         return make_head(self.head, self.prototypes.shape[1])
@@ -87,11 +85,12 @@ class Checkpoints:
         arrays["prototypes"] = {"prototypes": self._prototypes}
         meta = {**self._facts, "feed": feed, "digests": {name: _digest(tree) for name, tree in arrays.items()}}
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
-            metrics=None if loss is None else {"loss": loss},
-        )
+        with _disk_errors(self._folder):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
+                metrics=None if loss is None else {"loss": loss},
+            )
 
     def restore(self, like: State, identity: dict[str, Any], note: Note = _say) -> tuple[int, State, dict[str, int]]:
         """(step, state, feed position) of the newest whole checkpoint; (0, like, start) when there is none.
@@ -129,7 +128,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
+        with _disk_errors(self._folder):
+            self._manager.wait_until_finished()
         self._manager.close()
 
 
@@ -228,6 +228,19 @@ def _digest(tree: Any) -> str:
         total.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """A full disk and the like as an OSError that names the folder; tensorstore says it in words of its own."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = error.errno if isinstance(error, OSError) else number and int(number[1])
+        if not code:
+            raise
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def _set_aside(folder: Path, step: int, error: Exception, note: Note) -> None:

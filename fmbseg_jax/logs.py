@@ -8,7 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from labelgen.tfrecord import write_atomic
+from labelgen.tfrecord import naming, write_atomic
 
 
 class MetricsLog:
@@ -18,15 +18,16 @@ class MetricsLog:
         path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(path) if _step(line) <= step]
         write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
-        self._lines = path.open("a")
+        self._path, self._lines = path, path.open("a")
         self._events = EventFileWriter(str(workdir))
         # Tells TensorBoard to forget what other files in RUN have after this step.
         self._events.add_event(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One line and one event; both are on their way to the disk when this returns."""
-        self._lines.write(json.dumps({"step": step, **figures}) + "\n")
-        self._lines.flush()
+        with naming(self._path):
+            self._lines.write(json.dumps({"step": step, **figures}) + "\n")
+            self._lines.flush()
         values = [Summary.Value(tag=name, simple_value=figure) for name, figure in figures.items()]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         self._events.flush()

@@ -72,7 +72,7 @@ def write_data(
             "grid_hw": list(grid),
             "feature_width": width,
             "text_width": text_width,
-            "encoders": {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "dinov2")},
+            "encoders": {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "encoder")},
         },
     )
     return path

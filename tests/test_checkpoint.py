@@ -25,7 +25,7 @@ def facts(learn_temperature: bool = False) -> dict[str, Any]:
     config = get_config()
     config.head.heads = 4
     config.train.learn_temperature = learn_temperature
-    encoders = {"dinov2": {"name": "small", "sha256": "ab" * 32}}
+    encoders = {"encoder": {"name": "small", "sha256": "ab" * 32}}
     data = {"feature_width": WIDTH, "text_width": TEXT_WIDTH, "grid_hw": [3, 3], "encoders": encoders}
     return {"config": config.to_dict(), "ontology": ONTOLOGY.to_json(), "data": data, "identity": IDENTITY}
 
@@ -123,7 +123,7 @@ def test_a_run_of_one_device_goes_on_on_many(run: Path, data: int, model: int) -
 def test_run_alone_restores_the_head_and_all_it_takes(trained: Path) -> None:
     got = restore_run(trained)
     assert got.ontology == ONTOLOGY and got.grid_hw == (3, 3) and got.feature_width == WIDTH
-    assert got.encoder_digest == "ab" * 32 and got.temperature == pytest.approx(0.04)
+    assert got.encoders["encoder"]["sha256"] == "ab" * 32 and got.temperature == pytest.approx(0.04)
     np.testing.assert_array_equal(got.prototypes, PROTOTYPES)
     assert got.config.to_dict() == facts()["config"], "tuples stay tuples"
     z = got.head_module().apply({"params": got.params}, np.ones((1, 3, 3, WIDTH)), np.ones((1, 3, 3), bool))

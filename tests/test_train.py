@@ -2,8 +2,11 @@
 
 import json
 import random
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,10 @@ import numpy as np
 import pytest
 from synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import digests, metrics, start, train
+from training import argv, digests, metrics, start, train
 
 from fmbseg_jax.checkpoint import restore_run
+from labelgen.config import ROOT
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.ontology import class_scores, parse_words
 from labelgen.records import FeatureRow, TruthRow
@@ -153,6 +157,20 @@ def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path:
     assert read_json(killed / "summary.json", "") == read_json(tmp_path / "whole/summary.json", "")
 
 
+def test_a_full_disk_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
+    fields = {"head_hidden": 600, "train_save_every": 30}
+    line = " ".join(
+        map(shlex.quote, [sys.executable, "-m", "fmbseg_jax.train", *argv(data, tmp_path / "run", **fields)])
+    )
+    full = subprocess.run(["bash", "-c", f"ulimit -f 24; {line}"], cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == 2, full.stderr
+    last = full.stderr.splitlines()[-1]
+    assert (
+        last.startswith(f"error: {tmp_path / 'run/checkpoints'}: File too large; make room") and "same command" in last
+    )
+    assert train(data, tmp_path / "run", **fields) == 0
+
+
 def other_words(data: Path) -> None:
     words = parse_words(["grass: grass, lawn", "sand", "sky: sky, cloud, air", "snow"], "words.txt")
     write_words(data / "labels/default", np.load(data / "labels/default/prototypes.npy"), words)
@@ -168,7 +186,7 @@ def other_labels(data: Path) -> None:
 
 def other_encoder(data: Path) -> None:
     info = read_json(data / "dataset.json", "")
-    info["encoders"]["dinov2"]["sha256"] = "1" * 64
+    info["encoders"]["encoder"]["sha256"] = "1" * 64
     write_json(data / "dataset.json", info)
 
 
