@@ -29,6 +29,7 @@ from segment_anything.modeling import Sam
 PICTURES, PROMPTS = 8, 10
 SCENES = 14000
 _SAVE_EVERY = 240.0  # processor seconds
+_IOU_WEIGHT = 4.0  # squared errors of IoUs are small numbers
 _WARM_UP = 0.02  # share of the time
 _RATES = {"muon": 4e-3, "adamw": 2.5e-3}
 
@@ -96,7 +97,7 @@ class Training:
         share = self.spent / self.seconds
         rng = np.random.default_rng([sam_data.SEED, self.step])
         terms = sam_loss.losses(self.model, self.affinity, sam_data.batch(self.scenes, rng, PICTURES, PROMPTS))
-        (terms.mask + terms.iou + (1 - 0.7 * share) * terms.affinity).backward()  # type: ignore[no-untyped-call]
+        (terms.mask + _IOU_WEIGHT * terms.iou + (1 - 0.7 * share) * terms.affinity).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*self.model.parameters(), *self.affinity.parameters()], 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
