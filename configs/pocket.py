@@ -29,11 +29,13 @@ def get_config() -> ConfigDict:
     config.clip.short_side_px = 192
     config.clip.window_px = 96
     config.clip.stride_px = 48
-    config.clip.crop_scales = (1.0, 0.5)
+    config.clip.crop_scales = (1.0, 0.5, 0.33)
 
     config.sam.name = "sam.json"
     config.sam.weights = "sam.safetensors"
     config.sam.points_per_side = 16
+    config.sam.pred_iou_threshold = 0.6  # a small SAM is less sure of itself
+    config.sam.stability_threshold = 0.4
 
     config.encoder.name = "dinov2.json"
     config.encoder.weights = "dinov2.safetensors"

@@ -154,6 +154,7 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "encoder.size_px": _whole(1),
     "labels.name": NAME,
     "labels.splits": ("at least one split", bool),
+    "labels.calibration_photos": _whole(0),
     "labels.templates": ("patterns with {} for the word", lambda value: value and all("{}" in v for v in value)),
     "presence.temperature": POSITIVE,
     "presence.dense_temperature": POSITIVE,

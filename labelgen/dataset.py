@@ -147,6 +147,10 @@ class Dataset:
         ontology = Ontology.from_json(read_json(folder / "ontology.json", "label again"), str(folder / "ontology.json"))
         return Labels(ontology, read_prototypes(folder / "prototypes.npy", len(ontology.words), self.text_width))
 
+    def labels_file(self, name: str, file: str) -> dict[str, Any]:
+        """The fields of a JSON file of labels/NAME."""
+        return read_json(self.path / "labels" / name / file, "label again, under another labels.name")
+
     def label_reader(self, name: str, split: str) -> SplitReader:
         """The LabelRows of a split; row i is the photo of row i everywhere else."""
         labelled = self.labels_info(name)["splits"]

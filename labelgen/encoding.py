@@ -89,11 +89,16 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
         for split, ids in photo_ids.items()
     }
     data.mkdir(parents=True, exist_ok=True)
-    marker = claim(
-        data / "config.json", {"format": FORMAT, "config": identity(config), "photos": photos}, str(data), _MEND
-    )
+    fields = {"format": FORMAT, "config": identity(config), "photos": photos}
+    marker = claim(data / "config.json", fields, str(data), _MEND, _begun(data))
     counts = {split: len(ids) for split, ids in photo_ids.items()}
     return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, classes)
+
+
+def _begun(data: Path) -> bool:
+    """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
+    files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
+    return any(path.stat().st_size for path in files)
 
 
 def load_encoders(config: ConfigDict) -> PhotoEncoder:
@@ -130,7 +135,8 @@ def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
         "text_width": encoders.text_width,
         "encoders": encoders.identity(),
     }
-    claim(data / "encoders.json", fields, str(data), "put the weights it was begun with back, or take another --out")
+    mend = "put the weights it was begun with back, or take another --out"
+    claim(data / "encoders.json", fields, str(data), mend, _begun(data))
 
 
 def _encode_shard(

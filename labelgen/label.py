@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen import rle
+from labelgen.calibration import Calibration
 from labelgen.masks import name_masks, paint, strongest
 from labelgen.merge import merge, patch_targets
 from labelgen.ontology import Ontology
@@ -67,13 +68,14 @@ def label_stages(
     settings: LabelSettings,
     ontology: Ontology,
     prototypes: Array,
+    calibration: Calibration,
     present: NDArray[np.bool_] | None = None,
 ) -> Stages:
     """All stages of one photo. `present` bool [C] replaces detection (the ceiling of naming in `quality`)."""
     presence = detect(evidence, prototypes, ontology, settings.presence)
     if present is not None:
         presence = Presence(presence.scores, present, presence.gate)
-    logits = dense_logits(evidence, settings.variant, prototypes, ontology)
+    logits = calibration.apply(dense_logits(evidence, settings.variant, prototypes, ontology))
     probabilities = patch_probabilities(logits, presence, settings.presence)
 
     masks = evidence.masks
@@ -89,10 +91,15 @@ def label_stages(
 
 
 def label_photo(
-    evidence: EvidenceRow, settings: LabelSettings, ontology: Ontology, prototypes: Array, grid_hw: tuple[int, int]
+    evidence: EvidenceRow,
+    settings: LabelSettings,
+    ontology: Ontology,
+    prototypes: Array,
+    calibration: Calibration,
+    grid_hw: tuple[int, int],
 ) -> LabelRow:
     """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
-    stages = label_stages(evidence, settings, ontology, prototypes)
+    stages = label_stages(evidence, settings, ontology, prototypes, calibration)
     classes = np.flatnonzero(stages.presence.present)
     dtype = label_dtype(len(ontology.names))
     target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)

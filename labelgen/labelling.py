@@ -1,8 +1,10 @@
 """The label stage: words and evidence to labels/NAME. No image tower runs, and with ready text embeddings no model."""
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from labelgen import calibration
+from labelgen.calibration import Calibration
 from labelgen.dataset import read_json, read_prototypes, write_json
 from labelgen.encoding import identity
 from labelgen.errors import UserError
@@ -18,8 +22,9 @@ from labelgen.label import LabelSettings, label_photo
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
-from labelgen.records import EvidenceRow
-from labelgen.tfrecord import ShardReader, ShardWriter, write_atomic
+from labelgen.records import EvidenceRow, photo_id_of
+from labelgen.shards import is_finished
+from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, write_atomic
 
 Prototypes = NDArray[np.float32]
 
@@ -30,6 +35,7 @@ class Labeller(NamedTuple):
     settings: LabelSettings
     words: Ontology
     prototypes: Prototypes
+    calibration: Calibration
     grid_hw: tuple[int, int]
 
     def label(self, record: bytes) -> bytes:
@@ -54,6 +60,7 @@ def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
         "text_embeddings": _file_digest(ready) if ready else "",
         "templates": [] if ready else fields["labels"]["templates"],
         "variant": config.labels.variant,
+        "calibration_photos": config.labels.calibration_photos,
         **{name: fields[name] for name in ("presence", "points", "masks", "merge")},
     }
 
@@ -61,26 +68,58 @@ def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
 def label(
     config: ConfigDict, data: Path, words: Ontology, mine: Sequence[Shard], shards: Sequence[Shard], times: StageTimes
 ) -> str:
-    """Labels the shards of `mine`, and finishes labels/NAME when nobody's are left; what was done, in words."""
+    """Labels the shards of `mine`, and finishes labels/NAME when nobody's are left; what was done, in words.
+
+    UserError when a photo of labels.splits is not encoded yet: calibration reads photos of all shards.
+    """
     folder = data / "labels" / config.labels.name
     mend = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
+    missing = [shard for shard in _labelled(config, shards) if not (data / "evidence" / shard.name).exists()]
+    if missing:
+        raise UserError(f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first")
     folder.mkdir(parents=True, exist_ok=True)
     fields = claim(folder / "config.json", settings(config, words), str(folder), mend)
-    encoders = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")
-    height, width = encoders["grid_hw"]
-    prototypes = _prototypes(config, folder, words, encoders, times)
-    labeller = Labeller(LabelSettings.from_config(config), words, prototypes, (height, width))
-    left = [shard for shard in mine if shard.split in config.labels.splits and not _done(folder, shard)]
+    labeller = _labeller(config, data, folder, words, shards, times)
+    left = [shard for shard in _labelled(config, mine) if not _done(data, folder, shard)]
     progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
     for shard in left:
-        _label_shard(data, folder, shard, labeller, times, progress)
+        with contextlib.suppress(ShardBusyError):  # its owner finishes it, and labels/NAME if it is the last
+            _label_shard(data, folder, shard, labeller, times, progress)
     progress.close()
     by_split = {split: [shard for shard in shards if shard.split == split] for split in {s.split for s in shards}}
-    done = sorted(split for split, all_of_it in by_split.items() if all(_done(folder, shard) for shard in all_of_it))
+    done = sorted(split for split, members in by_split.items() if all(_done(data, folder, shard) for shard in members))
     if not set(config.labels.splits) <= set(done):
         return f"{folder}: this worker's share is labelled"
     finish_labels(folder, shards, done, fields, labeller.grid_hw)
     return f"{folder}: labelled {', '.join(done)} with {len(words.words)} words for {len(words.names)} classes"
+
+
+def _labelled(config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
+    return [shard for shard in shards if shard.split in config.labels.splits]
+
+
+def _labeller(
+    config: ConfigDict, data: Path, folder: Path, words: Ontology, shards: Sequence[Shard], times: StageTimes
+) -> Labeller:
+    encoders = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")
+    height, width = encoders["grid_hw"]
+    prototypes = _prototypes(config, folder, words, encoders, times)
+    path = folder / "calibration.json"
+    if not path.exists():
+        with times("calibrate"):
+            rows = _sample(data, _labelled(config, shards), config.labels.calibration_photos)
+            write_json(path, calibration.measure(rows, config.labels.variant, prototypes, words).to_json())
+    scale = Calibration.from_json(read_json(path, mend=f"delete {path}"))
+    return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
+
+
+def _sample(data: Path, shards: Sequence[Shard], most: int) -> Iterator[EvidenceRow]:
+    """Photos of all shards alike, at most `most`."""
+    readers = [ShardReader(data / "evidence" / shard.name) for shard in shards]
+    places = [(reader, row) for reader in readers for row in range(len(reader))]
+    for i in calibration.sample(len(places), most):
+        reader, row = places[i]
+        yield EvidenceRow.decode(reader[row])
 
 
 def _prototypes(
@@ -137,11 +176,11 @@ def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
 def _label_shard(
     data: Path, folder: Path, shard: Shard, labeller: Labeller, times: StageTimes, progress: Progress
 ) -> None:
-    if not (data / "evidence" / shard.name).exists():
-        raise UserError(f"{data}/evidence/{shard.name}: not encoded yet; run the encode stage to its end first")
     evidence = ShardReader(data / "evidence" / shard.name)
     with ShardWriter(folder / shard.name) as writer:
-        writer.truncate(min(writer.count, len(evidence)))
+        pairs = zip(writer.records(), range(len(evidence)), strict=False)
+        fits = (photo_id_of(record) == photo_id_of(evidence[row]) for record, row in pairs)
+        writer.truncate(sum(takewhile(bool, fits)))
         progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
         for row in range(writer.count, len(evidence)):
             with times("label"):
@@ -152,9 +191,10 @@ def _label_shard(
         writer.finish()
 
 
-def _done(folder: Path, shard: Shard) -> bool:
-    path = folder / shard.name
-    return path.exists() and path.with_name(path.name + ".index").exists()
+def _done(data: Path, folder: Path, shard: Shard) -> bool:
+    evidence = data / "evidence" / shard.name
+    both_finished = is_finished(folder / shard.name) and is_finished(evidence)
+    return both_finished and len(ShardReader(folder / shard.name)) == len(ShardReader(evidence))
 
 
 def _file_digest(path: str) -> str:

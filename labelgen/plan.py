@@ -40,13 +40,13 @@ def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:
     return list(shards[worker::workers])
 
 
-def claim(path: Path, fields: Mapping[str, Any], what: str, mend: str) -> dict[str, Any]:
-    """The fields of the marker at `path`, written now when it is new.
+def claim(path: Path, fields: Mapping[str, Any], what: str, mend: str, begun: bool = True) -> dict[str, Any]:
+    """The fields of the marker at `path`, written now when it is new, or when nothing was begun that it speaks for.
 
     UserError, naming the first field that differs, when the marker there was written with other fields: `what` (a
     folder) belongs to another config, and `mend` is what to do.
     """
-    if not path.exists():
+    if not begun or not path.exists():
         write_json(path, fields)
     there = read_json(path, mend)
     check_same(there, fields, what, mend)

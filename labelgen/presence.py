@@ -62,11 +62,11 @@ def softmax(logits: Array) -> Array:
 
 
 def _cover(evidence: EvidenceRow) -> Array:
-    """[h w, n] weights of the crops that cover each patch's centre; rows sum to one."""
+    """[h w, n] weights of the crops that cover each patch's centre, summing to one: small crops know where."""
     h, w = evidence.grid_hw
     y = ((np.arange(h) + 0.5) / h)[:, None, None]
     x = ((np.arange(w) + 0.5) / w)[None, :, None]
     x0, y0, x1, y1 = evidence.crop_boxes.T
     inside = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
-    weights = inside.reshape(h * w, -1).astype(np.float32)
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1)
+    weights = inside.reshape(h * w, -1) / ((x1 - x0) * (y1 - y0)) ** 2
+    return np.asarray(weights / np.maximum(weights.sum(1, keepdims=True), 1e-9), np.float32)

@@ -8,12 +8,13 @@ Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/N
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from labelgen.calibration import Calibration
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
@@ -34,7 +35,8 @@ def main(args: argparse.Namespace) -> int:
     """Print and write the quality of every labelled split that has truth."""
     config = load_config(args.config, args.overrides)
     data = Dataset.open(args.data)
-    ontology, prototypes = data.labels(config.labels.name)
+    words = data.labels(config.labels.name)
+    calibration = Calibration.from_json(data.labels_file(config.labels.name, "calibration.json"))
     splits = [s for s in config.labels.splits if data.has_truth(s)]
     if not splits:
         raise UserError(
@@ -44,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     out = data.path / "labels" / config.labels.name / "quality.json"
     report = {}
     for split in splits:
-        rows, presence = split_quality(data, split, ontology, prototypes, config, args.limit)
+        rows, presence = split_quality(data, split, Vocabulary(*words, calibration), config, args.limit)
         report[split] = {"readings": rows, "presence": presence}
         print(table(split, rows))
         print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
@@ -53,12 +55,20 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+class Vocabulary(NamedTuple):
+    """What labelling knows of the words; prototypes float32 [K, E]."""
+
+    ontology: Ontology
+    prototypes: Array
+    calibration: Calibration
+
+
 def split_quality(
-    data: Dataset, split: str, ontology: Ontology, prototypes: Array, config: ConfigDict, limit: int | None = None
+    data: Dataset, split: str, words: Vocabulary, config: ConfigDict, limit: int | None = None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Reading -> scores (metrics.Scores.to_json), and the precision and recall of presence, of one split."""
     settings = LabelSettings.from_config(config)
-    classes = len(ontology.names)
+    names = words.ontology.names
     counts: dict[str, Counts] = {}
     pairs = np.zeros(3, np.int64)
     evidence_rows, truth_rows = data.reader("evidence", split), data.reader("truth", split)
@@ -67,13 +77,13 @@ def split_quality(
     for i in range(photos):
         evidence = EvidenceRow.decode(evidence_rows[i])
         truth = TruthRow.decode(truth_rows[i]).label_map
-        stages = label_stages(evidence, settings, ontology, prototypes)
-        for name, against, prediction in readings(evidence, truth, stages, settings, ontology, prototypes):
-            counts[name] = counts.get(name, 0) + confusion(against, prediction, classes)
+        stages = label_stages(evidence, settings, *words)
+        for name, against, prediction in readings(evidence, truth, stages, settings, words):
+            counts[name] = counts.get(name, 0) + confusion(against, prediction, len(names))
         pairs += presence_pairs(truth, stages.presence.present)
         progress.add(1)
     progress.close()
-    rows = {name: scores(c, ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
+    rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
     return rows, {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
 
@@ -83,14 +93,13 @@ def readings(
     truth: LabelMap,
     stages: Stages,
     settings: LabelSettings,
-    ontology: Ontology,
-    prototypes: Array,
+    words: Vocabulary,
 ) -> Iterator[tuple[str, LabelMap, LabelMap]]:
     """(reading, truth it is held against, class per pixel) of one photo, both [H, W]; -1 is no class."""
     size = truth.shape[0], truth.shape[1]
     on_labelled = np.where(stages.merged >= 0, truth.astype(np.int64), -1)
     for variant in evidence.dense:
-        logits = dense_logits(evidence, variant, prototypes, ontology)
+        logits = dense_logits(evidence, variant, words.prototypes, words.ontology)
         dense = argmax_pixels(logits, size)
         yield f"dense CLIP, {variant}", truth, dense
         if variant == settings.variant:
@@ -101,8 +110,8 @@ def readings(
     yield "merged, all pixels", truth, stages.full
     yield "merged", truth, stages.merged
     yield "merged, labelled pixels", on_labelled, stages.merged
-    given = true_classes(truth, len(ontology.names))
-    yield "true classes given", truth, label_stages(evidence, settings, ontology, prototypes, given).full
+    given = true_classes(truth, len(words.ontology.names))
+    yield "true classes given", truth, label_stages(evidence, settings, *words, given).full
 
 
 def argmax_pixels(maps: Array, size_hw: tuple[int, int]) -> LabelMap:

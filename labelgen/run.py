@@ -6,9 +6,10 @@
 
 Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
 encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
-and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order. A DATA
-belongs to the config it was begun with, and labels/NAME to its words: for others take another --out or labels.name.
-Photos that cannot be used are skipped, counted and listed with the reason in DATA/failures.jsonl.
+and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order:
+whoever finds all photos encoded labels what nobody has labelled. A DATA belongs to the config it was begun with, and
+labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
+and listed with the reason in DATA/failures.jsonl.
 """
 
 import argparse
@@ -37,18 +38,26 @@ def main(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     data = Path(args.out)
     words = _words(config, args)
-    worker, workers = args.worker
     said = []
     if args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
-        mine = owned(data_plan.shards, worker, workers)
+        mine = owned(data_plan.shards, *args.worker)
         said.append(encoding.encode(config, data_plan, mine, times))
     if args.stage != "encode" and words is not None:
-        shards = labelling.prepare(config, data)
-        said.append(labelling.label(config, data, words, owned(shards, worker, workers), shards, times))
+        said.append(_label(config, data, words, args, times))
     spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
     print(f"{'; '.join(said)}. {spent}. next: {_next(args, config)}")
     return 0
+
+
+def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Namespace, times: StageTimes) -> str:
+    """Labels this worker's share. After encoding, the worker that finds DATA complete labels all that nobody has."""
+    shards = labelling.prepare(config, data)
+    if args.stage == "label":
+        return labelling.label(config, data, words, owned(shards, *args.worker), shards, times)
+    if not (data / "dataset.json").exists():
+        return "labels wait until the other workers have encoded their share"
+    return labelling.label(config, data, words, shards, shards, times)
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:

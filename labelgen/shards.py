@@ -27,12 +27,13 @@ def failures_path(data: Path, shard: Shard) -> Path:
 def is_done(data: Path, shard: Shard, families: Sequence[str]) -> bool:
     """Whether every file of the shard is finished. UserError where an index does not fit its shard."""
     paths = [data / family / shard.name for family in families]
-    if not failures_path(data, shard).exists() or not all(_finished(path) for path in paths):
+    if not failures_path(data, shard).exists() or not all(is_finished(path) for path in paths):
         return False
     return len({len(ShardReader(path)) for path in paths}) == 1
 
 
-def _finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
+    """Whether a shard has its name and its index."""
     return path.exists() and path.with_name(path.name + ".index").exists()
 
 

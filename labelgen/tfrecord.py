@@ -106,11 +106,15 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
+class ShardBusyError(UserError):
+    """Another process is writing the shard."""
+
+
 class ShardWriter:
     """Appends records to PATH.partial and finishes it as PATH with PATH.index.
 
     Opening keeps the whole records that are there already and cuts a torn tail; a finished PATH is reopened.
-    One process at a time: a second one gets a UserError.
+    One process at a time: a second one gets a ShardBusyError.
     """
 
     def __init__(self, path: str | Path):
@@ -126,13 +130,13 @@ class ShardWriter:
         self.truncate(self.count)
 
     def _lock(self) -> None:
-        """Owns the file until it is closed; UserError when another process does, or has just renamed it."""
+        """Owns the file until it is closed; ShardBusyError when another process does, or has just renamed it."""
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(self._file, self._partial):
                 return
         self._file.close()
-        raise UserError(
+        raise ShardBusyError(
             f"{self._partial}: another process is writing it; wait for it, or give each its own --worker=i/n"
         )
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from labelgen import rle
+from labelgen.calibration import Calibration
 from labelgen.label import LabelSettings
 from labelgen.ontology import Ontology
 from labelgen.presence import PresenceSettings
@@ -13,6 +14,7 @@ ONTOLOGY = Ontology(
     names=("grass", "ball", "box"), words=("grass", "lawn", "ball", "box"), word_class=(0, 0, 1, 2), roles=("", "", "")
 )
 PROTOTYPES = np.eye(4, 5, dtype=np.float32)
+NEUTRAL = Calibration.none(3)
 SETTINGS = LabelSettings("naclip", PresenceSettings(0.1, 0.1, 0.3, 1.0), 4, 0.5, 0.5)
 
 

@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 from labelgen.label import label_photo, label_stages
 from labelgen.merge import merge, patch_targets
 from labelgen.points import query_points
 from labelgen.presence import detect
 from labelgen.records import MaskSet
-from tests.labelling import GRID, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 
 def test_every_stage_finds_the_truth() -> None:
-    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES)
+    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL)
     for name in ("stage11", "stage12", "full", "merged"):
         np.testing.assert_array_equal(getattr(stages, name), truth(), err_msg=name)
 
 
 @pytest.mark.parametrize("word", [0, 1])
 def test_any_word_of_a_class_names_it(word: int) -> None:
-    np.testing.assert_array_equal(label_stages(evidence(word), SETTINGS, ONTOLOGY, PROTOTYPES).merged, truth())
+    np.testing.assert_array_equal(label_stages(evidence(word), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL).merged, truth())
 
 
 def test_presence_names_what_crops_show_and_the_gate_says_where() -> None:
@@ -33,12 +33,12 @@ def test_presence_names_what_crops_show_and_the_gate_says_where() -> None:
 
 def test_an_absent_class_is_never_labelled() -> None:
     given = np.array([True, False, True])
-    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, given)
+    stages = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL, given)
     assert 1 not in np.unique(stages.full)
 
 
 def test_no_masks_leaves_the_dense_vote() -> None:
-    stages = label_stages(replace(evidence(), masks=MaskSet.empty(SIZE)), SETTINGS, ONTOLOGY, PROTOTYPES)
+    stages = label_stages(replace(evidence(), masks=MaskSet.empty(SIZE)), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL)
     assert (stages.stage11 == -1).all() and (stages.stage12 == -1).all()
     assert (stages.full == truth()).mean() > 0.95
     assert (stages.merged == -1).all(), "one vote of three is not enough confidence"
@@ -47,7 +47,7 @@ def test_no_masks_leaves_the_dense_vote() -> None:
 def test_automatic_masks_alone_name_stage_12() -> None:
     e = evidence()
     masks = replace(e.masks, automatic=np.array([True, False, False]))
-    stage12 = label_stages(replace(e, masks=masks), SETTINGS, ONTOLOGY, PROTOTYPES).stage12
+    stage12 = label_stages(replace(e, masks=masks), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL).stage12
     np.testing.assert_array_equal(stage12, np.where(truth() == 0, 0, -1))
 
 
@@ -91,7 +91,7 @@ def test_patch_targets_keep_the_largest_classes() -> None:
 
 
 def test_row_is_what_the_stages_say() -> None:
-    row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, (8, 8))
+    row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL, (8, 8))
     np.testing.assert_array_equal(row.label_map, truth())
     np.testing.assert_array_equal(row.classes, [0, 1])
     assert row.target_shares.shape == (8, 8, 3) and row.photo_id == "a/b"

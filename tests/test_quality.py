@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelling import ONTOLOGY, PROTOTYPES, evidence, truth
+from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 
 from labelgen import quality
 from labelgen.config import command
@@ -14,7 +14,12 @@ from labelgen.dataset import Dataset, shard_name, write_json
 from labelgen.records import EvidenceRow, TruthRow
 from labelgen.tfrecord import ShardWriter
 
-CONFIG = ("--config=configs/pocket.py", "--config.eval.groups.stuff=grass,", "--config.eval.groups.things=ball,box")
+CONFIG = (
+    "--config=configs/pocket.py",
+    "--config.labels.variant=naclip",
+    "--config.eval.groups.stuff=grass,",
+    "--config.eval.groups.things=ball,box",
+)
 
 
 def write(folder: Path, rows: list[EvidenceRow] | list[TruthRow]) -> None:
@@ -36,6 +41,7 @@ def data(tmp_path: Path) -> Path:
     write_json(labels / "ontology.json", ONTOLOGY.to_json())
     np.save(labels / "prototypes.npy", PROTOTYPES)
     write_json(labels / "labels.json", {"splits": ["train"]})
+    write_json(labels / "calibration.json", NEUTRAL.to_json())
     info = {"format": 1, "grid_hw": [8, 8], "feature_width": 4, "text_width": 5}
     write_json(tmp_path / "dataset.json", info | {"splits": {"train": {"rows": [2], "truth": True}}})
     return tmp_path

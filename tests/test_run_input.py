@@ -12,6 +12,7 @@ from PIL import Image
 from run_world import copy_fixture, files, own_signals_fixture, run, same, whole_fixture, world_fixture  # noqa: F401
 
 from labelgen.dataset import Dataset
+from labelgen.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,8 @@ def test_embeddings_of_another_width(world: Path, copy: Path, tmp_path: Path, ca
     name = "--config.labels.name=wide"
     assert run(world, copy, name, f"--config.labels.text_embeddings={tmp_path}/wide.npy") == 2
     assert "wide.npy: float64 [4, 6], but floats [4, 5] are wanted" in capsys.readouterr().err
+    np.save(tmp_path / "wide.npy", np.ones((4, 5)))
+    assert run(world, copy, name, f"--config.labels.text_embeddings={tmp_path}/wide.npy") == 0
 
 
 def test_other_weights_are_refused(world: Path, copy: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -74,6 +77,28 @@ def test_wrong_mask_stops_and_nothing_is_lost(world: Path, whole: Path, tmp_path
     shutil.copy(world / "masks/train/006.png", mine / "masks/train/006.png")
     assert run(world, tmp_path / "data", f"--config.photos.root={mine}") == 0
     assert same(tmp_path / "data", whole)
+
+
+def test_config_is_free_until_the_first_photo(world: Path, whole: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def no_weights(config: Any) -> None:
+        raise UserError("weights missing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stub_run, "StubEncoders", no_weights)
+        assert run(world, tmp_path / "data", "--config.sam.name=vit_l") == 2
+    assert run(world, tmp_path / "data") == 0
+    assert same(tmp_path / "data", whole)
+
+
+def test_photo_mended_later(world: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(world, tmp_path / "w", ignore=shutil.ignore_patterns("whole")))
+    root = f"--config.photos.root={mine}"
+    assert run(world, tmp_path / "old", root) == 0
+    Image.new("RGB", Image.open(mine / "masks/train/004.png").size).save(mine / "photos/train/004.png")
+    (tmp_path / "old/evidence/train-00000-of-00002.tfrecord.failures.jsonl").unlink()
+    assert run(world, tmp_path / "old", root) == 0 and run(world, tmp_path / "new", root) == 0
+    assert Dataset.open(tmp_path / "new").count("train") == 11
+    assert same(tmp_path / "old", tmp_path / "new")
 
 
 def test_no_usable_photo_at_all(tmp_path: Path, capsys: Any) -> None:
