@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
@@ -20,10 +17,11 @@ import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torc
 import timm
 from timm.layers import resample_abs_pos_embed, set_fused_attn
 
+from pocket import storage
 from pocket.dino_data import PATCH_PX, SIZE_PX
 
 NAME = "vit_small_patch14_dinov2"
-WIDTH, DEPTH, HEADS = 192, 5, 3
+WIDTH, DEPTH, HEADS = 192, 6, 3
 MODEL_ARGS: dict[str, Any] = {
     "img_size": SIZE_PX, "patch_size": PATCH_PX, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS,
     "init_values": None,
@@ -86,12 +84,7 @@ def whiten_patch_embedding(model: nn.Module, photos: NDArray[np.uint8], rng: np.
 
 
 def save(model: nn.Module, out: Path) -> None:
-    """Writes out/dinov2.safetensors (float16) and out/dinov2.json, each whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        save_file(state, Path(folder, "dinov2.safetensors"))
-        Path(folder, "dinov2.json").write_text(json.dumps({"name": NAME, "model_args": MODEL_ARGS}, indent=2) + "\n")
-        for name in ("dinov2.safetensors", "dinov2.json"):
-            os.chmod(Path(folder, name), 0o644)
-            os.replace(Path(folder, name), out / name)
+    """Writes out/dinov2.safetensors and out/dinov2.json, which states its SHA-256."""
+    digest = storage.write(out / "dinov2.safetensors", model.state_dict())
+    fields = {"name": NAME, "model_args": MODEL_ARGS, "sha256": digest}
+    (out / "dinov2.json").write_text(json.dumps(fields, indent=2) + "\n")

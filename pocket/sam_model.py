@@ -1,4 +1,4 @@
-"""The pocket SAM as segment_anything's own classes build it: constructor arguments in sam.json, fp16 weights beside.
+"""The pocket SAM as segment_anything's own classes build it: constructor arguments in sam.json, weights beside.
 
 sam.json holds `image_encoder`, `prompt_encoder`, `mask_decoder` (with its `transformer`), `pixel_mean`, `pixel_std`
 and `sha256`, the digest of sam.safetensors.
@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
 
 # isort: split
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from pocket import storage
 
 SIZE_PX = 192
 PATCH_PX = 12
@@ -73,12 +74,8 @@ def load(folder: str | Path) -> Sam:
 
 
 def store(model: Sam, folder: str | Path) -> None:
-    """Writes sam.safetensors (fp16), then sam.json with its digest, each atomically."""
-    state = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
-    data = save(state)
-    config = copy.deepcopy(CONFIG) | {"sha256": hashlib.sha256(data).hexdigest()}
-    text = json.dumps(config, indent=2) + "\n"
-    for name, content in (("sam.safetensors", data), ("sam.json", text.encode())):
-        partial = Path(folder, name + ".partial")
-        partial.write_bytes(content)
-        os.replace(partial, Path(folder, name))
+    """Writes sam.safetensors, then sam.json with its digest, each atomically."""
+    digest = storage.write(Path(folder, "sam.safetensors"), model.state_dict())
+    partial = Path(folder, "sam.json.partial")
+    partial.write_text(json.dumps(copy.deepcopy(CONFIG) | {"sha256": digest}, indent=2) + "\n")
+    os.replace(partial, Path(folder, "sam.json"))

@@ -292,7 +292,8 @@ def main() -> None:
     counts = {split: getattr(arguments, split) for split in SPLITS}
     write(arguments.out, arguments.seed, counts)
     total = ", ".join(f"{count} {split}" for split, count in counts.items())
-    print(f"wrote {total} scenes to {arguments.out}; next: python -m labelgen.run --config=configs/pocket.py --out=DATA")
+    follow = "python -m labelgen.run --config=configs/pocket.py --out=DATA"
+    print(f"wrote {total} scenes to {arguments.out}; next: {follow}")
 
 
 if __name__ == "__main__":

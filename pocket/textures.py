@@ -17,7 +17,7 @@ Rng = np.random.Generator
 
 
 def smooth_noise(rng: Rng, size_hw: tuple[int, int], knots: int) -> Tone:
-    """Smooth noise float32 [H, W], zero mean, about unit variance, from a cosine-blended grid of knots x knots values."""
+    """Smooth noise float32 [H, W], zero mean, about unit variance: a grid of knots x knots values, cosine-blended."""
     height, width = size_hw
     grid = rng.standard_normal((knots, knots)).astype(np.float32)
     return _blend(height, knots) @ grid @ _blend(width, knots).T * np.float32(1.5)

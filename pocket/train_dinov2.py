@@ -1,176 +1,157 @@
-"""Trains the pocket DINOv2: timm's DINOv2 ViT in miniature, self-supervised on scenes of the pocket world.
+"""Trains the pocket DINOv2: what a patch's region looks like, from several drawings of a layout; no classes."""
 
-    python -m pocket.train_dinov2 [--out=pocket/weights] [--steps=1100] [--scratch=FOLDER]
-
-Every patch predicts, linearly from its feature, the texture cluster and the silhouette cluster of the region it lies in
-(pocket.regions: k-means over hand-made statistics that twins and rotations do not change). Region ids of the generator
-are used, class ids never. Crops of 128 px first, whole photos for the last fifth, as the encoder sees them later.
-"""
+from __future__ import annotations
 
 import argparse
-import math
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pocket.dino_data import NONE, PATCH_PX, SILHOUETTES, TEXTURES, Twins, open_twins
+from pocket.dino_data import DRAWINGS, GRID, NONE, PATCH_PX, SILHOUETTES, TEXTURES, Twins, open_twins
 from pocket.dino_model import WIDTH, build, features, normalise, save, whiten_patch_embedding
 
-LAYOUTS, SEED = 1200, 404
-CROP, CROPS, PHOTOS = 16, 24, 8  # patches a side of a crop; crops, or whole photos, a step
-WHOLE_FROM = 0.8  # share of the steps after which whole photos are seen
-LEARNING_RATE, MATRIX_LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1e-3, 2e-3, 0.05, 40
+LAYOUTS = 1200
+STAGES = ((0.5, 12, 24), (0.75, 16, 14), (1.0, GRID, 6))
+"""(until this share of the time, patches a side of a crop, pictures a step); the last one is fed whole photos."""
+MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 4e-3, 1.5e-3, 0.02
+WARM_UP = 0.02  # share of the time
+SILHOUETTE_WEIGHT = 0.5
 EMA = 0.995
-SAVE_EVERY_S = 180.0
+SAVE_EVERY_S = 90.0
 
 
-class Batch(NamedTuple):
-    """photos uint8 [B, H, W, 3]; texture and silhouette float32 [B, h, w, clusters], shares of the patch; corner_yx of
-    a crop in patches, None for whole photos."""
+class Learner(nn.Module):
+    """The network and the two linear heads that name the clusters of a patch's region."""
 
-    photos: np.ndarray[Any, Any]
-    texture: Tensor
-    silhouette: Tensor
-    corner_yx: tuple[int, int] | None
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = build()
+        self.heads = nn.Linear(WIDTH, TEXTURES + SILHOUETTES)
 
-
-def crops(twins: Twins, step: int) -> Batch:
-    """CROPS crops from one corner of the patch grid: a pure function of the step."""
-    rng = np.random.default_rng([SEED, step])
-    first = twins.grids[rng.integers(len(twins.grids))]
-    top, left = (int(n) for n in rng.integers(0, first - CROP + 1))
-    fits = np.flatnonzero((twins.grids >= (top + CROP, left + CROP)).all(1))
-    chosen = rng.choice(fits, CROPS)
-    return _gather(twins, rng, chosen, (slice(top, top + CROP), slice(left, left + CROP)), (top, left))
+    def forward(self, pixels: Tensor, corner_yx: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+        """Logits [B, h, w, TEXTURES], [B, h, w, SILHOUETTES]."""
+        texture, silhouette = self.heads(features(self.network, pixels, corner_yx)).float().split(
+            [TEXTURES, SILHOUETTES], -1
+        )
+        return texture, silhouette
 
 
-def whole(twins: Twins, step: int) -> Batch:
-    """PHOTOS whole photos of one grid: a pure function of the step."""
-    rng = np.random.default_rng([SEED, step])
-    h, w = twins.grids[rng.integers(len(twins.grids))]
-    alike = np.flatnonzero((twins.grids == (h, w)).all(1))
-    return _gather(twins, rng, rng.choice(alike, PHOTOS), (slice(0, int(h)), slice(0, int(w))), None)
+def targets(shares: Tensor, clusters: Tensor, count: int) -> Tensor:
+    """Shares of the clusters in each patch, float32 [B, h, w, count], from those of regions [B, R, h, w] and their
+    cluster ids [B, R]; a region of no cluster counts for nothing."""
+    onehot = F.one_hot(clusters.clamp(min=0), count) * (clusters != NONE)[..., None]
+    return torch.einsum("brhw,brk->bhwk", shares, onehot.float())
 
 
-def _gather(
-    twins: Twins,
-    rng: np.random.Generator,
-    chosen: np.ndarray[Any, Any],
-    patches: tuple[slice, slice],
-    corner_yx: tuple[int, int] | None,
-) -> Batch:
-    """The chosen layouts, one drawing each, cut to these patches and flipped at random."""
-    rows, columns = (slice(p.start * PATCH_PX, p.stop * PATCH_PX) for p in patches)
-    drawing = rng.integers(0, twins.photos.shape[1], len(chosen))
-    photos = np.stack([twins.photos[i, k, rows, columns] for i, k in zip(chosen, drawing, strict=True)])
-    shares = twins.shares[chosen][:, :, patches[0], patches[1]].astype(np.float32)
+def soft_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
+    """Mean over what is labelled of -sum shares log softmax(logits)."""
+    return -(shares * logits.log_softmax(-1)).sum() / shares.sum().clamp(min=1)
+
+
+def batch(twins: Twins, rng: np.random.Generator, side: int, count: int) -> tuple[Any, ...]:
+    """(photos uint8 [B, H, W, 3], shares float32 [B, R, h, w], layouts [B], corner_yx | None), left and right swapped
+    in half of the batches."""
+    if side == GRID:
+        like = rng.integers(len(twins.grids))
+        pool = np.flatnonzero((twins.grids == twins.grids[like]).all(1))
+        corner, (h, w) = None, twins.grids[like]
+        top = left = 0
+    else:
+        top, left = corner = tuple(int(n) for n in rng.integers(0, GRID - side + 1, 2))
+        pool = np.flatnonzero((twins.grids >= np.array(corner) + side).all(1))
+        h = w = side
+    layouts = rng.choice(pool, count)
+    rows, columns = (slice(PATCH_PX * a, PATCH_PX * (a + n)) for a, n in ((top, h), (left, w)))
+    photos = twins.photos[layouts, rng.integers(DRAWINGS, size=count), rows, columns]
+    shares = twins.shares[layouts, :, top : top + h, left : left + w].astype(np.float32)
     if rng.random() < 0.5:
-        photos, shares = photos[:, :, ::-1], shares[..., ::-1]
-    targets = [
-        _spread(shares, of[chosen], count) for of, count in ((twins.texture, TEXTURES), (twins.silhouette, SILHOUETTES))
-    ]
-    return Batch(np.ascontiguousarray(photos), targets[0], targets[1], corner_yx)
+        photos, shares = photos[:, :, ::-1], shares[..., ::-1].copy()
+    return photos, torch.from_numpy(shares), torch.from_numpy(layouts), corner
 
 
-def _spread(shares: np.ndarray[Any, Any], cluster: np.ndarray[Any, Any], count: int) -> Tensor:
-    """Shares of clusters [B, h, w, count] from shares of regions [B, 8, h, w] and their clusters [B, 8]."""
-    belongs = (cluster[..., None] == np.arange(count)) & (cluster[..., None] != NONE)
-    return torch.from_numpy(np.einsum("brhw,brk->bhwk", shares, belongs.astype(np.float32)))
-
-
-def loss_fn(model: Any, heads: nn.ModuleDict, batch: Batch) -> Tensor:
-    """Mean cross-entropy of both kinds of clusters over the patch area that has one."""
-    with torch.autocast("cpu", torch.bfloat16):
-        tokens = features(model, normalise(model, batch.photos), batch.corner_yx).float()
-    losses = []
-    for name, target in (("texture", batch.texture), ("silhouette", batch.silhouette)):
-        log = F.log_softmax(heads[name](tokens), -1)
-        losses.append(-(target * log).sum() / target.sum().clamp(min=1))
-    return torch.stack(losses).sum()
-
-
-def optimizers(model: nn.Module, heads: nn.Module) -> list[torch.optim.Optimizer]:
+def optimizers(learner: Learner) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the rest."""
-    matrices = [p for n, p in model.named_parameters() if n.startswith("blocks") and p.ndim == 2]
-    known = {id(p) for p in matrices}
-    rest = [p for p in [*model.parameters(), *heads.parameters()] if id(p) not in known]
+    matrices = [p for p in learner.network.blocks.parameters() if p.ndim == 2]
+    rest = [p for name, p in learner.named_parameters() if not (p.ndim == 2 and ".blocks." in name)]
     return [
-        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98)),
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=ADAMW_RATE, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98)),
     ]
 
 
-def train(out: Path, steps: int, scratch: Path) -> None:
-    """Trains from the scratch folder's checkpoint on, if there is one; writes usable weights every few minutes."""
-    twins = open_twins(scratch, LAYOUTS)
-    torch.manual_seed(SEED)
-    model: Any = build()
-    whiten_patch_embedding(model, twins.photos[:200, 0], np.random.default_rng(SEED))
-    heads = nn.ModuleDict({"texture": nn.Linear(WIDTH, TEXTURES), "silhouette": nn.Linear(WIDTH, SILHOUETTES)})
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
-    parts = {"model": model, "heads": heads, "average": average}
-    parts |= {f"optimizer{i}": o for i, o in enumerate(optimizers(model, heads))}
-    first = _resume(parts, scratch / "train.pt")
-    saved = time.monotonic()
-    for step in range(first, steps):
-        loss = _step(parts, twins, step, steps)
-        if step % 20 == 0:
-            print(f"step {step}/{steps}  loss {loss:.4f}", flush=True)
-        if time.monotonic() - saved > SAVE_EVERY_S or step == steps - 1:
-            _checkpoint(parts, step + 1, scratch / "train.pt")
-            save(average.module, out)
-            saved = time.monotonic()
-    print(f"wrote {out / 'dinov2.safetensors'}; next: python -m pocket.probe")
+def rate(progress: float) -> float:
+    """Factor of the learning rates: warm-up, then a cosine to zero."""
+    return min(1.0, progress / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
 
 
-def _step(parts: dict[str, Any], twins: Twins, step: int, steps: int) -> float:
-    batch = (whole if step >= WHOLE_FROM * steps else crops)(twins, step)
-    factor = min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    loss = loss_fn(parts["model"], parts["heads"], batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    for name, optimizer in parts.items():
-        if name.startswith("optimizer"):
-            base = MATRIX_LEARNING_RATE if isinstance(optimizer, torch.optim.Muon) else LEARNING_RATE
-            optimizer.param_groups[0]["lr"] = base * factor
-            optimizer.step()
-            optimizer.zero_grad()
-    parts["average"].update_parameters(parts["model"])
-    return float(loss.detach())
+def loss_of(learner: Learner, twins: Twins, rng: np.random.Generator, progress: float) -> Tensor:
+    _, side, count = next(stage for stage in STAGES if progress <= stage[0] or stage[0] == 1.0)
+    photos, shares, layouts, corner = batch(twins, rng, side, count)
+    with torch.autocast("cpu", torch.bfloat16):
+        texture, silhouette = learner(normalise(learner.network, photos), corner)
+    look = targets(shares, torch.from_numpy(twins.texture)[layouts], TEXTURES)
+    shape = targets(shares, torch.from_numpy(twins.silhouette)[layouts], SILHOUETTES)
+    return soft_cross_entropy(texture, look) + SILHOUETTE_WEIGHT * soft_cross_entropy(silhouette, shape)
 
 
-def _checkpoint(parts: dict[str, Any], step: int, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save({"step": step} | {name: part.state_dict() for name, part in parts.items()}, partial)
-    os.replace(partial, path)
-
-
-def _resume(parts: dict[str, Any], path: Path) -> int:
-    """The step to go on from."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    print(f"goes on from step {state['step']} of {path}")
-    return int(state["step"])
+def train(twins: Twins, minutes: float, scratch: Path, out: Path) -> None:
+    torch.manual_seed(0)
+    learner, average = Learner(), Learner()
+    whiten_patch_embedding(learner.network, twins.photos[:400, 0], np.random.default_rng(1))
+    average.load_state_dict(learner.state_dict())
+    steppers = optimizers(learner)
+    initial = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
+    checkpoint = scratch / "dinov2.pt"
+    step, spent, losses = 0, 0.0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        learner.load_state_dict(state["learner"])
+        average.load_state_dict(state["average"])
+        for stepper, kept in zip(steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(kept)
+        step, spent = state["step"], state["spent"]
+    started, saved = time.process_time() - spent, spent
+    while spent < 60 * minutes:
+        progress = spent / (60 * minutes)
+        for stepper, rates in zip(steppers, initial, strict=True):
+            for group, top in zip(stepper.param_groups, rates, strict=True):
+                group["lr"] = top * rate(progress)
+        loss = loss_of(learner, twins, np.random.default_rng([7, step]), progress)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), learner.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(EMA, step / (step + 10)))
+        step, spent = step + 1, time.process_time() - started
+        losses.append(loss.item())
+        if step % 50 == 0:
+            print(f"step {step} minute {spent / 60:.1f} loss {np.mean(losses[-50:]):.3f}", flush=True)
+        if spent - saved > SAVE_EVERY_S or spent >= 60 * minutes:
+            saved = spent
+            save(average.network, out)
+            state = {"learner": learner.state_dict(), "average": average.state_dict(), "step": step, "spent": spent}
+            torch.save(state | {"steppers": [s.state_dict() for s in steppers]}, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
-    parser.add_argument("--steps", type=int, default=1100)
+    parser = argparse.ArgumentParser(description="Trains the pocket DINOv2.")
+    parser.add_argument("--out", type=Path, default=Path("pocket/weights"))
+    parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir(), "pocket-dinov2"))
-    args = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train(args.out, args.steps, args.scratch)
+    train(open_twins(arguments.scratch, LAYOUTS), arguments.minutes, arguments.scratch, arguments.out)
 
 
 if __name__ == "__main__":
