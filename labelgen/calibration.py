@@ -38,7 +38,7 @@ class Calibration:
 
     def apply(self, cosines: Array) -> Array:
         """Cosines [..., C] on one scale: spread of the average class, mean zero."""
-        return (cosines - self.mean) * (self.spread.mean() / self.spread)
+        return np.asarray((cosines - self.mean) * (self.spread.mean() / self.spread), np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Lists of numbers."""
@@ -75,4 +75,4 @@ def sample(photos: int, most: int) -> list[int]:
 
 def _shrunk(values: NDArray[np.float64], belief: float) -> Array:
     """Towards their mean over the classes, where there is little reason to tell them apart."""
-    return (values.mean() + belief * (values - values.mean())).astype(np.float32)
+    return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)

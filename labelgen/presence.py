@@ -58,7 +58,7 @@ def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSet
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis; -inf gives zero."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
 
 
 def _cover(evidence: EvidenceRow) -> Array:

@@ -116,7 +116,7 @@ def readings(
 
 def argmax_pixels(maps: Array, size_hw: tuple[int, int]) -> LabelMap:
     """Class per pixel [H, W] of patch maps [h, w, C], bilinear."""
-    return to_pixels(np.ascontiguousarray(maps.transpose(2, 0, 1)), size_hw).argmax(0)
+    return np.asarray(to_pixels(np.ascontiguousarray(maps.transpose(2, 0, 1)), size_hw).argmax(0))
 
 
 def true_classes(truth: LabelMap, classes: int) -> NDArray[np.bool_]:

@@ -48,7 +48,7 @@ def fit(photo: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """(picture uint8 [192, 192, 3], grid h, w): the photo as the encoder sees it, in the upper left corner."""
     grid, (height, width) = view_grid((photo.shape[0], photo.shape[1]), SIZE_PX, PATCH_PX)
     square = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
-    square[:height, :width] = Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC)
+    square[:height, :width] = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
     return square, grid
 
 

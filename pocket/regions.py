@@ -157,4 +157,4 @@ def _kmeans(rows: Floats, count: int, seed: int, starts: int = 4, rounds: int = 
 
 
 def _nearest(rows: Floats, centres: Floats) -> NDArray[np.int64]:
-    return np.argmin((centres**2).sum(1) - 2 * rows @ centres.T, 1)
+    return np.asarray(np.argmin((centres**2).sum(1) - 2 * rows @ centres.T, 1))
