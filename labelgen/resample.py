@@ -31,7 +31,7 @@ def area_matrix(out_size: int, in_size: int) -> Array:
     cells = np.arange(in_size)
     overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
     overlap = np.clip(overlap, 0, None)
-    return (overlap / overlap.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(overlap / overlap.sum(1, keepdims=True), np.float32)
 
 
 def to_pixels(maps: Array, size_hw: tuple[int, int]) -> Array:
