@@ -78,7 +78,8 @@ def label(
     if missing:
         raise UserError(f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first")
     folder.mkdir(parents=True, exist_ok=True)
-    fields = claim(folder / "config.json", settings(config, words), str(folder), mend)
+    begun = (folder / "prototypes.npy").exists()
+    fields = claim(folder / "config.json", settings(config, words), str(folder), mend, begun)
     labeller = _labeller(config, data, folder, words, shards, times)
     left = [shard for shard in _labelled(config, mine) if not _done(data, folder, shard)]
     progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")

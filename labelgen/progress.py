@@ -91,7 +91,8 @@ class StageTimes:
 
     def summary(self) -> str:
         """`load 1.2 s, encode 30.4 s (clip 20.0 s, sam 10.2 s), write 0.8 s`, in the order of first use."""
+        parts = {stage: times.summary() for stage, times in self._inside.items()}
         return ", ".join(
-            f"{stage} {seconds:.1f} s" + (f" ({self._inside[stage].summary()})" if stage in self._inside else "")
+            f"{stage} {seconds:.1f} s" + (f" ({parts[stage]})" if parts.get(stage) else "")
             for stage, seconds in self._seconds.items()
         )
