@@ -103,12 +103,14 @@ def test_automatic_masks_are_the_automatic_generators(encoder, size_hw):
 
 def test_automatic_masks_of_the_pocket_sam_are_the_automatic_generators(config):
     """Trained, it has many masks of all sizes: here the suppression of near-duplicates has something to do."""
-    config.update(points_per_side=8, stability_threshold=0.8)
+    config.update(points_per_side=8, stability_threshold=0.5)
     encoder = load_sam(config, POCKET, "cpu", "float32")
-    image = draw(seed=3, index=0, split="eval").photo
+    image = draw(seed=3, index=2, split="eval").photo
     answers = encoder.prompt(image, build_point_grid(8) * image.shape[1::-1])
-    config.pred_iou_threshold = float(answers.iou.median())
-    assert check_automatic(load_sam(config, POCKET, "cpu", "float32").model, encoder, image) > 0
+    config.pred_iou_threshold = float(answers.iou.quantile(0.3))
+    kept = check_automatic(load_sam(config, POCKET, "cpu", "float32").model, encoder, image)
+    config.nms_threshold = 1.0
+    assert 1 < kept < len(encoder.automatic(answers))
 
 
 def test_points_are_x_then_y_in_the_photos_px(encoder):
