@@ -42,6 +42,11 @@ def get_config() -> ConfigDict:
     config.encoder.size_px = 192
 
     config.labels.splits = ("train",)
+    config.train.temperature = 0.1
+    config.train.class_balance = 0.0
+    config.train.steps = 600
+    config.train.save_every = 100
+
     config.eval.splits = ("eval", "held_out")
     config.eval.ontologies = ConfigDict({"held_out": "configs/words/pocket_held_out.txt"})
     config.eval.groups = ConfigDict(

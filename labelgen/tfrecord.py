@@ -229,4 +229,5 @@ class ShardReader:
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
-            os.close(self._handle)  # type: ignore[arg-type]
+            with contextlib.suppress(TypeError):  # as the interpreter exits, os.close may be gone already
+                os.close(self._handle)  # type: ignore[arg-type]
