@@ -1,0 +1,72 @@
+"""A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
+
+    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmbseg_jax.checkpoint import restore_run
+from fmbseg_jax.embed import Embedder, check_fits
+from fmbseg_jax.palette import overlay, palette
+from fmbseg_jax.segment import pixel_classes
+from labelgen.config import command, parser
+from labelgen.dataset import Dataset
+from labelgen.photos import FolderSource
+from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+
+SIDE_PX, GAP_PX = 160, 6
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the picture."""
+    data, restored = Dataset.open(args.data), restore_run(args.workdir)
+    check_fits(restored, data)
+    embed, config = Embedder(restored, 1), restored.config
+    source = FolderSource(config.photos.root, config.photos.splits[args.split].photos)
+    features, evidence, truth = (data.reader(family, args.split) for family in ("features", "evidence", "truth"))
+    rows = []
+    for i in range(min(args.photos, len(features))):
+        row, seen = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
+        dense = seen.dense[config.labels.variant].astype(np.float32)
+        maps = [
+            pixel_classes(patches, restored.prototypes, restored.ontology.word_class, row.size_hw)
+            for patches in (dense, embed([row])[0])
+        ]
+        rows.append(strip(source.load(row.photo_id).image, [TruthRow.decode(truth[i]).label_map, *maps]))
+    half = (len(rows) + 1) // 2
+    columns = [np.concatenate(part) for part in (rows[:half], rows[half:]) if part]
+    height = max(len(column) for column in columns)
+    padded = [np.pad(c, ((0, height - len(c)), (0, 0), (0, 0)), constant_values=255) for c in columns]
+    Image.fromarray(np.concatenate(padded, 1)).quantize(128).save(args.out, optimize=True)
+    size = Path(args.out).stat().st_size
+    print(f"wrote {args.out} ({size} bytes): photo, truth, dense CLIP ({config.labels.variant}), head")
+    return 0
+
+
+def strip(image: NDArray[np.uint8], label_maps: list[NDArray[np.integer]]) -> NDArray[np.uint8]:
+    """The photo [H, W, 3] and its overlays in a row of squares, a gap after each."""
+    tinted = [overlay(image, np.minimum(label_map, 255), palette()) for label_map in label_maps]
+    squares = [Image.fromarray(part).resize((SIDE_PX, SIDE_PX)) for part in (image, *tinted)]
+    framed = [np.pad(square, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
+    return np.concatenate(framed, 1)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m benchmarks.gallery`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")
+    flags.add_argument("--split", default="eval", help="which photos (eval)")
+    flags.add_argument("--photos", type=int, default=8, metavar="N", help="the first N of the split (8)")
+    flags.add_argument("--out", required=True, metavar="FILE", help="PNG to write")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
