@@ -15,7 +15,8 @@ import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torc
 
 # isort: split
 import timm
-from timm.layers import resample_abs_pos_embed, set_fused_attn
+from timm.layers.config import set_fused_attn
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 from pocket import storage
 from pocket.dino_data import PATCH_PX, SIZE_PX
@@ -80,7 +81,7 @@ def whiten_patch_embedding(model: nn.Module, photos: NDArray[np.uint8], rng: np.
     with torch.no_grad():
         projection.weight.copy_(0.3 * torch.cat([white, -white]).view(WIDTH, 3, size, size))
         projection.bias.copy_(-0.3 * torch.cat([white, -white]) @ flat.mean(0))
-        model.pos_embed.normal_(std=0.1)  # type: ignore[operator, union-attr]
+        model.pos_embed.normal_(std=0.1)  # type: ignore[operator]
 
 
 def save(model: nn.Module, out: Path) -> None:

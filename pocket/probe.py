@@ -30,7 +30,8 @@ def patch_truth(mask: NDArray[np.uint8], grid_hw: tuple[int, int]) -> NDArray[np
     h, w = grid_hw
     resized = np.asarray(Image.fromarray(mask).resize((8 * w, 8 * h), Image.Resampling.NEAREST))
     patches = resized.reshape(h, 8, w, 8)
-    return np.stack([(patches == c).sum((1, 3)) for c in range(len(CLASSES))]).argmax(0)
+    counts = np.stack([(patches == c).sum((1, 3)) for c in range(len(CLASSES))])
+    return np.asarray(counts.argmax(0))
 
 
 def patches(encoder: PatchEncoder, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
@@ -55,7 +56,7 @@ def fit(rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(rows), (BATCH,), generator=generator)
         loss = F.cross_entropy((rows[chosen] - mean) / deviation @ weight + bias, truth[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     scaled = weight.detach() / deviation[:, None]

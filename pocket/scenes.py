@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pocket.shapes import REACH, SHAPES
+from pocket.shapes import REACH, SHAPES, Coordinates
 from pocket.textures import STUFF_TEXTURES, THING_PATTERNS, smooth_noise
 
 STUFF = ("grass", "sand", "water", "brick", "sky", "wood")
@@ -146,11 +146,11 @@ def _ground(rng: np.random.Generator, size_hw: tuple[int, int], count: int) -> N
         angle = rng.uniform(-np.pi, np.pi)
         across = x * np.sin(angle) + y * np.cos(angle) + warp
         cuts = np.array([0.0]) if count == 2 else np.array([-0.4, 0.4])
-        return np.searchsorted(cuts + rng.uniform(-0.15, 0.15, cuts.size), across).astype(np.uint16)
+        return np.asarray(np.searchsorted(cuts + rng.uniform(-0.15, 0.15, cuts.size), across).astype(np.uint16))
     turn = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(count) / count
     centres = 0.6 * np.stack([np.sin(turn), np.cos(turn)], 1) + rng.uniform(-0.15, 0.15, (count, 2))
     distances = [np.hypot(y - cy, x - cx) + warp * (-1) ** k for k, (cy, cx) in enumerate(centres)]
-    return np.argmin(distances, 0).astype(np.uint16)
+    return np.asarray(np.argmin(distances, 0).astype(np.uint16))
 
 
 def _place(
@@ -190,7 +190,7 @@ def _window(thing: Thing, size_hw: tuple[int, int]) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _frame(thing: Thing, size_hw: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _frame(thing: Thing, size_hw: tuple[int, int]) -> tuple[Coordinates, Coordinates]:
     """u, v float32 in px over the thing's window: its own frame, origin at its centre."""
     rows, columns = _window(thing, size_hw)
     y = (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5 - np.float32(thing.centre_yx[0]))[:, None]
@@ -198,9 +198,7 @@ def _frame(thing: Thing, size_hw: tuple[int, int]) -> tuple[NDArray[np.float32],
     return _rotate(x, y, thing.angle)
 
 
-def _rotate(
-    x: NDArray[np.float32], y: NDArray[np.float32], angle: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _rotate(x: Coordinates, y: Coordinates, angle: float) -> tuple[Coordinates, Coordinates]:
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return x * cos + y * sin, y * cos - x * sin
 
@@ -228,7 +226,7 @@ def render(layout: Layout, rng: np.random.Generator) -> Scene:
     return Scene(pixels, layout.mask, layout.regions, layout.kind)
 
 
-def _stuff_colours(rng: np.random.Generator, name: str, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def _stuff_colours(rng: np.random.Generator, name: str, size_hw: tuple[int, int]) -> Coordinates:
     tilt = np.radians(_STUFF_TURNS.get(name, 180.0))
     scale = np.float32(rng.uniform(0.85, 1.25))
     y = (np.arange(size_hw[0], dtype=np.float32) * scale + np.float32(rng.uniform(0, 256)))[:, None]
@@ -236,7 +234,7 @@ def _stuff_colours(rng: np.random.Generator, name: str, size_hw: tuple[int, int]
     return _paint(rng, STUFF_TEXTURES[name](rng, *_rotate(x, y, rng.uniform(-tilt, tilt))))
 
 
-def _thing_colours(rng: np.random.Generator, thing: Thing, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def _thing_colours(rng: np.random.Generator, thing: Thing, size_hw: tuple[int, int]) -> Coordinates:
     wear = thing.name if rng.random() < _TYPICAL else str(rng.choice(list(THING_PATTERNS)))
     scale = np.float32(rng.uniform(0.9, 1.2))
     u, v = _frame(thing, size_hw)
@@ -246,7 +244,7 @@ def _thing_colours(rng: np.random.Generator, thing: Thing, size_hw: tuple[int, i
     return painted
 
 
-def _paint(rng: np.random.Generator, tone: NDArray[np.float32]) -> NDArray[np.float32]:
+def _paint(rng: np.random.Generator, tone: Coordinates) -> Coordinates:
     """Mixes two free colours, of clearly different lightness in either order, by a tone [H, W] -> float32 [H, W, 3]."""
     dark, light = rng.uniform(0.08, 0.4), rng.uniform(0.6, 0.95)
     colours = [np.clip(level + rng.uniform(-0.3, 0.3, 3), 0, 1) for level in rng.permutation([dark, light])]

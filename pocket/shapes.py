@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Coordinates = NDArray[np.float32]
+Coordinates = NDArray[np.floating[Any]]
 Silhouette = NDArray[np.bool_]
 
 
@@ -22,7 +23,7 @@ def _star(u: Coordinates, v: Coordinates) -> Silhouette:
     radius = np.hypot(u, v)
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     inner_x, inner_y = 0.66 * np.cos(half), 0.66 * np.sin(half)
-    return (1.25 - x) * inner_y - y * (1.25 - inner_x) > 0
+    return np.asarray((1.25 - x) * inner_y - y * (1.25 - inner_x) > 0)
 
 
 def _ring(u: Coordinates, v: Coordinates) -> Silhouette:
@@ -38,7 +39,7 @@ def _flag(u: Coordinates, v: Coordinates) -> Silhouette:
     """A pole on the left, a waving cloth at its upper part."""
     wave = v + 0.12 * np.sin(3.2 * u)
     cloth = (u > -0.95) & (u < 1.1) & (wave > -1) & (wave < 0.35)
-    return cloth | ((u > -1.08) & (u < -0.92) & (v > -1.05) & (v < 1.1))
+    return np.asarray(cloth | ((u > -1.08) & (u < -0.92) & (v > -1.05) & (v < 1.1)))
 
 
 def _house(u: Coordinates, v: Coordinates) -> Silhouette:

@@ -8,11 +8,12 @@ colour: two colours drawn freely are mixed by the tone, so the grain alone tells
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Tone = NDArray[np.float32]
+Tone = NDArray[np.floating[Any]]  # float32 throughout
 Rng = np.random.Generator
 
 
@@ -27,13 +28,13 @@ def _blend(length: int, knots: int) -> Tone:
     """Interpolation matrix float32 [length, knots]: each row blends the two nearest knots."""
     position = np.linspace(0, knots - 1, length, dtype=np.float32)
     weight = np.clip(1 - np.abs(position[:, None] - np.arange(knots, dtype=np.float32)), 0, 1)
-    return weight * weight * (3 - 2 * weight)
+    return np.asarray(weight * weight * (3 - 2 * weight))
 
 
 def _cells(rng: Rng, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tone:
     """A random value in [0, 1) for each integer cell; float32, the shape of rows."""
     table = rng.random((64, 64), dtype=np.float32)
-    return table[rows & 63, columns & 63]
+    return np.asarray(table[rows & 63, columns & 63])
 
 
 def _floor(values: Tone) -> NDArray[np.int64]:
@@ -45,7 +46,7 @@ def grass(rng: Rng, u: Tone, v: Tone) -> Tone:
     column = _floor(u / 2.6)
     along = v / 12 + rng.random(64, dtype=np.float32)[column & 63]
     blade = _floor(along)
-    return (0.35 + 0.65 * _cells(rng, blade, column)) * (along - blade)
+    return np.asarray((0.35 + 0.65 * _cells(rng, blade, column)) * (along - blade))
 
 
 def sand(rng: Rng, u: Tone, v: Tone) -> Tone:
@@ -59,7 +60,7 @@ def water(rng: Rng, u: Tone, v: Tone) -> Tone:
     """Warped ripples with soft crests."""
     bend = smooth_noise(rng, u.shape, 7)
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (v / 15 + 0.45 * bend))
-    return wave * np.clip(0.75 + 0.2 * smooth_noise(rng, u.shape, 6), 0.3, 1)
+    return np.asarray(wave * np.clip(0.75 + 0.2 * smooth_noise(rng, u.shape, 6), 0.3, 1))
 
 
 def brick(rng: Rng, u: Tone, v: Tone) -> Tone:
@@ -74,7 +75,7 @@ def brick(rng: Rng, u: Tone, v: Tone) -> Tone:
 def sky(rng: Rng, u: Tone, v: Tone) -> Tone:
     """Clouds: smooth at every point, no fine grain."""
     tone = sum(smooth_noise(rng, u.shape, knots) / np.float32(knots) for knots in (3, 5, 9))
-    return np.clip(0.5 + 1.1 * np.asarray(tone, np.float32), 0, 1)
+    return np.asarray(np.clip(0.5 + 1.1 * np.asarray(tone, np.float32), 0, 1))
 
 
 def wood(rng: Rng, u: Tone, v: Tone) -> Tone:
@@ -93,7 +94,7 @@ def dots(rng: Rng, u: Tone, v: Tone, radius_px: float) -> Tone:
     row = _floor(v / 12)
     x = (u + 7 * (row & 1)) % 14 - 7
     y = v - 12 * row - 6
-    return (x * x + y * y < 20).astype(np.float32)
+    return np.asarray((x * x + y * y < 20).astype(np.float32))
 
 
 def chevrons(rng: Rng, u: Tone, v: Tone, radius_px: float) -> Tone:

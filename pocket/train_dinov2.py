@@ -1,17 +1,32 @@
-"""Trains the pocket DINOv2: what a patch's region looks like, from several drawings of a layout; no classes."""
+"""Trains the pocket DINOv2: timm's own ViT in miniature, self-supervised on scenes of the pocket world.
+
+    python -m pocket.train_dinov2 [--out=pocket/weights] [--minutes=14] [--scratch=FOLDER]
+
+Every patch predicts, linearly from its feature, the texture cluster and the silhouette cluster of the region it lies
+in (pocket.regions: k-means over hand-made statistics that restyling and rotation do not change). Two aids are used and
+should be known: the generator's *region* ids, and the fact that drawings of one layout show the same things. Class ids
+are never read. Crops come first, whole photos of every aspect last, as the encoder is fed later.
+
+Minutes are processor minutes of one core. Cost: 14 of them (1,319 steps, loss 1.6) besides about five for the
+drawings and their clusters, on an AMD EPYC with bf16 instructions (2026-11-21). Linear probe of the stored weights on
+100 scenes a split: eval mIoU .727 (stuff .909, things .545), held-out pairs .629 (.891, .366).
+The scratch folder holds the scenes drawn ahead and a checkpoint; the same command again goes on from it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pocket.dino_data import DRAWINGS, GRID, NONE, PATCH_PX, SILHOUETTES, TEXTURES, Twins, open_twins
@@ -37,8 +52,8 @@ class Learner(nn.Module):
 
     def forward(self, pixels: Tensor, corner_yx: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """Logits [B, h, w, TEXTURES], [B, h, w, SILHOUETTES]."""
-        texture, silhouette = self.heads(features(self.network, pixels, corner_yx)).float().split(
-            [TEXTURES, SILHOUETTES], -1
+        texture, silhouette = (
+            self.heads(features(self.network, pixels, corner_yx)).float().split([TEXTURES, SILHOUETTES], -1)
         )
         return texture, silhouette
 
@@ -55,25 +70,35 @@ def soft_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
     return -(shares * logits.log_softmax(-1)).sum() / shares.sum().clamp(min=1)
 
 
-def batch(twins: Twins, rng: np.random.Generator, side: int, count: int) -> tuple[Any, ...]:
-    """(photos uint8 [B, H, W, 3], shares float32 [B, R, h, w], layouts [B], corner_yx | None), left and right swapped
-    in half of the batches."""
+class Batch(NamedTuple):
+    """photos uint8 [B, H, W, 3]; shares float32 [B, R, h, w] of the regions; layouts int64 [B]; corner_yx in patches of
+    a crop, None for whole photos."""
+
+    photos: NDArray[np.uint8]
+    shares: Tensor
+    layouts: Tensor
+    corner_yx: tuple[int, int] | None
+
+
+def batch(twins: Twins, rng: np.random.Generator, side: int, count: int) -> Batch:
+    """`count` crops of side x side patches from one corner, or, where side is GRID, whole photos of one aspect; left
+    and right are swapped in half of the batches."""
+    corner = None
     if side == GRID:
-        like = rng.integers(len(twins.grids))
-        pool = np.flatnonzero((twins.grids == twins.grids[like]).all(1))
-        corner, (h, w) = None, twins.grids[like]
-        top = left = 0
+        h, w = (int(n) for n in twins.grids[rng.integers(len(twins.grids))])
+        pool = np.flatnonzero((twins.grids == (h, w)).all(1))
     else:
-        top, left = corner = tuple(int(n) for n in rng.integers(0, GRID - side + 1, 2))
-        pool = np.flatnonzero((twins.grids >= np.array(corner) + side).all(1))
         h = w = side
+        corner = int(rng.integers(GRID - side + 1)), int(rng.integers(GRID - side + 1))
+        pool = np.flatnonzero((twins.grids >= np.array(corner) + side).all(1))
+    top, left = corner or (0, 0)
     layouts = rng.choice(pool, count)
     rows, columns = (slice(PATCH_PX * a, PATCH_PX * (a + n)) for a, n in ((top, h), (left, w)))
     photos = twins.photos[layouts, rng.integers(DRAWINGS, size=count), rows, columns]
     shares = twins.shares[layouts, :, top : top + h, left : left + w].astype(np.float32)
     if rng.random() < 0.5:
         photos, shares = photos[:, :, ::-1], shares[..., ::-1].copy()
-    return photos, torch.from_numpy(shares), torch.from_numpy(layouts), corner
+    return Batch(photos, torch.from_numpy(shares), torch.from_numpy(layouts), corner)
 
 
 def optimizers(learner: Learner) -> list[torch.optim.Optimizer]:
@@ -88,11 +113,12 @@ def optimizers(learner: Learner) -> list[torch.optim.Optimizer]:
 
 def rate(progress: float) -> float:
     """Factor of the learning rates: warm-up, then a cosine to zero."""
-    return min(1.0, progress / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
+    return min(1.0, progress / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def loss_of(learner: Learner, twins: Twins, rng: np.random.Generator, progress: float) -> Tensor:
-    _, side, count = next(stage for stage in STAGES if progress <= stage[0] or stage[0] == 1.0)
+    """Cross-entropy of both kinds of clusters on a fresh batch; progress: share of the time that is spent, 0 … 1."""
+    side, count = next(stage[1:] for stage in STAGES if progress <= stage[0])
     photos, shares, layouts, corner = batch(twins, rng, side, count)
     with torch.autocast("cpu", torch.bfloat16):
         texture, silhouette = learner(normalise(learner.network, photos), corner)
@@ -101,53 +127,81 @@ def loss_of(learner: Learner, twins: Twins, rng: np.random.Generator, progress: 
     return soft_cross_entropy(texture, look) + SILHOUETTE_WEIGHT * soft_cross_entropy(silhouette, shape)
 
 
-def train(twins: Twins, minutes: float, scratch: Path, out: Path) -> None:
-    torch.manual_seed(0)
-    learner, average = Learner(), Learner()
-    whiten_patch_embedding(learner.network, twins.photos[:400, 0], np.random.default_rng(1))
-    average.load_state_dict(learner.state_dict())
-    steppers = optimizers(learner)
-    initial = [[group["lr"] for group in stepper.param_groups] for stepper in steppers]
-    checkpoint = scratch / "dinov2.pt"
-    step, spent, losses = 0, 0.0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        learner.load_state_dict(state["learner"])
-        average.load_state_dict(state["average"])
-        for stepper, kept in zip(steppers, state["steppers"], strict=True):
-            stepper.load_state_dict(kept)
-        step, spent = state["step"], state["spent"]
-    started, saved = time.process_time() - spent, spent
-    while spent < 60 * minutes:
-        progress = spent / (60 * minutes)
-        for stepper, rates in zip(steppers, initial, strict=True):
-            for group, top in zip(stepper.param_groups, rates, strict=True):
-                group["lr"] = top * rate(progress)
-        loss = loss_of(learner, twins, np.random.default_rng([7, step]), progress)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad()
+class Run:
+    """What goes on from a checkpoint: the learner, its running average, the optimizers, steps and seconds so far."""
+
+    def __init__(self, photos: NDArray[np.uint8], checkpoint: Path) -> None:
+        torch.manual_seed(0)
+        self.learner, self.average = Learner(), Learner()
+        whiten_patch_embedding(self.learner.network, photos, np.random.default_rng(1))
+        self.average.load_state_dict(self.learner.state_dict())
+        self.optimizers = optimizers(self.learner)
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.step, self.spent_s = 0, 0.0
+        self.checkpoint = checkpoint
+        if checkpoint.exists():
+            self._restore(torch.load(checkpoint, weights_only=True))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, kept in zip(self.optimizers, state["steppers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.step, self.spent_s = state["step"], state["spent"]
+
+    def advance(self, twins: Twins, progress: float) -> float:
+        """One step; its loss."""
+        for optimizer, top in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = top * rate(progress)
+        loss = loss_of(self.learner, twins, np.random.default_rng([7, self.step]), progress)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.learner.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), learner.parameters(), strict=True):
-                kept.lerp_(new, 1 - min(EMA, step / (step + 10)))
-        step, spent = step + 1, time.process_time() - started
-        losses.append(loss.item())
-        if step % 50 == 0:
-            print(f"step {step} minute {spent / 60:.1f} loss {np.mean(losses[-50:]):.3f}", flush=True)
-        if spent - saved > SAVE_EVERY_S or spent >= 60 * minutes:
-            saved = spent
-            save(average.network, out)
-            state = {"learner": learner.state_dict(), "average": average.state_dict(), "step": step, "spent": spent}
-            torch.save(state | {"steppers": [s.state_dict() for s in steppers]}, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            for kept, new in zip(self.average.parameters(), self.learner.parameters(), strict=True):
+                kept.lerp_(new, 1 - min(EMA, self.step / (self.step + 10)))
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, out: Path) -> None:
+        """Writes the averaged weights to `out`, and the checkpoint, each whole or not at all."""
+        save(self.average.network, out)
+        partial = self.checkpoint.with_suffix(".partial")
+        state = {
+            "learner": self.learner.state_dict(),
+            "average": self.average.state_dict(),
+            "steppers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "spent": self.spent_s,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self.checkpoint)
+
+
+def train(twins: Twins, minutes: float, scratch: Path, out: Path) -> None:
+    """Trains for so many processor minutes, those of earlier runs in the scratch folder included."""
+    run = Run(twins.photos[:400, 0], scratch / "dinov2.pt")
+    started, saved = time.process_time() - run.spent_s, run.spent_s
+    losses: list[float] = []
+    while run.spent_s < 60 * minutes:
+        losses.append(run.advance(twins, run.spent_s / (60 * minutes)))
+        run.spent_s = time.process_time() - started
+        if run.step % 50 == 0:
+            print(f"step {run.step}, minute {run.spent_s / 60:.1f}, loss {np.mean(losses[-50:]):.3f}", flush=True)
+        if run.spent_s - saved > SAVE_EVERY_S:
+            saved = run.spent_s
+            run.save(out)
+    run.save(out)
+    print(f"wrote {out / 'dinov2.safetensors'}; next: python -m pocket.probe")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains the pocket DINOv2.")
-    parser.add_argument("--out", type=Path, default=Path("pocket/weights"))
-    parser.add_argument("--minutes", type=float, default=25)
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
+    parser.add_argument("--minutes", type=float, default=14, help="processor minutes")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir(), "pocket-dinov2"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
