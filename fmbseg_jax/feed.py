@@ -6,6 +6,7 @@ reads its own rows only. The whole position of the feed is the number of batches
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]
 _THREADS = 2
 _READ_AHEAD = 4  # batches
+_MEMORY_BYTES = 1 << 30
 
 
 Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
@@ -63,18 +65,27 @@ def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64
 
 
 class Examples:
-    """Random access to what a step reads of a row: features, grid_hw, classes, shares (fmbseg_jax.step)."""
+    """Random access to what a step reads of a row: features, grid_hw, classes, shares (fmbseg_jax.step).
+
+    A small split, up to 1 GiB, stays in memory once read: decoding its rows again would cost as much as the steps.
+    """
 
     def __init__(self, data: Dataset, split: str, targets: Targets):
         self._features, self._targets = data.reader("features", split), targets
         self._split, self._shape = split, (*data.grid_hw, data.feature_width)
         self._folder = data.path
+        values = math.prod(self._shape) * len(self._features)
+        fits = 2 * values <= _MEMORY_BYTES  # bfloat16, the usual
+        self._example = functools.cache(self._read) if fits else self._read
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, row: int) -> Example:
-        """UserError when the families disagree about the photo, or the features have another shape than DATA says."""
+        """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
+        return self._example(row)
+
+    def _read(self, row: int) -> Example:
         view = FeatureRow.decode(self._features[row])
         photo_id, classes, shares = self._targets(row)
         check_same_photo(self._split, row, view.photo_id, photo_id)
