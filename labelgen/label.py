@@ -3,7 +3,8 @@
 Other words on encoded photos come through here alone; no model runs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,6 +22,8 @@ from labelgen.resample import to_patches
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]
+WORKING_PX = 1024
+"""Larger photos are labelled at this longest side; SAM itself sees no more of them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,20 @@ def label_stages(
     return Stages(presence, probabilities, prompted, named, stage11[0], stage12[0], full, merged, confidence)
 
 
+def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
+    """The evidence of the photo made smaller, to longest_px at most: masks are unpacked by the hundred."""
+    if max(evidence.size_hw) <= longest_px:
+        return evidence
+    height, width = (max(1, side * longest_px // max(evidence.size_hw)) for side in evidence.size_hw)
+    return replace(evidence, size_hw=(height, width), masks=rle.resized(evidence.masks, (height, width)))
+
+
+def nearest(values: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """Values [h, w] at the nearest pixel of another size [H, W]."""
+    rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
+    return values[rows.astype(int)[:, None], columns.astype(int)]
+
+
 def label_photo(
     evidence: EvidenceRow,
     settings: LabelSettings,
@@ -99,7 +116,9 @@ def label_photo(
     grid_hw: tuple[int, int],
 ) -> LabelRow:
     """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
-    stages = label_stages(evidence, settings, ontology, prototypes, calibration)
+    seen = at_most(evidence, WORKING_PX)
+    stages = label_stages(seen, settings, ontology, prototypes, calibration)
+    label_map, confidence = (nearest(values, evidence.size_hw) for values in (stages.merged, stages.confidence))
     classes = np.flatnonzero(stages.presence.present)
     dtype = label_dtype(len(ontology.names))
     target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)
@@ -107,8 +126,8 @@ def label_photo(
         photo_id=evidence.photo_id,
         classes=classes.astype(np.int32),
         scores=stages.presence.scores[classes],
-        label_map=np.where(stages.merged < 0, np.iinfo(dtype).max, stages.merged).astype(dtype),
-        confidence=np.round(stages.confidence * 255).astype(np.uint8),
+        label_map=np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype),
+        confidence=np.round(confidence * 255).astype(np.uint8),
         target_classes=target_classes,
         target_shares=target_shares,
     )

@@ -98,3 +98,11 @@ def test_row_is_what_the_stages_say() -> None:
     expected = truth()[4::8, 4::8]
     np.testing.assert_array_equal(row.target_classes[: GRID[0], :, 0], expected)
     assert (row.target_shares[: GRID[0], :, 0] == 255).all() and (row.target_shares[GRID[0] :] == 0).all()
+
+
+def test_a_large_photo_is_labelled_smaller_and_written_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labelgen.label.WORKING_PX", 32)
+    row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL, (8, 8))
+    assert row.label_map.shape == row.confidence.shape == SIZE
+    np.testing.assert_array_equal(row.label_map, truth())
+    np.testing.assert_array_equal(row.target_classes[: GRID[0], :, 0], truth()[4::8, 4::8])
