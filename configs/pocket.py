@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
 
     config.sam.name = "sam.json"
     config.sam.weights = "sam.safetensors"
-    config.sam.points_per_side = 16
+    config.sam.points_per_side = 12
     config.sam.pred_iou_threshold = 0.6  # a small SAM is less sure of itself
     config.sam.stability_threshold = 0.4
 
