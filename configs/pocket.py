@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 600
     config.train.save_every = 100
 
+    config.eval.refine_min_iou = 0.9  # of the small SAM's masks only the surest vote
     config.eval.splits = ("eval", "held_out")
     config.eval.ontologies = ConfigDict({"held_out": "configs/words/pocket_held_out.txt"})
     config.eval.groups = ConfigDict(

@@ -21,7 +21,7 @@ from pocket.scenes import Scene, draw
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import Sam
 
-PRED_IOU, STABILITY = 0.7, 0.7  # thresholds of the automatic masks that suit this model
+PRED_IOU, STABILITY = 0.6, 0.4  # thresholds of the automatic masks that suit this model
 
 
 @dataclass(frozen=True)
