@@ -11,7 +11,7 @@ from labelgen.dinov2 import load_encoder
 from pocket import dino_model, probe, train_dinov2
 from pocket.dino_data import GRID, NONE, Twins
 from pocket.scenes import CLASSES, draw
-from pocket.train_dinov2 import Run, batch, soft_cross_entropy, targets
+from pocket.train_dinov2 import Run, batch, cutmix, soft_cross_entropy, targets
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,21 @@ def test_targets_are_shares_of_clusters_and_skip_regions_without_one() -> None:
     assert found.flatten().tolist() == [0, 0.5, 0]
 
 
+def test_cutmix_moves_pixels_and_labels_alike() -> None:
+    number = np.arange(3, dtype=np.uint8)  # every pixel and label says which picture it is of
+    photos = np.broadcast_to(number[:, None, None, None], (3, 80, 64, 3))
+    label = torch.from_numpy(photos[:, ::8, ::8, :1].astype(np.float32))
+    mixed, (moved,) = cutmix(np.random.default_rng(0), photos, (label,))
+    assert (mixed[:, ::8, ::8, :1] == moved.numpy()).all() and (mixed[:, 7::8, 7::8, :1] == moved.numpy()).all()
+    for i in range(3):
+        assert set(np.unique(mixed[i])) == {i, (i - 1) % 3}
+
+
+def test_the_rates_warm_up_and_fall_in_each_phase() -> None:
+    found = [train_dinov2.rate(p) for p in (0.0, 0.014, 0.35, 0.6999, 0.7, 0.706, 0.85, 1.0)]
+    assert found == pytest.approx([0, 1, 0.5, 0, 0, 0.6, 0.3, 0], abs=2e-3)
+
+
 def test_soft_cross_entropy_by_hand() -> None:
     logits = np.array([[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]])
     shares = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.5]])
@@ -86,13 +101,14 @@ def test_soft_cross_entropy_by_hand() -> None:
 
 def test_training_goes_on_bit_equal(twins: Twins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_dinov2, "STAGES", ((1.0, 12, 2),))
+    shares = 0.1, 0.6, 0.8  # both phases
     straight = Run(twins.photos[:, 0], tmp_path / "none.pt")
-    losses = [straight.advance(twins, progress) for progress in (0.1, 0.2, 0.3)]
+    losses = [straight.advance(twins, progress) for progress in shares]
     first = Run(twins.photos[:, 0], tmp_path / "dinov2.pt")
-    assert [first.advance(twins, progress) for progress in (0.1, 0.2)] == losses[:2]
+    assert [first.advance(twins, progress) for progress in shares[:2]] == losses[:2]
     first.save(tmp_path)
     second = Run(twins.photos[:, 0], tmp_path / "dinov2.pt")
-    assert second.step == 2 and second.advance(twins, 0.3) == losses[2]
+    assert second.step == 2 and second.advance(twins, shares[2]) == losses[2]
     pairs = zip(straight.average.parameters(), second.average.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
