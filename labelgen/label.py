@@ -104,7 +104,7 @@ def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
 def nearest(values: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
     """Values [h, w] at the nearest pixel of another size [H, W]."""
     rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
-    return values[rows.astype(int)[:, None], columns.astype(int)]
+    return np.asarray(values[rows.astype(int)[:, None], columns.astype(int)])
 
 
 def label_photo(

@@ -34,17 +34,17 @@ class Points:
 
     def best(self) -> NDArray[np.float32]:
         """IoU of the best of the three masks: float32 [n]."""
-        return self.real.max(1)
+        return np.asarray(self.real.max(1), np.float32)
 
     def chosen(self) -> NDArray[np.float32]:
         """IoU of the mask whose predicted IoU is highest: float32 [n]."""
-        return np.take_along_axis(self.real, self.predicted.argmax(1)[:, None], 1)[:, 0]
+        return np.asarray(self.real[np.arange(len(self.real)), self.predicted.argmax(1)], np.float32)
 
 
 def iou(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float32]:
     """IoU of each mask [n, H, W] with truth [H, W]: float32 [n]."""
     both = (masks & truth).sum((1, 2))
-    return (both / np.maximum((masks | truth).sum((1, 2)), 1)).astype(np.float32)
+    return np.asarray(both / np.maximum((masks | truth).sum((1, 2)), 1), np.float32)
 
 
 def one_point(predictor: SamPredictor, scene: Scene, rng: np.random.Generator, per_region: int = 2) -> Points:
@@ -95,7 +95,7 @@ def seconds_a_photo(model: Sam, repeats: int = 5, points: int = 256, at_once: in
         start = time.perf_counter()
         embedding = model.image_encoder(photo)
         encode.append(time.perf_counter() - start)
-        for some in grid.split(at_once):
+        for some in torch.split(grid, at_once):
             sparse, dense = model.prompt_encoder((some, torch.ones(len(some), 1, dtype=torch.int)), None, None)
             model.mask_decoder(embedding, model.prompt_encoder.get_dense_pe(), sparse, dense, True)
         decode.append(time.perf_counter() - start - encode[-1])

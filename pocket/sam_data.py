@@ -117,7 +117,7 @@ def _row(
     return varied, regions.astype(np.int64), points, targets
 
 
-def normalised(photo: NDArray[np.floating], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+def normalised(photo: NDArray[np.float32] | NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """What Sam.preprocess makes of a photo [S, S, 3] in 0…255: float32 [3, S, S], zeros outside size_hw."""
     out = np.zeros((3, *photo.shape[:2]), np.float32)
     height, width = size_hw

@@ -1,9 +1,15 @@
 """Trains the pocket SAM: points -> masks of the scenes' regions, no classes.
 
-    python -m pocket.train_sam [--out=pocket/weights] [--minutes=30] [--scratch=FOLDER]
+    python -m pocket.train_sam [--out=pocket/weights] [--minutes=22] [--scratch=FOLDER]
 
-Minutes are processor minutes of one core, so a busy machine changes nothing but the wait. The scratch folder holds
+Minutes are processor minutes of one core, so a busy machine changes little but the wait. The scratch folder holds
 the scenes drawn ahead and the checkpoint; the same command again goes on from it.
+
+The shipped weights: 22 minutes of one core (2,300 steps; the first four with 1 instead of _IOU_WEIGHT) and five to
+draw 14,000 scenes, on a machine that many shared; the last steps still brought something. On 20 unseen eval scenes
+`python -m pocket.measure_sam --scenes=20` found a one-point IoU of .82 on stuff and .79 on things for the best of the
+three masks, .74 and .76 for the one that the predicted IoU chooses, whose mean error is .00 and mean absolute error
+.11.
 """
 
 from __future__ import annotations
@@ -155,7 +161,7 @@ def main() -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="Trains the pocket SAM on one core.")
     parser.add_argument("--out", default="pocket/weights", help="folder of sam.json and sam.safetensors")
-    parser.add_argument("--minutes", type=float, default=30.0, help="processor minutes (30)")
+    parser.add_argument("--minutes", type=float, default=22.0, help="processor minutes (22)")
     parser.add_argument("--scratch", default=str(Path(tempfile.gettempdir(), "pocket_sam")), help="scenes, checkpoint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
