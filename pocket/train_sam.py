@@ -6,10 +6,11 @@ Minutes are processor minutes of one core, so a busy machine changes little but 
 the scenes drawn ahead and the checkpoint; the same command again goes on from it.
 
 The shipped weights: 22 minutes of one core (2,300 steps; the first four with 1 instead of _IOU_WEIGHT) and five to
-draw 14,000 scenes, on a machine that many shared; the last steps still brought something. On 20 unseen eval scenes
-`python -m pocket.measure_sam --scenes=20` found a one-point IoU of .82 on stuff and .79 on things for the best of the
-three masks, .74 and .76 for the one that the predicted IoU chooses, whose mean error is .00 and mean absolute error
-.11.
+draw 14,000 scenes; the loss was still falling. On 100 unseen eval scenes `python -m pocket.measure_sam --scenes=100`
+found a one-point IoU of .75 on stuff and .75 on things for the best of the three masks, .66 and .69 for the one that
+the predicted IoU chooses; predicted IoUs are off by +.007 on the whole and by .13 each; the automatic masks of 16 x 16
+points (predicted IoU > .6, stability >= .4) hold stuff at IoU .64 and things at .71. A photo takes 0.02 s to encode and
+0.19-0.24 s for 256 points on one core.
 """
 
 from __future__ import annotations
