@@ -5,7 +5,7 @@
 Minutes are processor minutes of one core, so a busy machine changes little but the wait. The scratch folder holds
 the scenes drawn ahead and the checkpoint; the same command again goes on from it.
 
-The shipped weights: 22 minutes of one core (2,300 steps; the first four with 1 instead of _IOU_WEIGHT) and five to
+The shipped weights: 22 minutes of one core (2,300 steps; the first four minutes with _IOU_WEIGHT = 1) and five to
 draw 14,000 scenes; the loss was still falling. On 100 unseen eval scenes `python -m pocket.measure_sam --scenes=100`
 found a one-point IoU of .75 on stuff and .75 on things for the best of the three masks, .66 and .69 for the one that
 the predicted IoU chooses; predicted IoUs are off by +.007 on the whole and by .13 each; the automatic masks of 16 x 16
