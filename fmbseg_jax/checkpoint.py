@@ -121,7 +121,8 @@ class Checkpoints:
 
     def best(self) -> dict[str, float]:
         """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
-        self._manager.wait_until_finished()
+        with _disk_errors(self._folder):
+            self._manager.wait_until_finished()
         ranked = _ranked(self._manager, "best")
         metrics = self._manager.metrics(ranked[0]) if ranked else None
         return {"best_step": ranked[0], "best_held_out_loss": _loss(metrics)} if metrics else {}
@@ -130,7 +131,7 @@ class Checkpoints:
         """Returns when everything is on disk."""
         with _disk_errors(self._folder):
             self._manager.wait_until_finished()
-        self._manager.close()
+            self._manager.close()
 
 
 def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> None:

@@ -101,8 +101,12 @@ def get_config():
 
 def main(argv: list[str]) -> int:
     """labelgen.run with the stub."""
+    real = encoding.load_encoders
     encoding.load_encoders = StubEncoders  # type: ignore[assignment]
-    return command(run.main, run.arguments(), argv)
+    try:
+        return command(run.main, run.arguments(), argv)
+    finally:  # other tests of this process want the real ones
+        encoding.load_encoders = real
 
 
 def kill_and_restart(kills: int, seed: int, out: str, argv: list[str]) -> int:
