@@ -2,6 +2,7 @@
 
 torch casts to the model's own type when a file is loaded, so every loader reads them as they are. Rounding a matrix to
 float8 moves it by 2.7 % of its norm; the models' docstrings give their figures with the files as they lie here.
+The SAM that ships was written before and is float16 throughout; training it again writes it like the others.
 """
 
 import hashlib
