@@ -1,0 +1,81 @@
+"""What a source of photos is to the encode stage: it lists photos and loads one, with its truth where there is some.
+
+A photo that cannot be used is a PhotoError: it is listed in failures.jsonl and the run goes on. A setup that cannot be
+right (no folder, half of it, truth of another data set) is a UserError: the run stops, since more of it would be wrong.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.errors import UserError
+from labelgen.records import label_dtype
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used: why, and what would mend it."""
+
+    def __init__(self, reason: str, mend: str):
+        super().__init__(reason)
+        self.reason = reason
+        self.mend = mend
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo, upright."""
+
+    photo_id: str
+    image: NDArray[np.uint8]
+    """[H, W, 3] RGB."""
+    label_map: NDArray[Any] | None = None
+    """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated; None where the source has no masks."""
+
+
+class Source(Protocol):
+    """The photos of one split."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the truth's class indices; None where they are the lines of the user's own file of words."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether photos come with a label map."""
+
+    def list(self) -> list[str]:
+        """Photo ids, sorted; "/" between folders, no suffix."""
+
+    def file(self, photo_id: str) -> str:
+        """What failures.jsonl calls the picture: its path from the root on."""
+
+    def load(self, photo_id: str) -> Photo:
+        """The photo with its label map. PhotoError for a bad picture, UserError for truth that cannot be right."""
+
+
+def packed(label_map: NDArray[np.integer], classes: int) -> NDArray[Any]:
+    """Class indices [H, W], negative where not annotated, as a Photo holds them: uint8 or uint16."""
+    narrow = label_dtype(classes)
+    return np.where(label_map < 0, np.iinfo(narrow).max, label_map).astype(narrow)
+
+
+def check_size(truth: str, truth_hw: tuple[int, ...], photo: str, photo_hw: tuple[int, ...]) -> None:
+    """UserError unless truth and photo have the same pixels."""
+    if truth_hw != photo_hw:
+        raise UserError(
+            f"{truth}: {truth_hw[1]} x {truth_hw[0]} px, but its photo {photo} has {photo_hw[1]} x {photo_hw[0]}; "
+            "take the mask of this very photo, drawn on it upright and in its size"
+        )
+
+
+def check_once(photo_ids: Sequence[str], source: str) -> None:
+    """UserError when there is no photo, or one is named twice: both would have the same results."""
+    if not photo_ids:
+        raise UserError(f"{source}: names no photo; take it as it was published")
+    photo_id, count = Counter(photo_ids).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{source}: photo {photo_id} stands there {count} times; take it as it was published")

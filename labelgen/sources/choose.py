@@ -1,0 +1,34 @@
+"""Opens the source that a config names: `photos.source` is the layout of `photos.root`."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from labelgen.errors import UserError
+from labelgen.sources.base import Source
+from labelgen.sources.folder import BlackAndWhiteTruth, IndexTruth, folder_source
+from labelgen.sources.layouts import LAYOUTS
+from labelgen.sources.pairs import PairSource
+
+FOLDERS = ("folder", "black_and_white")
+NAMES = (*FOLDERS, *LAYOUTS)
+
+
+def open_source(photos: ConfigDict, split: str, classes: int | None = None, truth: bool = True) -> Source:
+    """The photos of a split of `config.photos`.
+
+    classes: how many lines the file of words has, for the check of masks that hold its indices; truth: False for the
+    photos alone. UserError when files or folders are missing, or are of another layout.
+    """
+    if not photos.root:
+        raise UserError("photos.root is not set; set it to the folder of your photos: --config.photos.root=FOLDER")
+    root, wanted = Path(photos.root), photos.splits[split]
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of photos; mend photos.root")
+    masks = wanted.masks if truth else ""
+    if photos.source in FOLDERS:
+        index = IndexTruth(classes, photos.ignore_index)
+        meaning = index if photos.source == "folder" else BlackAndWhiteTruth()
+        return folder_source(root, wanted.photos, masks, meaning, photos.max_pixels)
+    layout = LAYOUTS[photos.source](root, wanted.photos, masks)
+    return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)

@@ -1,0 +1,82 @@
+"""Most data sets: a picture file a photo and, for its truth, a mask file whose values stand for classes."""
+
+import builtins
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.errors import UserError
+from labelgen.sources.base import Photo, PhotoError, check_size, packed
+from labelgen.sources.pictures import read_mask, read_photo
+
+
+class Pair(NamedTuple):
+    """Paths from the root on; mask is empty where there is no truth."""
+
+    photo: str
+    mask: str
+
+
+class Truth(Protocol):
+    """What the values of a mask file mean."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the class indices; None where they are the lines of the user's own file of words."""
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Class indices [H, W] of a mask's values, -1 not annotated. UserError, naming `path`, for a wrong value."""
+
+
+class PairSource:
+    """Photos of one split as pairs of files."""
+
+    def __init__(self, root: Path, pairs: Mapping[str, Pair], truth: Truth | None, max_pixels: int) -> None:
+        """pairs: photo id -> files; truth: None where masks are not wanted. UserError when files are missing."""
+        self._root, self._pairs, self._truth, self._max_pixels = root, dict(pairs), truth, max_pixels
+        self._check([pair.photo for pair in pairs.values()], "photo", "unpack the photos again, whole")
+        if truth is not None:
+            mend = "add them, or set photos.splits' masks to empty to go without truth"
+            self._check([pair.mask for pair in pairs.values()], "mask", mend)
+
+    def _check(self, files: builtins.list[str], what: str, mend: str) -> None:
+        missing = sorted(file for file in files if not (self._root / file).is_file())
+        if missing:
+            raise UserError(
+                f"{self._root / missing[0]}: no such {what}; {len(missing)} of {len(files)} {what}s are missing, this "
+                f"is the first; {mend}"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """See labelgen.sources.base.Source; so the other methods."""
+        return self._truth.classes if self._truth else None
+
+    @property
+    def has_truth(self) -> bool:
+        return self._truth is not None
+
+    def list(self) -> builtins.list[str]:
+        return sorted(self._pairs)
+
+    def file(self, photo_id: str) -> str:
+        return self._pairs[photo_id].photo
+
+    def load(self, photo_id: str) -> Photo:
+        try:
+            photo_id.encode()
+        except UnicodeEncodeError:
+            raise PhotoError("its name is not UTF-8", "rename it") from None
+        path = self._root / self._pairs[photo_id].photo
+        image = read_photo(path, self._max_pixels)
+        if self._truth is None:
+            return Photo(photo_id, image)
+        mask = self._root / self._pairs[photo_id].mask
+        values = read_mask(mask)
+        check_size(str(mask), values.shape, str(path), image.shape[:2])
+        indices = self._truth(mask, values)
+        highest = int(indices.max(initial=0))
+        return Photo(photo_id, image, packed(indices, len(self._truth.classes or ()) or highest + 1))
