@@ -1,6 +1,6 @@
 """A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
 
-    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
 """
 
 import argparse
@@ -17,8 +17,9 @@ from fmbseg_jax.palette import overlay, palette
 from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
 from labelgen.dataset import Dataset
-from labelgen.photos import FolderSource
-from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.records import EvidenceRow, FeatureRow
+from labelgen.sources.choose import open_source
+from labelgen.truth import TruthReader
 
 SIDE_PX, GAP_PX = 160, 6
 
@@ -28,8 +29,9 @@ def main(args: argparse.Namespace) -> int:
     data, restored = Dataset.open(args.data), restore_run(args.workdir)
     check_fits(restored, data)
     embed, config = Embedder(restored, 1), restored.config
-    source = FolderSource(config.photos.root, config.photos.splits[args.split].photos)
-    features, evidence, truth = (data.reader(family, args.split) for family in ("features", "evidence", "truth"))
+    source = open_source(config.photos, args.split, truth=False)
+    features, evidence = (data.reader(family, args.split) for family in ("features", "evidence"))
+    truth = TruthReader(data, args.split, restored.ontology.names, config.eval.truth)
     rows = []
     for i in range(min(args.photos, len(features))):
         row, seen = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
@@ -38,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
             pixel_classes(patches, restored.prototypes, restored.ontology.word_class, row.size_hw)
             for patches in (dense, embed([row])[0])
         ]
-        rows.append(strip(source.load(row.photo_id).image, [TruthRow.decode(truth[i]).label_map, *maps]))
+        rows.append(strip(source.load(row.photo_id).image, [truth[i].label_map % 256, *maps]))
     half = (len(rows) + 1) // 2
     columns = [np.concatenate(part) for part in (rows[:half], rows[half:]) if part]
     height = max(len(column) for column in columns)
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
 def strip(image: NDArray[np.uint8], label_maps: list[NDArray[np.integer]]) -> NDArray[np.uint8]:
     """The photo [H, W, 3] and its overlays in a row of squares, a gap after each."""
-    tinted = [overlay(image, np.minimum(label_map, 255), palette()) for label_map in label_maps]
+    tinted = [overlay(image, label_map, palette()) for label_map in label_maps]
     squares = [Image.fromarray(part).resize((SIDE_PX, SIDE_PX)) for part in (image, *tinted)]
     framed = [np.pad(square, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
     return np.concatenate(framed, 1)

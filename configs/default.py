@@ -15,9 +15,20 @@ def get_config() -> ConfigDict:
     config.weights_dir = "weights"  # folder searched first for every weight file
     config.photos = ConfigDict()
     config.photos.root = ""  # where the photos are
-    config.photos.source = "folder"  # layout of the root: `folder`
-    config.photos.splits = ConfigDict()  # split -> {photos: folder under root, masks: folder of class-index PNGs or ""}
-    config.photos.ignore_index = 255  # truth value that means "not annotated"
+    config.photos.source = "folder"  # layout of the root, see below
+    config.photos.splits = ConfigDict()  # split -> {photos: which, masks: which truth, or "" for none}
+    #   source            photos                  masks
+    #   folder            folder                  folder of PNGs, class index = line of the words
+    #   black_and_white   folder                  folder of PNGs, white is "foreground", black "background"
+    #   voc, context      list: val, trainaug     folder: SegmentationClassAug, SegmentationClassContext
+    #   cityscapes        split: val              labelIds or labelTrainIds
+    #   ade20k            split: validation       annotations
+    #   camvid            split: test             folder: testannot
+    #   coco              folder: val2017         instances, stuff, instances+stuff
+    #   coco_stuff        folder: val2017         folder of pixel maps: stuffthingmaps
+    #   coco_panoptic     folder: val2017         panoptic_val2017
+    #   tfds:NAME         split: validation       segmentation feature: annotation
+    config.photos.ignore_index = 255  # folder: mask value that means "not annotated"
     config.photos.max_pixels = 50_000_000  # larger photos are listed in failures.jsonl, not decoded
 
     # ---- encode: word-free, needs the models ----
@@ -52,7 +63,10 @@ def get_config() -> ConfigDict:
     config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # timm name, or a model config file (*.json)
     config.encoder.weights = ""  # weight file in weights_dir; empty: timm's own download
     config.encoder.sha256 = ""
-    config.encoder.size_px = 518  # longest side of the photo as the encoder sees it; h = w = size_px / patch
+    config.encoder.size_px = 518  # the photo is fitted into this width, px …
+    config.encoder.height_px = 0  # … and this height; 0: size_px too. The patch grid is these, divided by the patch
+    config.encoder.window_px = 0  # features by overlapping windows of this side, averaged; 0: the photo in one pass
+    config.encoder.stride_px = 0  # at most this far apart; 0 where there are no windows
 
     # ---- label: words, cheap ----
     config.labels = ConfigDict()
@@ -112,6 +126,8 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.splits = ("val",)
     config.eval.ontologies = ConfigDict()  # split -> other words of the same classes (synonyms)
+    config.eval.truth = ConfigDict()  # class of the source's truth -> class of the words or "ignore"; "*": all others
+    config.eval.background_threshold = 0.0  # above 0: pixels whose best class is less probable are "background"
     config.eval.groups = ConfigDict()  # group -> class names whose mean IoU is reported, e.g. stuff and things
     config.eval.batch_size = 8
     config.eval.refine_min_iou = 0.8  # masks below this predicted IoU do not vote in `refined`

@@ -64,6 +64,8 @@ class TrainConfig:
     optim: OptimConfig
     feed: FeedConfig
     labels: str
+    truth: dict[str, str]
+    """eval.truth, for the oracle alone."""
     mesh_data: int
     mesh_model: int
     log_every: int
@@ -80,6 +82,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
         optim=OptimConfig(**{name: train[name] for name in OptimConfig.__annotations__}),
         feed=FeedConfig(**{name: train[name] for name in FeedConfig.__annotations__}),
         labels=config.labels.name,
+        truth=config.eval.truth.to_dict(),
         mesh_data=config.mesh.data,
         mesh_model=config.mesh.model,
         log_every=train.log_every,

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder, check_fits
-from fmbseg_jax.segment import pixel_classes, refined
+from fmbseg_jax.protocol import class_names, protocol, summary
+from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, read_json, read_prototypes, write_json
 from labelgen.errors import UserError
@@ -27,8 +28,9 @@ from labelgen.metrics import Counts, confusion, scores
 from labelgen.ontology import Ontology, read_words
 from labelgen.presence import PresenceSettings, detect
 from labelgen.progress import Progress, StageTimes
-from labelgen.records import EvidenceRow, FeatureRow, TruthRow, check_same_photo
+from labelgen.records import EvidenceRow, FeatureRow, check_same_photo
 from labelgen.table import table
+from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
@@ -52,19 +54,23 @@ class Readings:
     presence: PresenceSettings
     refine_min_iou: float
     times: StageTimes
+    background: Background | None = None
+    """By a threshold, for the head; dense CLIP has the same with presence.dense_temperature."""
 
     def __call__(self, z: Array, evidence: EvidenceRow) -> dict[str, LabelMap]:
         """Reading -> class per pixel [H, W], from the head's embeddings [h', w', E] and the photo's evidence."""
         size, ontology, prototypes = evidence.size_hw, self.words.ontology, self.words.prototypes
         maps: dict[str, LabelMap] = {}
+        dense = self.background and Background(self.background.threshold, self.presence.dense_temperature)
         with self.times("dense CLIP"):
             present = detect(evidence, prototypes, ontology, self.presence).present
             for variant, tokens in evidence.dense.items():
                 patches, name = tokens.astype(np.float32), f"dense CLIP, {variant}"
-                maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size)
-                maps[name + PRESENT] = pixel_classes(patches, prototypes, ontology.word_class, size, present)
+                maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size, None, dense)
+                maps[name + PRESENT] = pixel_classes(patches, prototypes, ontology.word_class, size, present, dense)
         with self.times("head"):
-            maps[HEAD] = pixel_classes(z, prototypes, ontology.word_class, size)
+            maps[HEAD] = pixel_classes(z, prototypes, ontology.word_class, size, None, self.background)
+            maps[HEAD + PRESENT] = pixel_classes(z, prototypes, ontology.word_class, size, present, self.background)
         with self.times("refine"):
             maps[HEAD + REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
         return maps
@@ -82,15 +88,21 @@ def main(args: argparse.Namespace) -> int:
     presence = LabelSettings.from_config(config).presence
     for split in config.eval.splits:
         words = split_words(data, restored, config, split)
-        readings = Readings(words, presence, config.eval.refine_min_iou, times)
-        counts = count_split(data, split, embed, readings, config.eval.batch_size)
-        rows = {name: scores(c, words.ontology.names, config.eval.groups).to_json() for name, c in counts.items()}
-        result = {"protocol": protocol(data, split, restored, words, config), "readings": rows, "ratios": ratios(rows)}
+        names = class_names(words.ontology, config.eval.background_threshold)
+        truth = TruthReader(data, split, names, config.eval.truth)
+        threshold = config.eval.background_threshold
+        background = Background(threshold, restored.temperature) if threshold else None
+        readings = Readings(words, presence, config.eval.refine_min_iou, times, background)
+        counts = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
+        rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
+        meaning = protocol(data, split, restored, names, words.source, config)
+        result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
         path = Path(args.workdir) / "eval" / f"{split}.json"
         path.parent.mkdir(exist_ok=True)
         write_json(path, result)
         print(table(f"{split}, {data.count(split)} photos", rows))
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
+        print("  " + summary(meaning))
     print(f"time: {times.summary()}")
     print(
         f"wrote {Path(args.workdir) / 'eval'}; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
@@ -118,28 +130,6 @@ def split_words(data: Dataset, restored: Restored, config: ConfigDict, split: st
     return Words(ontology, prototypes, f"other words of the same classes: {source}")
 
 
-def protocol(data: Dataset, split: str, restored: Restored, words: Words, config: ConfigDict) -> dict[str, Any]:
-    """What a figure of this split means, in words and numbers."""
-    trained = restored.config.train
-    background = [name for name, role in zip(words.ontology.names, words.ontology.roles, strict=True) if role]
-    return {
-        "split": split,
-        "photos": data.count(split),
-        "use": "own photos" if split == trained.split else "unseen photos",
-        "labels": restored.config.labels.name,
-        "targets": trained.targets,
-        "checkpoint": f"step {restored.step}, the lowest loss on held-out training photos",
-        "classes": len(words.ontology.names),
-        "background": f"{background[0]} counts like any other class" if background else "no background class",
-        "words": words.source,
-        "views": "one view a photo",
-        "pixels": "patch logits (max over a class's words), bilinear to the photo's size, argmax",
-        "left out": "pixels that are not annotated",
-        "present classes": {"from": "crops, thresholds of the config, the same for all photos", **config.presence},
-        "refined": {"vote": "majority in each SAM mask, small over large", "min_iou": config.eval.refine_min_iou},
-    }
-
-
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     """How the head's mIoU compares with the best dense CLIP of either reading."""
     miou = {name: row["miou"] for name, row in rows.items()}
@@ -154,10 +144,11 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
     return {name: round(above / below, 4) for name, (above, below) in pairs.items() if below}
 
 
-def count_split(data: Dataset, split: str, embed: Embedder, readings: Readings, batch_size: int) -> dict[str, Counts]:
+def count_split(
+    data: Dataset, split: str, embed: Embedder, readings: Readings, truth: TruthReader, classes: int, batch_size: int
+) -> dict[str, Counts]:
     """Confusion matrix [C, C + 1] of each reading over all photos of a split."""
-    features, evidence, truth = (data.reader(family, split) for family in ("features", "evidence", "truth"))
-    classes = len(readings.words.ontology.names)
+    features, evidence = (data.reader(family, split) for family in ("features", "evidence"))
     counts: dict[str, Counts] = {}
     progress = Progress(len(features), "photos", f"evaluate {split}")
     for start in range(0, len(features), batch_size):
@@ -168,7 +159,7 @@ def count_split(data: Dataset, split: str, embed: Embedder, readings: Readings, 
             embedded = embed(rows)
         for i, row, z in zip(here, rows, embedded, strict=True):
             with readings.times("read"):
-                seen, true = EvidenceRow.decode(evidence[i]), TruthRow.decode(truth[i])
+                seen, true = EvidenceRow.decode(evidence[i]), truth[i]
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
             maps = readings(z, seen)
             with readings.times("count"):

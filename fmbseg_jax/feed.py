@@ -7,7 +7,7 @@ reads its own rows only. The whole position of the feed is the number of batches
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -18,7 +18,8 @@ from fmbseg_jax.config import FeedConfig
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.merge import patch_targets
-from labelgen.records import FeatureRow, LabelRow, TruthRow, check_same_photo
+from labelgen.records import FeatureRow, LabelRow, check_same_photo
+from labelgen.truth import TruthReader
 
 Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]
@@ -39,18 +40,17 @@ def free_labels(data: Dataset, labels: str, split: str) -> Targets:
     return lambda row: LabelRow.decode_targets(reader[row])
 
 
-def oracle_truth(data: Dataset, split: str, classes: int) -> Targets:
+def oracle_truth(data: Dataset, split: str, names: Sequence[str], rules: Mapping[str, str]) -> Targets:
     """The targets of truth/, for the comparison that `train.targets = truth` makes; nothing else here opens it.
 
-    Kept in memory once made: a label map takes longer to decode than a step.
+    names: the classes; rules: eval.truth. Kept in memory once made: a label map takes longer to decode than a step.
     """
-    truth, features = data.reader("truth", split), data.reader("features", split)
+    truth, features = TruthReader(data, split, names, rules), data.reader("features", split)
 
     @functools.cache
     def target(row: int) -> Target:
-        known = TruthRow.decode(truth[row])
-        label_map = np.where(known.label_map < classes, known.label_map.astype(np.int64), -1)
-        return known.photo_id, *patch_targets(label_map, FeatureRow.decode(features[row]).grid_hw, data.grid_hw)
+        known = truth[row]
+        return known.photo_id, *patch_targets(known.label_map, FeatureRow.decode(features[row]).grid_hw, data.grid_hw)
 
     return target
 

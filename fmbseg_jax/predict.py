@@ -30,9 +30,11 @@ from labelgen.config import command, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, read_words
-from labelgen.photos import FolderSource, PhotoError
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import FEATURE_DTYPES, FeatureRow
+from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.choose import open_source
+from labelgen.sources.folder import folder_source
 from labelgen.tfrecord import write_atomic
 
 Pixels = NDArray[np.uint8]
@@ -122,15 +124,15 @@ def encoded(restored: Restored, path: str) -> Photos:
     return Photos(sum(map(data.count, data.splits)), rows(), [])
 
 
-def pictures(config: ConfigDict, split: str) -> FolderSource | None:
+def pictures(config: ConfigDict, split: str) -> Source | None:
     """The photos that DATA was made of; None where they no longer are, or where RUN knows no such split."""
     try:
-        return FolderSource(config.photos.root, config.photos.splits[split].photos)
+        return open_source(config.photos, split, truth=False)
     except (UserError, KeyError):
         return None
 
 
-def picture(source: FolderSource, row: FeatureRow) -> Pixels | None:
+def picture(source: Source, row: FeatureRow) -> Pixels | None:
     """The photo of a row uint8 [H, W, 3], None where it is not there any more or has another size."""
     try:
         image = source.load(row.photo_id).image
@@ -147,7 +149,7 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
     from labelgen.encode import feature_row  # torch, for photos that are not encoded yet
 
     config = restored.config
-    source = FolderSource(folder, "", max_pixels=config.photos.max_pixels)
+    source = folder_source(Path(folder), config.photos.max_pixels)
     encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
     check_same_weights(restored, "encoder", encoder.identity(), config.weights_dir)
     failures: list[Failure] = []

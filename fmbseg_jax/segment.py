@@ -5,6 +5,7 @@ numpy, since photos differ in size and every new size would be compiled again.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +21,49 @@ LabelMap = NDArray[np.uint16]
 CHUNK_BYTES = 32 << 20  # float32 logits of (classes, pixels) held at a time
 
 
+class Background(NamedTuple):
+    """Pixels whose best class has less softmax probability than `threshold`, at `temperature`, are of no class."""
+
+    threshold: float
+    temperature: float
+
+
 def pixel_classes(
     patches: Array,
     prototypes: Array,
     word_class: tuple[int, ...],
     size_hw: tuple[int, int],
     present: NDArray[np.bool_] | None = None,
+    background: Background | None = None,
 ) -> LabelMap:
     """Class of each pixel uint16 [H, W]: the best word of the best class, patch logits resized bilinearly.
 
     patches: float32 [h, w, E], the valid grid, which covers the photo exactly; prototypes: float32 [K, E], any common
-    scale; word_class: K ascending class indices; present: bool [C], classes to choose from (None: all). Ties go to the
-    lower class. Memory grows with the pixels plus a fixed number of logits, never with classes x pixels.
+    scale; word_class: K ascending class indices; present: bool [C], classes to choose from (None: all); background:
+    what it takes becomes class C. Ties go to the lower class. Memory grows with the pixels plus a fixed number of
+    logits, never with classes x pixels.
     """
     count = word_class[-1] + 1
     allowed = np.arange(count) if present is None else np.flatnonzero(present)
     word_class_array = np.asarray(word_class)
     best = np.full(size_hw, -np.inf, np.float32)
     label_map = np.zeros(size_hw, np.uint16)
+    total = np.zeros(size_hw if background else (0, 0))
     for classes in _class_chunks(allowed, size_hw):
         words = np.isin(word_class_array, classes)
         maps = class_scores(patches @ prototypes[words].T, word_class_array[words])
         for rows, logits in _resized_bands(np.ascontiguousarray(maps.transpose(2, 0, 1), np.float32), size_hw):
             _keep_best(best[rows], label_map[rows], logits, classes)
+            if background:
+                total[rows] += _exp(logits, background).sum(0)
+    if background:
+        label_map[_exp(best, background) < background.threshold * total] = count
     return label_map
+
+
+def _exp(logits: Array, background: Background) -> NDArray[np.float64]:
+    """float64: cosines reach one at most, so none overflows, and far below none vanishes."""
+    return np.exp((logits.astype(np.float64) - 1) / background.temperature)
 
 
 def refined(label_map: LabelMap, masks: MaskSet, min_iou: float) -> LabelMap:

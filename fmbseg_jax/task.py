@@ -49,7 +49,7 @@ def open_task(data: Dataset, settings: TrainConfig) -> Task:
     if not data.count(feed.split):
         raise UserError(f"{data.path}: split {feed.split!r} has no photos; see failures.jsonl there for the reasons")
     if feed.targets == "truth":
-        targets = oracle_truth(data, feed.split, classes)
+        targets = oracle_truth(data, feed.split, ontology.names, settings.truth)
     else:
         targets = free_labels(data, settings.labels, feed.split)
     train_rows, held_out_rows = split_rows(data.count(feed.split), feed.holdout)
@@ -87,6 +87,7 @@ def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Ta
         **train,
         "words": ", ".join(task.ontology.words),
         "classes": ", ".join(task.ontology.names),
+        **({"eval.truth": dict(settings.truth)} if settings.feed.targets == "truth" else {}),
         "labels (digest)": data.labels_info(settings.labels)["digest"],
         "prototypes (digest)": hashlib.sha256(task.prototypes.tobytes()).hexdigest(),
         "encoders (digest)": digest(data.info["encoders"]),

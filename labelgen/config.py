@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from labelgen.errors import UserError
+from labelgen.sources.choose import NAMES as SOURCES
 
 ROOT = Path(__file__).parents[1]
 Check = Callable[[Any], bool]
@@ -26,10 +27,12 @@ Check = Callable[[Any], bool]
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The valid, locked config of a file with `get_config()`, with fields set by "train.steps=500" and the like.
 
+    path: `FILE`, or `FILE:VARIANT` for a file that has several, whose get_config takes the variant's name.
+
     UserError for a file that is missing or does not run, for a field that configs/default.py does not have (with the
     names that come near), for a value of another type, and for whatever `validate` refuses.
     """
-    config, default = _run(Path(path)), _run(ROOT / "configs/default.py")
+    config, default = _run(path), _run(str(ROOT / "configs/default.py"))
     known = dict(_fields(default))
     for field, value in _fields(config):
         if not _is_known(field, known):
@@ -45,15 +48,22 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
-def _run(path: Path) -> ConfigDict:
+def _run(name: str) -> ConfigDict:
     """What `get_config()` of a Python file returns. The project's own root is importable for it."""
+    file, colon, variant = (name, "", "") if Path(name).is_file() else name.partition(":")
+    path = Path(file)
     if not path.is_file():
         raise UserError(f"{path}: no such config file; see configs/ for some to start from")
     scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     sys.path.append(str(ROOT))
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
-        config = scope["get_config"]()
+        known = scope.get("VARIANTS", ())
+        if colon and variant not in known:
+            raise UserError(f"{name}: its variants are {', '.join(known)}" if known else f"{name}: has no variants")
+        config = scope["get_config"](variant) if colon else scope["get_config"]()
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path}: does not give a config: {type(error).__name__}: {error}") from error
     finally:
@@ -133,7 +143,7 @@ DTYPE = _choice("float32", "bfloat16", "float16")
 NAME: tuple[str, Check] = "letters, digits, - and _", lambda value: bool(re.fullmatch(r"[\w-]+", value))
 
 _LIMITS: dict[str, tuple[str, Check]] = {
-    "photos.source": _choice("folder"),
+    "photos.source": ("a layout of configs/default.py", lambda value: value.startswith("tfds:") or value in SOURCES),
     "photos.ignore_index": NOT_NEGATIVE,
     "photos.max_pixels": _whole(1),
     "device": ("auto, cpu, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value))),
@@ -165,6 +175,7 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "merge.min_confidence": SHARE,
     "eval.batch_size": _whole(1),
     "eval.refine_min_iou": SHARE,
+    "eval.background_threshold": SHARE,
 }
 
 
@@ -202,7 +213,7 @@ def parser(doc: str, config: bool = True) -> argparse.ArgumentParser:
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     if config:
-        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/, or FILE:VARIANT")
         flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
     return flags
 

@@ -125,6 +125,11 @@ class Dataset:
         """Whether the source had masks for the split; does not open truth/."""
         return bool(self._split(split)["truth"])
 
+    def truth_classes(self, split: str) -> tuple[str, ...] | None:
+        """Names of the classes in truth/; None where they are the lines of the file of words."""
+        names = self._split(split)["truth_classes"]
+        return None if names is None else tuple(names)
+
     def reader(self, family: str, split: str) -> SplitReader:
         """family: features, evidence or truth. UserError for a split without truth, and for shards that do not fit."""
         if family == "truth" and not self.has_truth(split):

@@ -14,10 +14,10 @@ from labelgen.clip import ClipEncoder, load_clip
 from labelgen.dense import check_variants, window_maps
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
-from labelgen.photos import Photo
 from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
 from labelgen.sam import load_sam
+from labelgen.sources.base import Photo
 from labelgen.windows import HW, crop_windows, resize, tile
 
 Image = NDArray[np.uint8]

@@ -12,11 +12,12 @@ from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
 from labelgen.ontology import Ontology
-from labelgen.photos import FolderSource, Photo, PhotoError
 from labelgen.plan import Shard, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.shards import EncodeShard, is_done
+from labelgen.sources.base import Photo, PhotoError, Source
+from labelgen.sources.choose import open_source
 
 FAMILIES = ("features", "evidence", "truth")
 _MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
@@ -51,11 +52,12 @@ class DataPlan:
     """DATA before it is written: who it is, and which photo goes where."""
 
     data: Path
-    sources: Mapping[str, FolderSource]
+    sources: Mapping[str, Source]
     photo_ids: Mapping[str, Sequence[str]]
     shards: Sequence[Shard]
     marker: Mapping[str, Any]
     classes: int | None
+    """How many classes truth has at most; None: not known."""
 
     def families(self, split: str) -> tuple[str, ...]:
         """Families of files that a split has."""
@@ -78,21 +80,24 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     if not config.photos.splits:
         raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
     classes = len(words.names) if words else None
-    options = {"ignore_index": config.photos.ignore_index, "max_pixels": config.photos.max_pixels}
-    sources = {
-        split: FolderSource(config.photos.root, folders.photos, folders.masks, classes=classes, **options)
-        for split, folders in config.photos.splits.items()
-    }
+    sources = {split: open_source(config.photos, split, classes) for split in config.photos.splits}
     photo_ids = {split: source.list()[:limit] for split, source in sources.items()}
     photos = {
-        split: {"count": len(ids), "digest": digest(ids), "truth": bool(config.photos.splits[split].masks)}
+        split: {
+            "count": len(ids),
+            "digest": digest(ids),
+            "truth": sources[split].has_truth,
+            "truth_classes": sources[split].classes,
+        }
         for split, ids in photo_ids.items()
     }
     data.mkdir(parents=True, exist_ok=True)
     fields = {"format": FORMAT, "config": identity(config), "photos": photos}
     marker = claim(data / "config.json", fields, str(data), _MEND, _begun(data))
     counts = {split: len(ids) for split, ids in photo_ids.items()}
-    return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, classes)
+    named = [len(source.classes or ()) for source in sources.values()]
+    most = max(*named, classes or 0, 0) or None
+    return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, most)
 
 
 def _begun(data: Path) -> bool:

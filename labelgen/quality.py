@@ -23,9 +23,10 @@ from labelgen.metrics import Counts, confusion, scores
 from labelgen.ontology import Ontology
 from labelgen.presence import dense_logits
 from labelgen.progress import Progress
-from labelgen.records import EvidenceRow, TruthRow
+from labelgen.records import EvidenceRow
 from labelgen.resample import to_pixels
 from labelgen.table import table
+from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]
@@ -71,12 +72,12 @@ def split_quality(
     names = words.ontology.names
     counts: dict[str, Counts] = {}
     pairs = np.zeros(3, np.int64)
-    evidence_rows, truth_rows = data.reader("evidence", split), data.reader("truth", split)
+    evidence_rows, truth_rows = data.reader("evidence", split), TruthReader(data, split, names, config.eval.truth)
     photos = min(len(evidence_rows), limit or len(evidence_rows))
     progress = Progress(photos, "photos", f"quality {split}")
     for i in range(photos):
         evidence = EvidenceRow.decode(evidence_rows[i])
-        truth = TruthRow.decode(truth_rows[i]).label_map
+        truth = truth_rows[i].label_map
         stages = label_stages(evidence, settings, *words)
         for name, against, prediction in readings(evidence, truth, stages, settings, words):
             counts[name] = counts.get(name, 0) + confusion(against, prediction, len(names))
@@ -97,7 +98,7 @@ def readings(
 ) -> Iterator[tuple[str, LabelMap, LabelMap]]:
     """(reading, truth it is held against, class per pixel) of one photo, both [H, W]; -1 is no class."""
     size = truth.shape[0], truth.shape[1]
-    on_labelled = np.where(stages.merged >= 0, truth.astype(np.int64), -1)
+    on_labelled = np.where(stages.merged >= 0, truth, -1)
     for variant in evidence.dense:
         logits = dense_logits(evidence, variant, words.prototypes, words.ontology)
         dense = argmax_pixels(logits, size)
@@ -121,7 +122,7 @@ def argmax_pixels(maps: Array, size_hw: tuple[int, int]) -> LabelMap:
 
 def true_classes(truth: LabelMap, classes: int) -> NDArray[np.bool_]:
     """bool [C]: which classes the truth has."""
-    return np.bincount(truth[truth < classes].ravel(), minlength=classes)[:classes] > 0
+    return np.bincount(truth[truth >= 0], minlength=classes) > 0
 
 
 def presence_pairs(truth: LabelMap, present: NDArray[np.bool_]) -> Counts:

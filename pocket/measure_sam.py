@@ -1,6 +1,6 @@
 """Measures the pocket SAM on scenes that it has not seen: one-point IoU, calibration, automatic masks, speed.
 
-    python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
+python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ def open_store(folder: Path, seed: int, count: int) -> SceneStore:
     return SceneStore(folder)
 
 
-def crop_box(
-    rng: np.random.Generator, mask: NDArray[np.uint8], regions: NDArray[np.uint8]
-) -> tuple[slice, slice]:
+def crop_box(rng: np.random.Generator, mask: NDArray[np.uint8], regions: NDArray[np.uint8]) -> tuple[slice, slice]:
     """Rows and columns of a square inside the photo: anywhere at any scale, or framed around one thing."""
     height, width = mask.shape
     short = min(height, width)

@@ -40,9 +40,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "house": ("house", "home", "cottage"),
 }
 SPLITS = ("train", "eval", "held_out")
-HELD_OUT_PAIRS = frozenset(
-    (thing, STUFF[(k + step) % len(STUFF)]) for k, thing in enumerate(THINGS) for step in (0, 3)
-)
+HELD_OUT_PAIRS = frozenset((thing, STUFF[(k + step) % len(STUFF)]) for k, thing in enumerate(THINGS) for step in (0, 3))
 DEFAULT_COUNTS = {"train": 300, "eval": 150, "held_out": 100}
 
 _TURNS = {"flag": 20.0, "house": 15.0}  # things that stand upright: largest tilt in degrees

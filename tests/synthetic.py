@@ -68,7 +68,7 @@ def write_data(
         path / "dataset.json",
         {
             "format": 1,
-            "splits": {"train": {"rows": counts, "truth": True}},
+            "splits": {"train": {"rows": counts, "truth": True, "truth_classes": None}},
             "grid_hw": list(grid),
             "feature_width": width,
             "text_width": text_width,

@@ -77,7 +77,7 @@ def test_protocol_says_what_the_figures_mean(result: Any) -> None:
     protocol = result["protocol"]
     assert protocol["photos"] == 5 and protocol["classes"] == 3
     assert protocol["use"] == "unseen photos" and protocol["targets"] == "labels"
-    assert protocol["background"] == "no background class" and protocol["checkpoint"].startswith("step 7,")
+    assert protocol["background"] == "none" and protocol["checkpoint"].startswith("step 7,")
     assert protocol["present classes"]["threshold"] == 0.3 and protocol["refined"]["min_iou"] == 0.8
 
 

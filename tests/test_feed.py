@@ -113,14 +113,14 @@ def test_class_mass_counts_labelled_patches_of_the_given_rows_only(data: Dataset
 
 
 def test_the_oracle_reads_whole_patches_from_truth(data: Dataset) -> None:
-    truth = oracle_truth(data, "train", CLASSES)
+    truth = oracle_truth(data, "train", [str(i) for i in range(CLASSES)], {})
     photo_id, classes, shares = truth(4)
     label = LabelRow.decode(data.label_reader("default", "train")[4])
     h, w = FeatureRow.decode(data.reader("features", "train")[4]).grid_hw
     assert photo_id == label.photo_id
     np.testing.assert_array_equal(classes[:h, :w, 0], label.target_classes[:h, :w, 0])
     assert (shares[:h, :w, 0] >= 254).all() and not shares[h:].any() and not shares[:, w:].any()
-    few = oracle_truth(data, "train", 1)(4)
+    few = oracle_truth(data, "train", ["0"], {})(4)
     assert few[2].sum() < shares.sum(), "a value that is no class is not annotated"
 
 

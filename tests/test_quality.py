@@ -43,7 +43,9 @@ def data(tmp_path: Path) -> Path:
     write_json(labels / "labels.json", {"splits": ["train"]})
     write_json(labels / "calibration.json", NEUTRAL.to_json())
     info = {"format": 1, "grid_hw": [8, 8], "feature_width": 4, "text_width": 5}
-    write_json(tmp_path / "dataset.json", info | {"splits": {"train": {"rows": [2], "truth": True}}})
+    write_json(
+        tmp_path / "dataset.json", info | {"splits": {"train": {"rows": [2], "truth": True, "truth_classes": None}}}
+    )
     return tmp_path
 
 

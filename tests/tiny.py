@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 from labelling import ONTOLOGY, PROTOTYPES
 
+from configs.default import get_config
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.step import State
 from labelgen import rle
@@ -99,9 +100,14 @@ def write_data(folder: Path) -> Path:
     words.mkdir(parents=True)
     write_json(words / "ontology.json", SYNONYMS.to_json())
     np.save(words / "prototypes.npy", SYNONYM_PROTOTYPES)
-    rows = {split: {"rows": [len(s) for s in shards], "truth": True} for split, shards in splits.items()}
+    rows = {
+        split: {"rows": [len(s) for s in shards], "truth": True, "truth_classes": None}
+        for split, shards in splits.items()
+    }
     info = {"format": 1, "splits": rows, "grid_hw": GRID, "feature_width": 5, "text_width": 5}
-    write_json(folder / "dataset.json", info | {"encoders": ENCODERS})
+    config = get_config()
+    encoded = {name: config[name].to_dict() for name in ("encoder", "clip")}
+    write_json(folder / "dataset.json", info | {"encoders": ENCODERS, "config": encoded})
     return folder
 
 

@@ -7,6 +7,7 @@ right (no folder, half of it, truth of another data set) is a UserError: the run
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +70,16 @@ def check_size(truth: str, truth_hw: tuple[int, ...], photo: str, photo_hw: tupl
         raise UserError(
             f"{truth}: {truth_hw[1]} x {truth_hw[0]} px, but its photo {photo} has {photo_hw[1]} x {photo_hw[0]}; "
             "take the mask of this very photo, drawn on it upright and in its size"
+        )
+
+
+def check_there(root: Path, files: Sequence[str], what: str, mend: str) -> None:
+    """UserError, with `mend`, unless all these files are under the root: half-unpacked archives are common."""
+    missing = sorted(file for file in files if not (root / file).is_file())
+    if missing:
+        raise UserError(
+            f"{root / missing[0]}: no such {what}; {len(missing)} of {len(files)} {what}s are missing, this is the "
+            f"first; {mend}"
         )
 
 

@@ -27,8 +27,8 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         raise UserError(f"{root}: no such folder of photos; mend photos.root")
     masks = wanted.masks if truth else ""
     if photos.source in FOLDERS:
-        index = IndexTruth(classes, photos.ignore_index)
-        meaning = index if photos.source == "folder" else BlackAndWhiteTruth()
-        return folder_source(root, wanted.photos, masks, meaning, photos.max_pixels)
+        index = photos.source == "folder"
+        meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
+        return folder_source(root, photos.max_pixels, wanted.photos, masks, meaning if masks else None)
     layout = LAYOUTS[photos.source](root, wanted.photos, masks)
     return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)

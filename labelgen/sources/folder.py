@@ -43,18 +43,19 @@ class BlackAndWhiteTruth:
     """White is the foreground, black the background; eval.truth says which classes these are."""
 
     classes: tuple[str, ...] = ("background", "foreground")
+    count: int = 2
 
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
         bright = 1 if values.dtype == np.bool_ else BRIGHT
         return (values >= bright).astype(np.int64)
 
 
-def folder_source(root: Path, photos: str, masks: str, truth: Truth, max_pixels: int) -> Source:
-    """Pictures under root/photos, at any depth, with root/masks/ID.png where `masks` is given.
+def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = "", truth: Truth | None = None) -> Source:
+    """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
 
     UserError when a folder is missing or empty, when two pictures have one id, or when masks are missing.
     """
-    for folder in (root / photos, root / masks):
+    for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of photos; mend photos.root or photos.splits in the config")
     pairs: dict[str, Pair] = {}
@@ -68,4 +69,4 @@ def folder_source(root: Path, photos: str, masks: str, truth: Truth, max_pixels:
         pairs[photo_id] = pair
     if not pairs:
         raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); mend photos.root")
-    return PairSource(root, pairs, truth if masks else None, max_pixels)
+    return PairSource(root, pairs, truth, max_pixels)

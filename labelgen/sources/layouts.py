@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelgen.errors import UserError
-from labelgen.sources.base import check_once
+from labelgen.sources.base import check_once, check_there
 from labelgen.sources.pairs import Pair, Truth
 from labelgen.sources.pictures import walk
 from labelgen.sources.tables import table_truth
@@ -33,7 +33,7 @@ def context(root: Path, photos: str, masks: str) -> Layout:
 
 
 def _listed(root: Path, kind: str, lists: str, masks: str) -> dict[str, Pair]:
-    """Photos named in a list; of several lists, `trainaug|train`, the first that is there. Only the first column counts."""
+    """Photos of a list, its first column; of several lists, `trainaug|train`, the first that is there."""
     folder = _folder(root / "ImageSets" / kind)
     files = [folder / f"{name}.txt" for name in lists.split("|")]
     path = next((file for file in files if file.is_file()), None)
@@ -42,11 +42,14 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> dict[str, Pair]:
         raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; mend photos.splits")
     ids = [line.split()[0] for line in path.read_text().splitlines() if line.split()]
     check_once(ids, str(path))
-    return {photo_id: Pair(f"JPEGImages/{photo_id}.jpg", f"{masks}/{photo_id}.png") for photo_id in ids}
+    pairs = {photo_id: Pair(f"JPEGImages/{photo_id}.jpg", f"{masks}/{photo_id}.png") for photo_id in ids}
+    mend = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
+    check_there(root, [pair.photo for pair in pairs.values()], "photo", mend)
+    return pairs
 
 
 def cityscapes(root: Path, photos: str, masks: str) -> Layout:
-    """Cityscapes: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_{labelIds,labelTrainIds}.png."""
+    """Cityscapes: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png."""
     ending = "_leftImg8bit.png"
     names = _named(root / "leftImg8bit" / photos, ending)
     pairs = {

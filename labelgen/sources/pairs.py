@@ -8,8 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
-from labelgen.sources.base import Photo, PhotoError, check_size, packed
+from labelgen.sources.base import Photo, PhotoError, check_size, check_there, packed
 from labelgen.sources.pictures import read_mask, read_photo
 
 
@@ -27,6 +26,10 @@ class Truth(Protocol):
     def classes(self) -> tuple[str, ...] | None:
         """Names of the class indices; None where they are the lines of the user's own file of words."""
 
+    @property
+    def count(self) -> int | None:
+        """How many classes there are; None: not known."""
+
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
         """Class indices [H, W] of a mask's values, -1 not annotated. UserError, naming `path`, for a wrong value."""
 
@@ -35,20 +38,11 @@ class PairSource:
     """Photos of one split as pairs of files."""
 
     def __init__(self, root: Path, pairs: Mapping[str, Pair], truth: Truth | None, max_pixels: int) -> None:
-        """pairs: photo id -> files; truth: None where masks are not wanted. UserError when files are missing."""
+        """pairs: photo id -> files; truth: None where masks are not wanted. UserError when masks are missing."""
         self._root, self._pairs, self._truth, self._max_pixels = root, dict(pairs), truth, max_pixels
-        self._check([pair.photo for pair in pairs.values()], "photo", "unpack the photos again, whole")
         if truth is not None:
             mend = "add them, or set photos.splits' masks to empty to go without truth"
-            self._check([pair.mask for pair in pairs.values()], "mask", mend)
-
-    def _check(self, files: builtins.list[str], what: str, mend: str) -> None:
-        missing = sorted(file for file in files if not (self._root / file).is_file())
-        if missing:
-            raise UserError(
-                f"{self._root / missing[0]}: no such {what}; {len(missing)} of {len(files)} {what}s are missing, this "
-                f"is the first; {mend}"
-            )
+            check_there(root, [pair.mask for pair in pairs.values()], "mask", mend)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -79,4 +73,4 @@ class PairSource:
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)
         highest = int(indices.max(initial=0))
-        return Photo(photo_id, image, packed(indices, len(self._truth.classes or ()) or highest + 1))
+        return Photo(photo_id, image, packed(indices, self._truth.count or highest + 1))

@@ -24,6 +24,11 @@ class TableTruth:
     values: tuple[int, ...]
     ignored: frozenset[int]
 
+    @property
+    def count(self) -> int:
+        """See labelgen.sources.pairs.Truth."""
+        return len(self.classes)
+
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
         known = np.array(self.values)
         there = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))

@@ -1,4 +1,4 @@
-"""Photos of every kind a person has: the picture a person would see, or a reason."""
+"""Folders of photos of every kind a person has: the picture a person would see, or a reason."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.default import get_config
 from labelgen.errors import UserError
-from labelgen.photos import FolderSource, PhotoError
+from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.choose import open_source
+from labelgen.sources.folder import folder_source
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], -1)
 
 
+def source_of(root: Path | str, photos: str = "", masks: str = "", classes: int | None = None, **fields: Any) -> Source:
+    config = get_config().photos
+    config.update(root=str(root), splits={"train": {"photos": photos, "masks": masks}}, **fields)
+    return open_source(config, "train", classes)
+
+
 def load(folder: Path, name: str = "a.png", **options: Any) -> np.ndarray:
-    image = FolderSource(folder, "", **options).load(name.split(".")[0]).image
+    image = source_of(folder, **options).load(name.split(".")[0]).image
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     return image
 
@@ -118,7 +127,7 @@ def truncated(folder: Path) -> None:
 )
 def test_bad_pictures_have_a_reason(tmp_path: Path, spoil: Callable[[Path], Any], reason: str, mend: str) -> None:
     spoil(tmp_path)
-    source = FolderSource(tmp_path, "", max_pixels=1199 if reason.startswith("40") else 10_000)
+    source = folder_source(tmp_path, 1199 if reason.startswith("40") else 10_000)
     with pytest.raises(PhotoError, match=reason) as error:
         source.load("a")
     assert mend in error.value.mend and str(tmp_path) not in error.value.reason
@@ -128,7 +137,7 @@ def test_listing(tmp_path: Path) -> None:
     for name in ("b.PNG", "sub/a.jpeg", "sub/.hidden.jpg", "._b.png", "notes.txt", "a.tif", ".cache/x.png"):
         (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(tmp_path / "p" / name, "PNG")
-    source = FolderSource(tmp_path, "p")
+    source = source_of(tmp_path, "p")
     assert source.list() == ["a", "b", "sub/a"] and source.file("sub/a") == "p/sub/a.jpeg"
 
 
@@ -136,22 +145,22 @@ def test_name_that_is_no_text(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(tmp_path / "a\udce9.png")
     with pytest.raises(PhotoError, match="not UTF-8"):
-        FolderSource(tmp_path, "").load("a\udce9")
+        source_of(tmp_path).load("a\udce9")
 
 
 def test_setups_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="photos.root is not set"):
-        FolderSource("", "")
+        source_of("")
     with pytest.raises(UserError, match="gone: no such folder of photos; mend photos.root"):
-        FolderSource(tmp_path / "gone", "")
+        source_of(tmp_path / "gone")
     with pytest.raises(UserError, match="val: no such folder"):
-        FolderSource(tmp_path, "val")
+        source_of(tmp_path, "val")
     with pytest.raises(UserError, match="no pictures in it"):
-        FolderSource(tmp_path, "")
+        source_of(tmp_path)
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (2, 2)).save(tmp_path / name)
     with pytest.raises(UserError, match=r"a\.\w+ and a\.\w+ would have the same mask"):
-        FolderSource(tmp_path, "")
+        source_of(tmp_path)
 
 
 def with_mask(folder: Path, mask: Image.Image) -> Path:
@@ -168,7 +177,7 @@ def test_mask_values_are_classes(tmp_path: Path, mode: str) -> None:
     mask = Image.fromarray(values, mode)
     if mode == "P":
         mask.putpalette(list(range(30)))
-    source = FolderSource(with_mask(tmp_path, mask), "p", "m", classes=3, ignore_index=7)
+    source = source_of(with_mask(tmp_path, mask), "p", "m", 3, ignore_index=7)
     label_map = source.load("a").label_map
     assert label_map is not None and label_map.dtype == np.uint8
     assert label_map.tolist() == [[0, 1, 2, 255]] * 3
@@ -176,7 +185,7 @@ def test_mask_values_are_classes(tmp_path: Path, mode: str) -> None:
 
 def test_many_classes_keep_16_bits(tmp_path: Path) -> None:
     values = np.array([[0, 300, 65535, 255]] * 3, np.uint16)
-    source = FolderSource(with_mask(tmp_path, Image.fromarray(values)), "p", "m", classes=400, ignore_index=65535)
+    source = source_of(with_mask(tmp_path, Image.fromarray(values)), "p", "m", 400, ignore_index=65535)
     label_map = source.load("a").label_map
     assert label_map is not None and label_map.dtype == np.uint16 and label_map.tolist() == values.tolist()
 
@@ -187,23 +196,45 @@ def test_many_classes_keep_16_bits(tmp_path: Path) -> None:
         (Image.new("L", (3, 4)), r"m/a.png: 3 x 4 px, but its photo .*p/a.png has 4 x 3"),
         (
             Image.new("L", (4, 3), 3),
-            r"m/a.png: class index 3 \(photo .*p/a.png\), but the ontology has 3 classes, 0 to 2",
+            "m/a.png: class index 3, but the ontology has 3 classes, 0 to 2",
         ),
         (Image.new("RGB", (4, 3)), r"m/a.png: a mask of mode RGB; class indices"),
     ],
 )
 def test_wrong_masks_stop_the_run(tmp_path: Path, mask: Image.Image, message: str) -> None:
-    source = FolderSource(with_mask(tmp_path, mask), "p", "m", classes=3)
+    source = source_of(with_mask(tmp_path, mask), "p", "m", 3)
     with pytest.raises(UserError, match=message):
         source.load("a")
 
 
 def test_altered_and_missing_masks(tmp_path: Path) -> None:
     folder = with_mask(tmp_path, Image.new("L", (4, 3)))
-    source = FolderSource(folder, "p", "m", classes=3)
+    source = source_of(folder, "p", "m", 3)
     (folder / "m/a.png").write_bytes((folder / "m/a.png").read_bytes()[:45])
     with pytest.raises(UserError, match="m/a.png: the mask cannot be read"):
         source.load("a")
     (folder / "m/a.png").unlink()
-    with pytest.raises(UserError, match="m: no mask for 1 of 1 photos, the first is a.png"):
-        FolderSource(folder, "p", "m", classes=3)
+    with pytest.raises(UserError, match="m/a.png: no such mask; 1 of 1 masks are missing, this is the first"):
+        source_of(folder, "p", "m", 3)
+
+
+def test_black_and_white_masks_are_foreground_and_background(tmp_path: Path) -> None:
+    mask = Image.fromarray(np.array([[0, 100, 127, 128]] * 2 + [[255, 200, 3, 0]], np.uint8))
+    source = source_of(with_mask(tmp_path, mask), "p", "m", 7, source="black_and_white")
+    label_map = source.load("a").label_map
+    assert source.classes == ("background", "foreground")
+    assert label_map is not None and label_map.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 0]]
+
+
+def test_masks_of_one_bit_are_black_and_white_too(tmp_path: Path) -> None:
+    mask = Image.fromarray(np.array([[0, 255, 0, 255]] * 3, np.uint8)).convert("1")
+    label_map = source_of(with_mask(tmp_path, mask), "p", "m", source="black_and_white").load("a").label_map
+    assert label_map is not None and label_map.tolist() == [[0, 1, 0, 1]] * 3
+
+
+def test_truth_is_left_alone_where_only_the_photos_are_wanted(tmp_path: Path) -> None:
+    config = get_config().photos
+    folder = with_mask(tmp_path, Image.new("RGB", (9, 9)))
+    config.update(root=str(folder), splits={"train": {"photos": "p", "masks": "m"}})
+    source = open_source(config, "train", truth=False)
+    assert source.load("a").label_map is None and not source.has_truth and source.classes is None
