@@ -4,7 +4,8 @@
     python -m fmbseg_jax.train    --config=configs/ade20k.py --data=data --workdir=run
     python -m fmbseg_jax.evaluate --config=configs/ade20k.py --data=data --workdir=run
 
-Hardware: a GPU of 16 GB to encode. Photos: 20,210 (training), 2,000 (validation). Expected time and score: not measured.
+Hardware: a GPU of 16 GB to encode. Photos: 20,210 (training), 2,000 (validation).
+Expected time and score: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
     python -m fmbseg_jax.evaluate --config=configs/coco_stuff.py --data=data --workdir=run
 
 json: annotations/instances_val2017.json and stuff_val2017.json. maps (--config=configs/coco_stuff.py:maps):
-stuffthingmaps/val2017/ID.png of the official archive, or ID_labelTrainIds.png as mmsegmentation writes them; their names
-tell the two orders of labels apart. Peers evaluate on the pixel maps.
+stuffthingmaps/val2017/ID.png of the official archive, or ID_labelTrainIds.png as mmsegmentation writes them; the
+names tell the two orders of labels apart. Peers evaluate on the pixel maps.
 Hardware: GPUs to encode 118,287 photos (--worker=i/n on each); --limit=5000 gives a first head. The features of all of
 them are 330 GB. Evaluation: 5,000 photos. Expected time and score: not measured.
 """

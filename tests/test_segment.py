@@ -7,7 +7,7 @@ import pytest
 from reference import pixel_logits
 
 from fmbseg_jax import segment
-from fmbseg_jax.segment import pixel_classes, refined
+from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen import rle
 from labelgen.records import MaskSet
 
@@ -47,6 +47,31 @@ def test_chunks_and_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(segment, "CHUNK_BYTES", 4 * 61 * 50 * 3)
     assert np.array_equal(pixel_classes(patches, prototypes, word_class, (50, 61)), whole)
     assert len(np.unique(whole)) > 10
+
+
+@pytest.mark.parametrize("present", [None, np.array([True, True, False, True])])
+def test_below_the_threshold_is_background(monkeypatch: pytest.MonkeyPatch, present: np.ndarray | None) -> None:
+    rng = np.random.default_rng(3)
+    patches, prototypes = rng.normal(size=(6, 7, 8)), rng.normal(size=(5, 8))
+    patches, prototypes = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (patches, prototypes))
+    word_class = (0, 1, 2, 2, 3)
+    monkeypatch.setattr(segment, "CHUNK_BYTES", 4 * 30 * 20 * 2)  # the softmax spans chunks of classes and bands
+    logits = pixel_logits(patches, prototypes, word_class, (20, 30))
+    if present is not None:
+        logits[~present] = -np.inf
+    probability = np.exp(logits / 0.2) / np.exp(logits / 0.2).sum(0)
+    expected = np.where(probability.max(0) < 0.5, 4, logits.argmax(0))
+    arrays = patches.astype(np.float32), prototypes.astype(np.float32)
+    got = pixel_classes(*arrays, word_class, (20, 30), present, Background(0.5, 0.2))
+    assert np.array_equal(got, expected) and set(np.unique(got)) >= {0, 1, 3, 4}
+
+
+def test_a_sharp_temperature_does_not_vanish() -> None:
+    patches = np.full((2, 2, 3), -1 / np.sqrt(3), np.float32)  # cosines far below one
+    eye = np.eye(3, dtype=np.float32)
+    assert (pixel_classes(patches, eye, (0, 1, 2), (4, 4), None, Background(0.5, 0.005)) == 3).all()
+    patches[..., 1] += 0.05
+    assert (pixel_classes(patches, eye, (0, 1, 2), (4, 4), None, Background(0.5, 0.005)) == 1).all()
 
 
 def test_ties_go_to_the_lower_class() -> None:
