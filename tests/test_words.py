@@ -50,7 +50,6 @@ TABLES = {
     # COCO's ids 1 to 182 less one, without the eleven things that were never annotated.
     "coco_stuff_ids": sorted(set(range(182)) - {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}),
     "coco_stuff_train_ids": range(171),
-    "coco_stuff_10k": range(1, 172),
 }
 
 
@@ -90,7 +89,6 @@ def test_table_has_the_official_values_in_order_and_names_that_words_can_have(na
         ("coco_stuff_train_ids", 11, "stop sign"),
         ("coco_stuff_train_ids", 80, "banner"),
         ("coco_stuff_train_ids", 170, "wood"),
-        ("coco_stuff_10k", 171, "wood"),
     ],
 )
 def test_table_names_a_value_as_the_official_list_does(name: str, value: int, class_name: str) -> None:
@@ -105,7 +103,7 @@ def test_context_is_in_the_order_of_the_official_459_names() -> None:
 def test_the_numberings_of_a_data_set_have_the_same_classes_in_the_same_order() -> None:
     assert [*table("cityscapes").values()] == [*table("cityscapes_train_ids").values()]
     stuff = [*table("coco_stuff_train_ids").values()]
-    assert [*table("coco_stuff_ids").values()] == stuff == [*table("coco_stuff_10k").values()]
+    assert [*table("coco_stuff_ids").values()] == stuff
 
 
 # words file: table, does it have background, number of classes
