@@ -1,6 +1,6 @@
 """A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
 
-    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
 """
 
 import argparse
@@ -18,6 +18,7 @@ from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
 from labelgen.dataset import Dataset
 from labelgen.photos import FolderSource
+from labelgen.presence import dense_map
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 
 SIDE_PX, GAP_PX = 160, 6
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     rows = []
     for i in range(min(args.photos, len(features))):
         row, seen = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
-        dense = seen.dense[config.labels.variant].astype(np.float32)
+        dense = dense_map(seen, config.labels.variant)
         maps = [
             pixel_classes(patches, restored.prototypes, restored.ontology.word_class, row.size_hw)
             for patches in (dense, embed([row])[0])

@@ -179,16 +179,24 @@ def validate(config: ConfigDict) -> None:
             raise UserError(
                 f"{field} = {values[field]!r}; wanted is {wanted}: mend the config or set --config.{field}="
             )
-    if config.labels.variant not in config.clip.variants:
-        raise UserError(
-            f"labels.variant = {config.labels.variant!r} is not among clip.variants = {config.clip.variants!r}; "
-            "name one of these, or add it there (and encode again)"
-        )
+    _check_variant(config.labels.variant, config.clip.variants)
     for split, folders in config.photos.splits.items():
         if not NAME[1](split):
             raise UserError(f"photos.splits has a split {split!r}; its name may have {NAME[0]}")
         if not isinstance(folders, ConfigDict) or set(folders) != {"photos", "masks"}:
             raise UserError(f"photos.splits.{split}: wanted are `photos` (a folder) and `masks` (a folder, or empty)")
+
+
+def _check_variant(variant: str, variants: Sequence[str]) -> None:
+    """labels.variant is one of clip.variants, or two of them as "a+b"."""
+    names = variant.split("+")
+    if not set(names) <= set(variants):
+        raise UserError(
+            f"labels.variant = {variant!r} is not among clip.variants = {variants!r}; name one of these, or two as "
+            "'a+b' for their mean, or add it there (and encode again)"
+        )
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise UserError(f"labels.variant = {variant!r}; wanted is one variant, or two different ones as 'a+b'")
 
 
 def digest(value: Any) -> str:

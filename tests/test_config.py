@@ -51,6 +51,9 @@ def test_fields_are_set_by_the_type_they_have() -> None:
         ("dtype=float8", "dtype = 'float8'; wanted is one of float32"),
         ("device=gpu", "device = 'gpu'; wanted is auto, cpu"),
         ("labels.variant=foo", "labels.variant = 'foo' is not among clip.variants"),
+        ("labels.variant=naclip+sclip", r"labels.variant = 'naclip\+sclip' is not among .* or two as 'a\+b'"),
+        ("labels.variant=naclip+naclip", r"labels.variant = 'naclip\+naclip'; wanted is one variant, or two different"),
+        ("labels.variant=naclip+maskclip+proxyclip", "wanted is one variant, or two different"),
         ("labels.name=a/b", "labels.name = 'a/b'; wanted is letters"),
         ("labels.templates=a photo", "labels.templates .* patterns with {}"),
         ("clip.crop_scales=", "clip.crop_scales .* shares above 0"),
@@ -85,6 +88,11 @@ def test_own_splits_are_no_unknown_fields(tmp_path: Path) -> None:
     assert config.photos.splits.train.photos == "q"
     with pytest.raises(UserError, match="no such config file"):
         load_config(str(tmp_path / "none.py"))
+
+
+def test_the_mean_of_two_variants_is_valid() -> None:
+    config = load_config(DEFAULT, ["labels.variant=naclip+proxyclip"])
+    assert config.labels.variant == "naclip+proxyclip"
 
 
 def test_digest_is_of_the_meaning() -> None:
