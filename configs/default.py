@@ -52,7 +52,10 @@ def get_config() -> ConfigDict:
     config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # timm name, or a model config file (*.json)
     config.encoder.weights = ""  # weight file in weights_dir; empty: timm's own download
     config.encoder.sha256 = ""
-    config.encoder.size_px = 518  # longest side of the photo as the encoder sees it; h = w = size_px / patch
+    config.encoder.size_px = 518  # the photo is fitted into this width, px …
+    config.encoder.height_px = 0  # … and this height; 0: size_px too. The patch grid is these, divided by the patch
+    config.encoder.window_px = 0  # features by overlapping windows of this side, averaged; 0: the photo in one pass
+    config.encoder.stride_px = 0  # at most this far apart; 0 where there are no windows
 
     # ---- label: words, cheap ----
     config.labels = ConfigDict()

@@ -152,6 +152,9 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "sam.nms_threshold": SHARE,
     "sam.batch_size": _whole(1),
     "encoder.size_px": _whole(1),
+    "encoder.height_px": _whole(0),
+    "encoder.window_px": _whole(0),
+    "encoder.stride_px": _whole(0),
     "labels.name": NAME,
     "labels.splits": ("at least one split", bool),
     "labels.calibration_photos": _whole(0),
@@ -180,6 +183,12 @@ def validate(config: ConfigDict) -> None:
                 f"{field} = {values[field]!r}; wanted is {wanted}: mend the config or set --config.{field}="
             )
     _check_variant(config.labels.variant, config.clip.variants)
+    window, stride = config.encoder.window_px, config.encoder.stride_px
+    if not min(window, 1) <= stride <= window:
+        raise UserError(
+            f"encoder.stride_px = {stride} with encoder.window_px = {window}; wanted is a stride above 0 and at most "
+            "the window, such as half of it, or 0 for both: the whole photo in one pass"
+        )
     for split, folders in config.photos.splits.items():
         if not NAME[1](split):
             raise UserError(f"photos.splits has a split {split!r}; its name may have {NAME[0]}")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,165 @@ def test_the_grid_is_fixed_by_the_longest_side(encoder, config, folder):
     config.size_px = 50
     with pytest.raises(UserError, match="encoder.size_px = 50 is no multiple of the encoder's patch of 8 px; set 48"):
         load_encoder(config, folder, "cpu", "float32")
+
+
+def wide(folder, config, **view):
+    """The encoder on a grid of 4 x 6 patches unless said otherwise."""
+    config.update(size_px=48, height_px=32, window_px=0, stride_px=0)
+    config.update(view)
+    return load_encoder(config, folder, "cpu", "float32")
+
+
+@pytest.mark.parametrize(("size_hw", "grid_hw"), [((60, 90), (4, 6)), ((90, 60), (4, 3)), ((30, 90), (2, 6))])
+def test_a_portrait_photo_fills_the_height_of_a_landscape_grid(folder, config, size_hw, grid_hw):
+    encoder = wide(folder, config)
+    assert encoder.grid_hw == (4, 6) and encoder.features(photo(*size_hw)).shape == (*grid_hw, 32)
+
+
+@pytest.mark.parametrize("size_hw", [(32, 48), (48, 24), (8, 48)])
+def test_a_patch_is_the_mean_over_the_windows_that_cover_it(folder, config, size_hw, monkeypatch):
+    """By hand: each window through the model by itself. Two windows a pass, so that the last pass is short."""
+    monkeypatch.setattr(dinov2, "WINDOWS_A_PASS", 2)
+    encoder = wide(folder, config, window_px=24, stride_px=16)
+    image = photo(*size_hw)  # of whole patches already: nothing is resized
+    grid_hw, _ = dinov2.view_grid(size_hw, 48, 8, 32)
+    pixels = encoder.pixels(np.asarray(Image.fromarray(image).resize((grid_hw[1] * 8, grid_hw[0] * 8), 3)))
+    starts = {1: [0], 2: [0], 4: [0, 1], 6: [0, 2, 3]}  # 3 patches a window, at most 2 apart, evenly spread
+    total, count = np.zeros((*grid_hw, 32)), np.zeros((*grid_hw, 1))
+    for y in starts[grid_hw[0]]:
+        for x in starts[grid_hw[1]]:
+            window = pixels[:, :, 8 * y : 8 * y + 24, 8 * x : 8 * x + 24]
+            h, w = window.shape[2] // 8, window.shape[3] // 8
+            total[y : y + h, x : x + w] += encoder.tokens(window)[0].view(h, w, 32).numpy()
+            count[y : y + h, x : x + w] += 1
+    assert count.min() == 1 < count.max()
+    np.testing.assert_allclose(encoder.features(image), total / count, atol=1e-5)
+
+
+def test_one_window_is_the_whole_pass(folder, config):
+    image = photo(60, 90)
+    whole = wide(folder, config).features(image)
+    np.testing.assert_array_equal(wide(folder, config, window_px=48, stride_px=24).features(image), whole)
+    assert np.abs(wide(folder, config, window_px=40, stride_px=8).features(image) - whole).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ({"height_px": 30}, "encoder.height_px = 30 is no multiple of the encoder's patch of 8 px; set 32"),
+        ({"window_px": 20, "stride_px": 8}, "encoder.window_px = 20 is no multiple .*; set 16"),
+        ({"window_px": 24, "stride_px": 4}, "encoder.stride_px = 4 is no multiple .*; set 8"),
+    ],
+)
+def test_heights_windows_and_strides_are_whole_patches(folder, config, view, message):
+    with pytest.raises(UserError, match=message):
+        wide(folder, config, **view)
+
+
+def test_identity_tells_views_apart(folder, config):
+    identity = wide(folder, config, window_px=24, stride_px=16).identity()
+    assert {name: identity[name] for name in ("size_px", "height_px", "window_px", "stride_px")} == {
+        "size_px": 48, "height_px": 32, "window_px": 24, "stride_px": 16,
+    }  # fmt: skip
+
+
+def cubic(positions, scale):
+    """float64 [out, in] weights of bicubic interpolation (Keys, a = -3/4) at (i + .5) / scale - .5, edges repeated."""
+    out = np.zeros((int(positions * scale), positions))
+    for i, row in enumerate(out):
+        centre = (i + 0.5) / scale - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            d, a = abs(centre - tap), -0.75
+            near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
+            row[min(max(tap, 0), positions - 1)] += near if d <= 1 else far
+    return out
+
+
+def official(monkeypatch, folder, name):
+    """A small model with random weights under an official name."""
+    create = timm.create_model
+
+    def small(name, **kwargs):
+        return create(name, **{**kwargs, **tiny_models.DINO_JSON["model_args"]})
+
+    monkeypatch.setattr(timm, "create_model", small)
+    torch.manual_seed(3)
+    model = tiny_models.shaken(small(name, num_classes=0))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("size_hw", [(96, 96), (60, 90), (90, 33)])
+def test_position_embeddings_without_registers_are_scaled_as_metas_code_does(tmp_path, monkeypatch, config, size_hw):
+    """By a tenth of a patch more than the grid, and not antialiased: in float64 from the formula."""
+    name = "vit_small_patch14_dinov2.lvd142m"
+    official(monkeypatch, tmp_path, name)
+    config.update(name=name, weights="", size_px=80)
+    encoder = load_encoder(config, tmp_path, "cpu", "float32")
+    model, (h, w) = encoder.model, dinov2.view_grid(size_hw, 80, 8)[0]
+    assert h != w or h > 6  # trained on 6 x 6
+    trained = model.pos_embed[0].double().numpy()
+    grid = trained[1:].reshape(6, 6, 32)
+    rows, columns = cubic(6, (h + 0.1) / 6), cubic(6, (w + 0.1) / 6)
+    expected = np.einsum("ia,jb,abd->ijd", rows, columns, grid).reshape(h * w, 32)
+    patches = torch.randn(2, h, w, 32)
+    tokens = model._pos_embed(patches)
+    np.testing.assert_allclose(tokens[:, 1:], patches.flatten(1, 2).numpy() + expected, atol=1e-5)
+    np.testing.assert_allclose(tokens[1, 0], model.cls_token[0, 0].numpy() + trained[0], atol=1e-6)
+    timms = type(model)._pos_embed(model, patches)
+    assert (tokens - timms).abs().max() > 0.01
+    assert encoder.features(photo(*size_hw)).shape == (h, w, 32)
+
+
+def test_at_the_training_grid_features_are_timms(tmp_path, monkeypatch, config):
+    name = "vit_small_patch14_dinov2.lvd142m"
+    official(monkeypatch, tmp_path, name)
+    config.update(name=name, weights="", size_px=48)
+    encoder = load_encoder(config, tmp_path, "cpu", "float32")
+    pixels, model = torch.randn(1, 3, 48, 48), encoder.model
+    ours = encoder.tokens(pixels)
+    del model._pos_embed  # timm's own method again
+    with torch.no_grad():
+        assert torch.equal(ours, model.forward_features(pixels)[:, 1:])
+
+
+def test_position_embeddings_with_registers_are_timms_which_are_metas(tmp_path, monkeypatch, config):
+    name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    official(monkeypatch, tmp_path, name)
+    config.update(name=name, weights="")
+    assert "_pos_embed" not in vars(load_encoder(config, tmp_path, "cpu", "float32").model)
+
+
+def metas_shapes(depth, width, registers, packed):
+    """Key -> shape of dinov2_vit*14_pretrain.pth, as facebookresearch/dinov2's vision_transformer.py names them."""
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, 1370, width), "mask_token": (1, width)}
+    shapes |= {"patch_embed.proj.weight": (width, 3, 14, 14), "patch_embed.proj.bias": (width,)}
+    shapes |= {"register_tokens": (1, registers, width)} if registers else {}
+    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8
+    ffn = {"w12": (2 * hidden, width), "w3": (width, hidden)} if packed else {}
+    ffn = ffn or {"fc1": (4 * width, width), "fc2": (width, 4 * width)}
+    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)} | {f"mlp.{k}": v for k, v in ffn.items()}
+    for i in range(depth):
+        shapes |= {f"blocks.{i}.{name}.weight": shape for name, shape in linear.items()}
+        shapes |= {f"blocks.{i}.{name}.bias": shape[:1] for name, shape in linear.items()}
+        shapes |= {f"blocks.{i}.{ls}.gamma": (width,) for ls in ("ls1", "ls2")}
+        shapes |= {f"blocks.{i}.{n}.{kind}": (width,) for n in ("norm1", "norm2") for kind in ("weight", "bias")}
+    return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize(
+    ("size", "depth", "width"), [("small", 12, 384), ("base", 12, 768), ("large", 24, 1024), ("giant", 40, 1536)]
+)
+def test_every_key_of_metas_release_files_has_its_place(monkeypatch, size, depth, width, registers):
+    """By name and shape, on the meta device: giant's packed SwiGLU too."""
+    state = {
+        key: torch.empty(shape, device="meta")
+        for key, shape in metas_shapes(depth, width, registers, size == "giant").items()
+    }
+    monkeypatch.setattr(dinov2.weights, "read_state", lambda path: state)
+    with torch.device("meta"):
+        model = dinov2._create(f"vit_{size}_patch14{'_reg4' if registers else ''}_dinov2.lvd142m", {}, Path("x.pth"))
+    assert model.num_prefix_tokens == 1 + registers and model.pos_embed.shape[1] == 1369 + (not registers)
 
 
 @pytest.mark.parametrize("metas", [False, True])
