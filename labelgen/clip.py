@@ -205,6 +205,10 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
         raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+    if "hf_model_name" in model["text_cfg"]:
+        raise UserError(
+            f"clip.name = {config.name!r}: its text tower is another library's; choose one such as ViT-B-16"
+        )
     model["quick_gelu"] = tag.get("quick_gelu", False)
     with torch.device("meta"):
         _build(model, config.name)  # refuses what cannot be used before it is downloaded
@@ -222,12 +226,13 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
 def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
     """The architecture's own tokenizer; those of other libraries are fetched from the hub."""
     try:
-        return open_clip.get_tokenizer(name)
+        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
     except Exception as error:  # each library raises its own
         raise UserError(
             f"clip.name = {name!r}: its tokenizer cannot be had ({type(error).__name__}: {error}); choose one with "
             "CLIP's own, such as ViT-B-16"
         ) from error
+    return tokenizer
 
 
 def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
@@ -251,7 +256,7 @@ def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
     return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
 
 
-def _build(arguments: dict[str, Any], name: str) -> nn.Module:
+def _build(arguments: dict[str, Any], name: str) -> Any:
     """The untrained model of a model config; UserError when it cannot be built or dense variants cannot use it."""
     rest = dict(arguments)
     with weights.building(f"clip.name = {name!r}"):
@@ -265,9 +270,9 @@ def _load(model: nn.Module, path: Path) -> None:
     if not _is_torchscript(path):
         load_checkpoint(model, str(path))
         return
-    state = torch.jit.load(str(path), map_location="cpu").state_dict()
+    archive: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     sizes = ("input_resolution", "context_length", "vocab_size")
-    model.load_state_dict({key: value for key, value in state.items() if key not in sizes})
+    model.load_state_dict({key: value for key, value in archive.state_dict().items() if key not in sizes})
 
 
 def _is_torchscript(path: Path) -> bool:
