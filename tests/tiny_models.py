@@ -81,11 +81,20 @@ def dino_model() -> torch.nn.Module:
     return shaken(timm.create_model(DINO_JSON["name"], num_classes=0, dynamic_img_size=True, **args))
 
 
-def shaken(model: torch.nn.Module, by: float = 0.15) -> torch.nn.Module:
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
     """The model with noise on every parameter, in evaluation mode."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += by * torch.randn_like(parameter)
+            parameter += 0.15 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def lively(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with noise on norms and biases, which begin as no-ops, in evaluation mode: quick, for large models."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
 
