@@ -195,7 +195,10 @@ def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
 
 
 def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
-    """The weight file of a timm name: config.weights or NAME.safetensors in weights_dir, else timm's own on the hub."""
+    """The weight file of a timm name: config.weights, or NAME.safetensors or Meta's release file, else timm's own.
+
+    In weights_dir the first three, on the hub the last.
+    """
     try:
         tag: Any = timm.get_pretrained_cfg(config.name, allow_unregistered=False)
     except RuntimeError as error:
@@ -203,4 +206,5 @@ def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
     hub = tag.hf_hub_id or ""
     fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
     source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
-    return weights.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)
+    names = [config.weights] if config.weights else [f"{config.name}.safetensors", Path(tag.url or "").name]
+    return weights.find(weights_dir, names, config.sha256, fetch, source)
