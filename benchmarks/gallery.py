@@ -17,6 +17,7 @@ from fmbseg_jax.palette import overlay, palette
 from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
 from labelgen.dataset import Dataset
+from labelgen.presence import dense_map
 from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.choose import open_source
 from labelgen.truth import TruthReader
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     rows = []
     for i in range(min(args.photos, len(features))):
         row, seen = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
-        dense = seen.dense[config.labels.variant].astype(np.float32)
+        dense = dense_map(seen, config.labels.variant)
         maps = [
             pixel_classes(patches, restored.prototypes, restored.ontology.word_class, row.size_hw)
             for patches in (dense, embed([row])[0])

@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     config.labels.splits = ("train",)  # splits that get free labels; quality reads them too
     config.labels.text_embeddings = ""  # .npy [K, E], rows in the order of the words, instead of the text tower
     config.labels.templates = ("a photo of a {}.", "a photo of the {}.", "there is a {} in the scene.")
-    config.labels.variant = "proxyclip"  # dense variant that the labels use
+    config.labels.variant = "proxyclip"  # dense variant that the labels use; "naclip+proxyclip": the mean of two
     config.labels.calibration_photos = 256  # photos that tell how strongly each class fires anyway; 0: no calibration
 
     config.presence = ConfigDict()

@@ -13,6 +13,11 @@ from labelgen.errors import UserError
 from labelgen.records import FeatureRow
 
 Array = NDArray[np.float32]
+_SAME = {
+    "encoder": ("sha256", "size_px", "height_px", "window_px", "stride_px", "patch_px"),
+    "clip": ("sha256", "patch_px"),
+}
+"""What the head's input and output depend on, of each encoder's identity()."""
 
 
 class Embedder:
@@ -47,7 +52,7 @@ def check_same_weights(restored: Restored, name: str, found: Mapping[str, Any], 
     source: where `found` comes from, for the message.
     """
     trained = restored.encoders[name]
-    for field in ("sha256", "size_px", "patch_px"):
+    for field in _SAME[name]:
         if found.get(field) != trained.get(field):
             raise UserError(
                 f"{source}: {name}.{field} is {found.get(field)} ({found['weights']}), but the RUN was trained with "

@@ -4,6 +4,7 @@ Data flow: words -> prototypes (the text tower alone runs); crops and windows of
 dense variants read.
 """
 
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,12 +189,9 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
     """
     on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
     source = (_from_json if config.name.endswith(".json") else _from_tag)(config, Path(weights_dir))
-    arguments = dict(source.model)
-    with weights.building(f"clip.name = {config.name!r}"):
-        model = (CustomTextCLIP if arguments.pop("custom_text", False) else CLIP)(**arguments)
-    _check_supported(model, config.name)
+    model = _build(source.model, config.name)
     with weights.loading(source.path, config.name):
-        load_checkpoint(model, str(source.path))
+        _load(model, source.path)
     return ClipEncoder(model, source, on, compute, config.batch_size)
 
 
@@ -207,16 +205,34 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
         raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+    if "hf_model_name" in model["text_cfg"]:
+        raise UserError(
+            f"clip.name = {config.name!r}: its text tower is another library's; choose one such as ViT-B-16"
+        )
+    model["quick_gelu"] = tag.get("quick_gelu", False)
+    with torch.device("meta"):
+        _build(model, config.name)  # refuses what cannot be used before it is downloaded
     hub = tag["hf_hub"].strip("/")
     path = weights.find(
         weights_dir,
         [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
         config.sha256,
         lambda: str(open_clip.download_pretrained(tag)),
-        f"https://huggingface.co/{hub} (open_clip_model.safetensors)" if hub else tag["url"],
+        f"https://huggingface.co/{hub} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
     )
-    model["quick_gelu"] = tag.get("quick_gelu", False)
-    return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], open_clip.get_tokenizer(config.name))
+    return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], _tokenizer(config.name))
+
+
+def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """The architecture's own tokenizer; those of other libraries are fetched from the hub."""
+    try:
+        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
+    except Exception as error:  # each library raises its own
+        raise UserError(
+            f"clip.name = {name!r}: its tokenizer cannot be had ({type(error).__name__}: {error}); choose one with "
+            "CLIP's own, such as ViT-B-16"
+        ) from error
+    return tokenizer
 
 
 def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
@@ -238,6 +254,33 @@ def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
     with weights.building(f"{weights_dir / config.name}: preprocess"):
         mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
     return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
+
+
+def _build(arguments: dict[str, Any], name: str) -> Any:
+    """The untrained model of a model config; UserError when it cannot be built or dense variants cannot use it."""
+    rest = dict(arguments)
+    with weights.building(f"clip.name = {name!r}"):
+        model = (CustomTextCLIP if rest.pop("custom_text", False) else CLIP)(**rest)
+    _check_supported(model, name)
+    return model
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """open_clip's own loading; OpenAI's release files are TorchScript archives, which it refuses."""
+    if not _is_torchscript(path):
+        load_checkpoint(model, str(path))
+        return
+    archive: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    sizes = ("input_resolution", "context_length", "vocab_size")
+    model.load_state_dict({key: value for key, value in archive.state_dict().items() if key not in sizes})
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whatever the file is named."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _check_supported(model: Any, name: str) -> None:

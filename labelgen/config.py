@@ -162,6 +162,9 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "sam.nms_threshold": SHARE,
     "sam.batch_size": _whole(1),
     "encoder.size_px": _whole(1),
+    "encoder.height_px": _whole(0),
+    "encoder.window_px": _whole(0),
+    "encoder.stride_px": _whole(0),
     "labels.name": NAME,
     "labels.splits": ("at least one split", bool),
     "labels.calibration_photos": _whole(0),
@@ -190,16 +193,30 @@ def validate(config: ConfigDict) -> None:
             raise UserError(
                 f"{field} = {values[field]!r}; wanted is {wanted}: mend the config or set --config.{field}="
             )
-    if config.labels.variant not in config.clip.variants:
+    _check_variant(config.labels.variant, config.clip.variants)
+    window, stride = config.encoder.window_px, config.encoder.stride_px
+    if not min(window, 1) <= stride <= window:
         raise UserError(
-            f"labels.variant = {config.labels.variant!r} is not among clip.variants = {config.clip.variants!r}; "
-            "name one of these, or add it there (and encode again)"
+            f"encoder.stride_px = {stride} with encoder.window_px = {window}; wanted is a stride above 0 and at most "
+            "the window, such as half of it, or 0 for both: the whole photo in one pass"
         )
     for split, folders in config.photos.splits.items():
         if not NAME[1](split):
             raise UserError(f"photos.splits has a split {split!r}; its name may have {NAME[0]}")
         if not isinstance(folders, ConfigDict) or set(folders) != {"photos", "masks"}:
             raise UserError(f"photos.splits.{split}: wanted are `photos` (a folder) and `masks` (a folder, or empty)")
+
+
+def _check_variant(variant: str, variants: Sequence[str]) -> None:
+    """labels.variant is one of clip.variants, or two of them as "a+b"."""
+    names = variant.split("+")
+    if not set(names) <= set(variants):
+        raise UserError(
+            f"labels.variant = {variant!r} is not among clip.variants = {variants!r}; name one of these, or two as "
+            "'a+b' for their mean, or add it there (and encode again)"
+        )
+    if len(names) > 2 or len(set(names)) < len(names):
+        raise UserError(f"labels.variant = {variant!r}; wanted is one variant, or two different ones as 'a+b'")
 
 
 def digest(value: Any) -> str:

@@ -3,6 +3,11 @@
 X: input of the last block; q, k, v = in_proj(LN1(X)), heads of width d, s = 1/sqrt(d); O: the attention's
 out-projection. A variant gives the last block's output; LN_post, the visual projection and unit length follow. To add
 one: write a function of `Tokens` and enter it in VARIANTS.
+
+The formulas are those of the authors' published code. What we do otherwise: windows larger than the training size get
+position embeddings as open_clip resizes a checkpoint's, antialiased bicubic (SCLIP, ClearCLIP, NACLIP, ProxyCLIP: not
+antialiased, by a tenth of a patch more; CLIP Surgery: bilinear). Windows are averaged as unit vectors, theirs as logits
+of pixels. And what is said at maskclip and proxyclip.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +53,10 @@ class Tokens:
 
 
 def maskclip(tokens: Tokens) -> Tensor:
-    """O(v): no attention, no residual, no FFN (Zhou et al. 2022)."""
+    """O(v): no attention, no residual, no FFN (Zhou et al. 2022, as ClearCLIP's authors compare with it).
+
+    MaskCLIP's own code for ViTs keeps the residual and the FFN.
+    """
     return tokens.patches(tokens.block.out(tokens.qkv[2]))
 
 
@@ -94,7 +102,8 @@ def surgery(tokens: Tokens) -> Tensor:
 def proxyclip(tokens: Tokens) -> Tensor:
     """O(softmax(S') v) on the proxy's grid, v resized to it; S = F FT, S' = GAMMA (S - BETA mean S), negatives out.
 
-    A patch always attends to itself: where all features are alike nothing else would be left.
+    Lan et al. 2024, whose DINO sees the window alone: our features are the whole photo's, computed once for the head as
+    well. A patch always attends to itself: where all features are alike nothing else would be left.
     """
     n, a, b, _ = tokens.proxy.shape
     v = tokens.qkv[2][:, :, 1:].float()

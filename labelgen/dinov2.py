@@ -1,14 +1,18 @@
 """DINOv2 by timm: the patch features that the head learns on.
 
-Data flow: a photo resized to whole patches (labelgen.views) -> last-layer features after the final norm.
+Data flow: a photo resized to whole patches (labelgen.views) -> last-layer features after the final norm, of the photo
+in one pass or averaged over overlapping windows.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -16,13 +20,19 @@ from torch import Tensor, nn
 import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
 from labelgen import weights
 from labelgen.errors import UserError
-from labelgen.views import view_grid
-from labelgen.windows import HW, resize
+from labelgen.views import check_patches, fixed_grid, view_grid
+from labelgen.windows import HW, resize, spread
 
 # isort: split
 import timm
 from huggingface_hub import hf_hub_download
 from timm.models.vision_transformer import checkpoint_filter_fn
+
+NO_REGISTERS = {f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
+"""timm's architectures whose position embeddings Meta's own code resizes otherwise than timm."""
+OFFSET = 0.1
+"""Patches that Meta's code adds to a side before it scales them."""
+WINDOWS_A_PASS = 16
 
 
 class EncoderConfig(Protocol):
@@ -32,31 +42,69 @@ class EncoderConfig(Protocol):
     weights: str
     sha256: str
     size_px: int
+    height_px: int
+    window_px: int
+    stride_px: int
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo as the encoder sees it: fitted into height_px (0: as size_px) by size_px, in windows (0: one pass)."""
+
+    size_px: int
+    height_px: int = 0
+    window_px: int = 0
+    stride_px: int = 0
+
+    def check(self, patch_px: int) -> None:
+        """UserError unless all are multiples of the patch."""
+        fixed_grid(self.size_px, patch_px, self.height_px)
+        for field, px in (("window_px", self.window_px), ("stride_px", self.stride_px)):
+            if self.window_px:
+                check_patches(field, px, patch_px)
 
 
 class PatchEncoder:
-    """A frozen ViT of timm that takes any grid of patches; the photo's longest side becomes size_px."""
+    """A frozen ViT of timm that takes any grid of patches."""
 
-    def __init__(self, model: nn.Module, path: Path, size_px: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, path: Path, view: View, device: torch.device, dtype: torch.dtype) -> None:
         self.model = weights.frozen(model, device)
-        self.path, self.size_px, self.device, self.dtype = path, size_px, device, dtype
+        self.path, self.view, self.device, self.dtype = path, view, device, dtype
         self.patch_px: int = self.model.patch_embed.patch_size[0]
         self.width: int = self.model.num_features
         settings = self.model.pretrained_cfg
         self.mean, self.std, self.interpolation = settings["mean"], settings["std"], settings["interpolation"]
-        view_grid((1, 1), size_px, self.patch_px)  # refuses a size_px that is no multiple of the patch
+        view.check(self.patch_px)
 
     @property
     def grid_hw(self) -> HW:
         """The fixed grid h, w that every photo's patches lie on."""
-        return self.size_px // self.patch_px, self.size_px // self.patch_px
+        return fixed_grid(self.view.size_px, self.patch_px, self.view.height_px)
 
     def features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [h', w', D] of a photo uint8 [H, W, 3], whose h' x w' patches cover it exactly."""
-        grid_hw, resized_hw = view_grid((image.shape[0], image.shape[1]), self.size_px, self.patch_px)
+        size_hw = image.shape[0], image.shape[1]
+        grid_hw, resized_hw = view_grid(size_hw, self.view.size_px, self.patch_px, self.view.height_px)
         resample = getattr(Image.Resampling, self.interpolation.upper())
-        tokens = self.tokens(self.pixels(resize(image, resized_hw, resample)))
-        return np.asarray(tokens[0].view(*grid_hw, self.width).cpu(), np.float32)
+        pixels = self.pixels(resize(image, resized_hw, resample))
+        whole = not self.view.window_px or max(resized_hw) <= self.view.window_px
+        features = self.tokens(pixels).view(*grid_hw, -1) if whole else self._windowed(pixels, grid_hw)
+        return features.cpu().numpy()
+
+    def _windowed(self, pixels: Tensor, grid_hw: HW) -> Tensor:
+        """float32 [h', w', D] of pixels [1, 3, H, W]: each patch's mean over the windows that cover it."""
+        patch, stride = self.patch_px, self.view.stride_px // self.patch_px
+        side_hw = [min(self.view.window_px // patch, side) for side in grid_hw]
+        rows, columns = (spread(*sides, stride) for sides in zip(grid_hw, side_hw, strict=True))
+        places = [(slice(y, y + side_hw[0]), slice(x, x + side_hw[1])) for y in rows for x in columns]
+        patches = pixels.view(3, grid_hw[0], patch, grid_hw[1], patch)
+        total = torch.zeros(*grid_hw, self.width + 1, device=self.device)
+        for first in range(0, len(places), WINDOWS_A_PASS):
+            part = places[first : first + WINDOWS_A_PASS]
+            windows = torch.stack([patches[:, y, :, x].flatten(3).flatten(1, 2) for y, x in part])
+            for (y, x), tokens in zip(part, self.tokens(windows), strict=True):
+                total[y, x] += F.pad(tokens, (0, 1), value=1).view(*side_hw, -1)
+        return total[..., :-1] / total[..., -1:]
 
     def pixels(self, image: NDArray[np.uint8]) -> Tensor:
         """float32 [1, 3, H, W] normalised by timm's mean and std for this model."""
@@ -76,12 +124,41 @@ class PatchEncoder:
         return {
             "weights": self.path.name,
             "sha256": weights.digest(self.path),
-            "size_px": self.size_px,
+            **asdict(self.view),
             "patch_px": self.patch_px,
             "mean": list(self.mean),
             "std": list(self.std),
             "interpolation": self.interpolation,
         }
+
+
+class OriginalPositions:
+    """timm's `_pos_embed` with other grids' position embeddings as DINOv2's own vision_transformer.py resizes them.
+
+    Bicubic, not antialiased, by the scale (side + OFFSET) / trained side: so the models without registers were trained
+    and measured. Those with registers are antialiased, to the grid's size, as timm does it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.at = lru_cache(maxsize=16)(self._at)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Embedded patches [B, h, w, D] -> tokens [B, 1 + h w, D]."""
+        cls = self.model.cls_token.expand(len(x), -1, -1)
+        return torch.cat([cls, x.flatten(1, 2)], 1) + self.at(*x.shape[1:3])
+
+    def _at(self, h: int, w: int) -> Tensor:
+        """[1, 1 + h w, D]."""
+        positions: Tensor = self.model.pos_embed
+        rows, columns = self.model.patch_embed.grid_size
+        if (h, w) == (rows, columns):
+            return positions
+        grid = positions[:, 1:].view(1, rows, columns, -1).permute(0, 3, 1, 2)
+        scale = (h + OFFSET) / rows, (w + OFFSET) / columns
+        with torch.autocast(grid.device.type, enabled=False):
+            resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], 1)
 
 
 def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dtype: str) -> PatchEncoder:
@@ -97,7 +174,10 @@ def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dt
     else:
         path = _official(config, weights_dir)
         model = _create(config.name, {}, path)
-    return PatchEncoder(model, path, config.size_px, on, compute)
+        if config.name.partition(".")[0] in NO_REGISTERS:
+            model._pos_embed = OriginalPositions(model)
+    view = View(config.size_px, config.height_px, config.window_px, config.stride_px)
+    return PatchEncoder(model, path, view, on, compute)
 
 
 def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
@@ -115,7 +195,10 @@ def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
 
 
 def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
-    """The weight file of a timm name: config.weights or NAME.safetensors in weights_dir, else timm's own on the hub."""
+    """The weight file of a timm name: config.weights, or NAME.safetensors or Meta's release file, else timm's own.
+
+    In weights_dir the first three, on the hub the last.
+    """
     try:
         tag: Any = timm.get_pretrained_cfg(config.name, allow_unregistered=False)
     except RuntimeError as error:
@@ -123,4 +206,5 @@ def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
     hub = tag.hf_hub_id or ""
     fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
     source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
-    return weights.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)
+    names = [config.weights] if config.weights else [f"{config.name}.safetensors", Path(tag.url or "").name]
+    return weights.find(weights_dir, names, config.sha256, fetch, source)

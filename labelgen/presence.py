@@ -45,8 +45,14 @@ def detect(evidence: EvidenceRow, prototypes: Array, ontology: Ontology, setting
 
 
 def dense_logits(evidence: EvidenceRow, variant: str, prototypes: Array, ontology: Ontology) -> Array:
-    """Cosines of the dense map of one variant with each class (max over its words): float32 [h, w, C]."""
-    return class_scores(evidence.dense[variant].astype(np.float32) @ prototypes.T, ontology.word_class)
+    """Cosines of a variant's dense map with each class (max over its words): float32 [h, w, C]."""
+    return class_scores(dense_map(evidence, variant) @ prototypes.T, ontology.word_class)
+
+
+def dense_map(evidence: EvidenceRow, variant: str) -> Array:
+    """float32 [h, w, E] of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
+    maps = [evidence.dense[name].astype(np.float32) for name in variant.split("+")]
+    return maps[0] if len(maps) == 1 else np.mean(maps, 0, dtype=np.float32)
 
 
 def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSettings) -> Array:

@@ -47,11 +47,12 @@ def tile(size_hw: HW, short_side: int, side: int, stride: int) -> Windows:
     """
     scale = short_side / min(size_hw)
     height, width = (min(round(length * scale), MAX_ASPECT * short_side) for length in size_hw)
-    rows, columns = (_starts(length, side, stride) for length in (height, width))
+    rows, columns = (spread(length, side, stride) for length in (height, width))
     return Windows((height, width), side, np.array([(y, x) for y in rows for x in columns], np.int64))
 
 
-def _starts(length: int, side: int, stride: int) -> NDArray[np.int64]:
+def spread(length: int, side: int, stride: int) -> NDArray[np.int64]:
+    """Where windows that cover `length` start: evenly spread, at most `stride` apart, flush with both ends."""
     count = -(-(length - side) // stride) + 1
     return np.round(np.linspace(0, length - side, count)).astype(np.int64)
 

@@ -78,7 +78,8 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100, help="scenes a split; the probe fits on those of train")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", size_px=SIZE_PX)
+    fields = {"size_px": SIZE_PX, "height_px": 0, "window_px": 0, "stride_px": 0}
+    config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **fields)
     encoder = load_encoder(config, arguments.weights, "cpu", "bfloat16")
     weight, bias = fit(*patches(encoder, [draw(0, i, "train") for i in range(arguments.photos)]))
     for split in ("eval", "held_out"):

@@ -51,6 +51,12 @@ def test_fields_are_set_by_the_type_they_have() -> None:
         ("dtype=float8", "dtype = 'float8'; wanted is one of float32"),
         ("device=gpu", "device = 'gpu'; wanted is auto, cpu"),
         ("labels.variant=foo", "labels.variant = 'foo' is not among clip.variants"),
+        ("labels.variant=naclip+sclip", r"labels.variant = 'naclip\+sclip' is not among .* or two as 'a\+b'"),
+        ("labels.variant=naclip+naclip", r"labels.variant = 'naclip\+naclip'; wanted is one variant, or two different"),
+        ("labels.variant=naclip+maskclip+proxyclip", "wanted is one variant, or two different"),
+        ("encoder.height_px=-14", "encoder.height_px = -14; wanted is a whole number, 0 or more"),
+        ("encoder.window_px=518", "encoder.stride_px = 0 with encoder.window_px = 518; wanted is a stride above 0"),
+        ("encoder.stride_px=14", "encoder.stride_px = 14 with encoder.window_px = 0; wanted is"),
         ("labels.name=a/b", "labels.name = 'a/b'; wanted is letters"),
         ("labels.templates=a photo", "labels.templates .* patterns with {}"),
         ("clip.crop_scales=", "clip.crop_scales .* shares above 0"),
@@ -85,6 +91,11 @@ def test_own_splits_are_no_unknown_fields(tmp_path: Path) -> None:
     assert config.photos.splits.train.photos == "q"
     with pytest.raises(UserError, match="no such config file"):
         load_config(str(tmp_path / "none.py"))
+
+
+def test_windows_and_the_mean_of_two_variants_are_valid() -> None:
+    config = load_config(DEFAULT, ["encoder.window_px=518", "encoder.stride_px=518", "labels.variant=naclip+proxyclip"])
+    assert config.encoder.stride_px == 518 and config.labels.variant == "naclip+proxyclip"
 
 
 def test_digest_is_of_the_meaning() -> None:

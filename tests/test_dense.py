@@ -1,10 +1,9 @@
-import math
-
 import numpy as np
 import pytest
 import tiny_models  # first: it makes torchvision importable
 import torch
 import torch.nn.functional as F
+from dense_reference import Reference, Tower, expected_tokens, unit
 
 from labelgen import dense
 from labelgen.clip import load_clip
@@ -31,93 +30,12 @@ def image(rng, *size_hw):
     return rng.integers(0, 256, (*size_hw, 3), np.uint8)
 
 
-def unit(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-class Reference:
-    """The tower's last blocks in float64 numpy, one window at a time, straight from the formulas."""
-
-    def __init__(self, encoder, images, depth=6):
-        self.visual = encoder.visual
-        inputs = encoder.inputs(images, depth)
-        self.inputs = [x.double().numpy()[0] for x in inputs]
-        self.blocks = [self._numbers(block.module) for block in encoder.blocks[-len(inputs) :]]
-        self.heads = encoder.blocks[-1].heads
-        self.tail = self._numbers(encoder.visual)
-
-    @staticmethod
-    def _numbers(module):
-        return {name: value.double().numpy() for name, value in module.state_dict().items()}
-
-    @staticmethod
-    def norm(x, weights, name):
-        y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return y * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-    def qkv(self, i=-1):
-        """Lists by head of q, k, v [1 + N, d] of block i."""
-        w = self.blocks[i]
-        packed = self.norm(self.inputs[i], w, "ln_1") @ w["attn.in_proj_weight"].T + w["attn.in_proj_bias"]
-        return [np.split(part, self.heads, axis=1) for part in np.split(packed, 3, axis=1)]
-
-    def out(self, heads, i=-1):
-        w = self.blocks[i]
-        return np.concatenate(heads, 1) @ w["attn.out_proj.weight"].T + w["attn.out_proj.bias"]
-
-    def ffn(self, x):
-        w = self.blocks[-1]
-        hidden = self.norm(x, w, "ln_2") @ w["mlp.c_fc.weight"].T + w["mlp.c_fc.bias"]
-        hidden = hidden / (1 + np.exp(-1.702 * hidden))  # QuickGELU
-        return hidden @ w["mlp.c_proj.weight"].T + w["mlp.c_proj.bias"]
-
-    def project(self, tokens):
-        return unit(self.norm(tokens, self.tail, "ln_post") @ self.tail["proj"])
-
-
-def softmax(scores):
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def expected_tokens(name, ref, proxy):
-    """[N, width] of one window by the table of design.md; proxy: unit features [N', D] on the grid itself."""
-    q, k, v = ref.qkv()
-    s = 1 / math.sqrt(q[0].shape[1])
-    if name == "maskclip":
-        return ref.out(v)[1:]
-    if name == "clearclip":
-        return ref.out([softmax(s * a @ a.T) @ c for a, c in zip(q, v, strict=True)])[1:]
-    if name == "sclip":
-        heads = [(softmax(s * a @ a.T) + softmax(s * b @ b.T)) @ c for a, b, c in zip(q, k, v, strict=True)]
-        x = ref.inputs[-1] + ref.out(heads)
-        return (x + ref.ffn(x))[1:]
-    if name == "naclip":
-        near = np.zeros((17, 17))
-        for i in range(16):
-            for j in range(16):
-                squared = (i // 4 - j // 4) ** 2 + (i % 4 - j % 4) ** 2
-                near[i + 1, j + 1] = math.exp(-squared / (2 * 5.0**2))
-        return ref.out([softmax(s * b @ b.T + near) @ c for b, c in zip(k, v, strict=True)])[1:]
-    if name == "surgery":
-        path = ref.inputs[0].copy()
-        for i in range(len(ref.inputs)):
-            values = ref.qkv(i)[2]
-            path += ref.out([softmax(s * c @ c.T) @ c for c in values], i)
-        return path[1:]
-    assert name == "proxyclip"
-    similar = proxy @ proxy.T
-    similar = 3.0 * (similar - 1.2 * similar.mean())
-    weight = softmax(np.where(similar < 0, -np.inf, similar))
-    return ref.out([weight @ c[1:] for c in v])
-
-
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_each_variant_is_its_formula(encoder, rng, name):
     frame, features = image(rng, 32, 32), rng.normal(size=(*GRID, 7)).astype(np.float32)
     maps, _ = window_maps(encoder, frame, ONE, (name,), features)
-    ref = Reference(encoder, frame[None])
-    expected = ref.project(expected_tokens(name, ref, unit(features.reshape(16, 7).astype(np.float64))))
+    ref = Reference(Tower(encoder.visual, 6), [x[0] for x in encoder.inputs(frame[None], 6)])
+    expected = ref.project(expected_tokens(name, ref, unit(features.astype(np.float64)), GRID))
     assert maps[name].dtype == np.float16
     np.testing.assert_allclose(maps[name].reshape(16, -1), expected, atol=1e-3)  # float16
 

@@ -5,14 +5,12 @@ import pytest
 import tiny_models  # first: it makes torchvision importable
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from labelgen import dinov2
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
 
 # isort: split
-import timm
 
 
 @pytest.fixture(scope="module")
@@ -76,28 +74,64 @@ def test_the_grid_is_fixed_by_the_longest_side(encoder, config, folder):
         load_encoder(config, folder, "cpu", "float32")
 
 
-@pytest.mark.parametrize("metas", [False, True])
-def test_a_timm_name_finds_its_file_in_weights_dir(folder, config, monkeypatch, tmp_path, metas):
-    """A small model stands in for the large one; Meta's own files name some weights otherwise than timm."""
-    create, name = timm.create_model, "vit_small_patch14_reg4_dinov2.lvd142m"
+def wide(folder, config, **view):
+    """The encoder on a grid of 4 x 6 patches unless said otherwise."""
+    config.update(size_px=48, height_px=32, window_px=0, stride_px=0)
+    config.update(view)
+    return load_encoder(config, folder, "cpu", "float32")
 
-    def small(name, **kwargs):
-        return create(name, **{**kwargs, **tiny_models.DINO_JSON["model_args"]})
 
-    monkeypatch.setattr(timm, "create_model", small)
-    state = {key: value.contiguous() for key, value in tiny_models.dino_model().state_dict().items()}
-    if metas:
-        state["register_tokens"] = state.pop("reg_token")
-        state["mask_token"] = torch.zeros(1, 32)
-        state["pos_embed"] = torch.cat([torch.zeros(1, 1, 32), state["pos_embed"]], 1)
-        state["cls_token"] = state["cls_token"].clone()
-    save_file(state, tmp_path / f"{name}.safetensors")
-    config.name, config.weights = name, ""
-    encoder = load_encoder(config, tmp_path, "cpu", "float32")
-    expected = tiny_models.dino_model().state_dict()
-    for key, value in encoder.model.state_dict().items():
-        if key not in ("pos_embed", "cls_token"):
-            torch.testing.assert_close(value, expected[key])
+@pytest.mark.parametrize(("size_hw", "grid_hw"), [((60, 90), (4, 6)), ((90, 60), (4, 3)), ((30, 90), (2, 6))])
+def test_a_portrait_photo_fills_the_height_of_a_landscape_grid(folder, config, size_hw, grid_hw):
+    encoder = wide(folder, config)
+    assert encoder.grid_hw == (4, 6) and encoder.features(photo(*size_hw)).shape == (*grid_hw, 32)
+
+
+@pytest.mark.parametrize("size_hw", [(32, 48), (48, 24), (8, 48)])
+def test_a_patch_is_the_mean_over_the_windows_that_cover_it(folder, config, size_hw, monkeypatch):
+    """By hand: each window through the model by itself. Two windows a pass, so that the last pass is short."""
+    monkeypatch.setattr(dinov2, "WINDOWS_A_PASS", 2)
+    encoder = wide(folder, config, window_px=24, stride_px=16)
+    image = photo(*size_hw)  # of whole patches already: nothing is resized
+    grid_hw, _ = dinov2.view_grid(size_hw, 48, 8, 32)
+    pixels = encoder.pixels(np.asarray(Image.fromarray(image).resize((grid_hw[1] * 8, grid_hw[0] * 8), 3)))
+    starts = {1: [0], 2: [0], 4: [0, 1], 6: [0, 2, 3]}  # 3 patches a window, at most 2 apart, evenly spread
+    total, count = np.zeros((*grid_hw, 32)), np.zeros((*grid_hw, 1))
+    for y in starts[grid_hw[0]]:
+        for x in starts[grid_hw[1]]:
+            window = pixels[:, :, 8 * y : 8 * y + 24, 8 * x : 8 * x + 24]
+            h, w = window.shape[2] // 8, window.shape[3] // 8
+            total[y : y + h, x : x + w] += encoder.tokens(window)[0].view(h, w, 32).numpy()
+            count[y : y + h, x : x + w] += 1
+    assert count.min() == 1 < count.max()
+    np.testing.assert_allclose(encoder.features(image), total / count, atol=1e-5)
+
+
+def test_one_window_is_the_whole_pass(folder, config):
+    image = photo(60, 90)
+    whole = wide(folder, config).features(image)
+    np.testing.assert_array_equal(wide(folder, config, window_px=48, stride_px=24).features(image), whole)
+    assert np.abs(wide(folder, config, window_px=40, stride_px=8).features(image) - whole).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ({"height_px": 30}, "encoder.height_px = 30 is no multiple of the encoder's patch of 8 px; set 32"),
+        ({"window_px": 20, "stride_px": 8}, "encoder.window_px = 20 is no multiple .*; set 16"),
+        ({"window_px": 24, "stride_px": 4}, "encoder.stride_px = 4 is no multiple .*; set 8"),
+    ],
+)
+def test_heights_windows_and_strides_are_whole_patches(folder, config, view, message):
+    with pytest.raises(UserError, match=message):
+        wide(folder, config, **view)
+
+
+def test_identity_tells_views_apart(folder, config):
+    identity = wide(folder, config, window_px=24, stride_px=16).identity()
+    assert {name: identity[name] for name in ("size_px", "height_px", "window_px", "stride_px")} == {
+        "size_px": 48, "height_px": 32, "window_px": 24, "stride_px": 16,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,19 @@ def test_rows_say_the_same_photo_and_survive_their_bytes(encoders):
     np.testing.assert_array_equal(EvidenceRow.decode(evidence.encode()).crops, evidence.crops)
 
 
+@pytest.mark.parametrize(("size_hw", "grid_hw"), [((60, 90), (4, 6)), ((90, 60), (4, 3))])
+def test_rows_of_a_landscape_grid_and_windows(config, size_hw, grid_hw):
+    config.encoder.update(size_px=48, height_px=32, window_px=24, stride_px=16)
+    encoders = Encoders(config)
+    features, evidence, _ = encoders.encode_photo(photo(*size_hw))
+    assert encoders.grid_hw == (4, 6) and features.features.shape == (4, 6, 32)
+    assert features.grid_hw == evidence.grid_hw == grid_hw
+    assert not features.features[:, grid_hw[1] :].any() and features.features[:, : grid_hw[1]].any(-1).all()
+    assert {value.shape for value in evidence.dense.values()} == {(*grid_hw, encoders.text_width)}
+    said = encoders.identity()["encoder"]
+    assert (said["height_px"], said["window_px"], said["stride_px"]) == (32, 24, 16)
+
+
 def test_a_photo_without_truth_has_no_truth_row(encoders):
     assert encoders.encode_photo(photo(30, 20))[2] is None
 

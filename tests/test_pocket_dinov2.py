@@ -116,7 +116,8 @@ def test_training_goes_on_bit_equal(twins: Twins, tmp_path: Path, monkeypatch: p
 def test_the_shipped_weights_tell_the_classes() -> None:
     """By nearest class mean, from the patches of a few scenes, without any training."""
     folder = Path(dino_model.__file__).parent / "weights"
-    config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", size_px=192)
+    view = {"size_px": 192, "height_px": 0, "window_px": 0, "stride_px": 0}
+    config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **view)
     encoder = load_encoder(config, folder, "cpu", "bfloat16")
     rows, truth = probe.patches(encoder, [draw(0, i, "train") for i in range(16)])
     means = torch.stack([rows[truth == c].mean(0) for c in range(len(CLASSES))])

@@ -52,7 +52,7 @@ def clip_model(config: dict) -> CLIP:
     """open_clip's CLIP of a model config, untrained; biases and norms random too, so that none is a no-op."""
     torch.manual_seed(0)
     text = {key: value for key, value in config["text_cfg"].items() if key != "tokenizer_kwargs"}
-    return _shaken(CLIP(config["embed_dim"], config["vision_cfg"], text, quick_gelu=config["quick_gelu"]))
+    return shaken(CLIP(config["embed_dim"], config["vision_cfg"], text, quick_gelu=config["quick_gelu"]))
 
 
 def sam_model() -> Sam:
@@ -66,7 +66,7 @@ def sam_model() -> Sam:
         SAM_JSON["pixel_mean"],
         SAM_JSON["pixel_std"],
     )
-    model = _shaken(model)
+    model = shaken(model)
     with torch.no_grad():
         for mlp in model.mask_decoder.output_hypernetworks_mlps:  # logits as steep as a trained model's
             mlp.layers[-1].weight *= 40
@@ -78,13 +78,23 @@ def dino_model() -> torch.nn.Module:
     """timm's ViT of DINO_JSON, untrained."""
     torch.manual_seed(2)
     args = DINO_JSON["model_args"]
-    return _shaken(timm.create_model(DINO_JSON["name"], num_classes=0, dynamic_img_size=True, **args))
+    return shaken(timm.create_model(DINO_JSON["name"], num_classes=0, dynamic_img_size=True, **args))
 
 
-def _shaken(model: torch.nn.Module) -> torch.nn.Module:
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with noise on every parameter, in evaluation mode."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.15 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def lively(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with noise on norms and biases, which begin as no-ops, in evaluation mode: quick, for large models."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
     return model.eval()
 
 
