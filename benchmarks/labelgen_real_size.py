@@ -2,7 +2,7 @@
 
     python -m benchmarks.labelgen_real_size --out=FOLDER [--photos=3] [--device=cuda] [--config.sam.points_per_side=16]
 
-Draws a few photos of 500 x 375 px in Pascal VOC's layout, fills CLIP ViT-L/14, SAM ViT-H and DINOv2 ViT-L/14 with
+Makes a few photos of 500 x 375 px in Pascal VOC's layout, fills CLIP ViT-L/14, SAM ViT-H and DINOv2 ViT-L/14 with
 random weights (6 GB in FOLDER/weights, kept for the next time), runs each encoder alone in a process of its own for its
 seconds and peak memory, then labelgen.run, train and evaluate as a user would. mIoU means nothing here, and SAM's masks
 are not those of a trained one: what depends on their number (suppression, run lengths) is only about right.
@@ -79,17 +79,13 @@ def alone(function: Any, *arguments: Any) -> Any:
 
 
 def photos(root: Path, count: int) -> None:
-    """`count` drawn photos in VOC's layout, as both train and val; their twelve classes pass for VOC's first."""
-    from pocket.scenes import draw
-
+    """`count` photos of soft blobs in VOC's layout, as both train and val; the mask is which colour is strongest."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        scene = draw(0, i, "eval")
-        Image.fromarray(scene.photo).resize(SIZE_WH).save(root / f"JPEGImages/{i:06}.jpg")
-        Image.fromarray(scene.mask).resize(SIZE_WH, Image.Resampling.NEAREST).save(
-            root / f"SegmentationClass/{i:06}.png"
-        )
+        blobs = Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE_WH)
+        blobs.save(root / f"JPEGImages/{i:06}.jpg")
+        Image.fromarray(np.array(blobs).argmax(2).astype(np.uint8)).save(root / f"SegmentationClass/{i:06}.png")
     for split in ("train", "val"):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i:06}\n" for i in range(count)))
 

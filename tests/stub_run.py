@@ -22,9 +22,9 @@ from rows import mask_set
 
 from labelgen import encoding, run, shards, tfrecord
 from labelgen.config import command
-from labelgen.photos import Photo
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.sources.base import Photo
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
 SECONDS = float(os.environ.get("STUB_SECONDS", "0"))

@@ -7,8 +7,8 @@ import tiny_models  # first: it makes torchvision importable
 from labelgen.clip import ClipEncoder
 from labelgen.encode import Encoders
 from labelgen.errors import UserError
-from labelgen.photos import Photo
 from labelgen.records import EvidenceRow, FeatureRow
+from labelgen.sources.base import Photo
 from labelgen.windows import crop_windows, resize
 
 
