@@ -71,7 +71,7 @@ def fields(path: Path, what: str, record: Any, *names: str) -> tuple[Any, ...]:
 
 
 def read_pictures(path: Path, records: Iterable[Any]) -> dict[str, Picture]:
-    """Photo id (the file's name without suffix) -> its record. UserError for a record that is there twice or not whole."""
+    """Photo id (file name without suffix) -> its record. UserError for a record that is there twice or not whole."""
     pictures = []
     for record in records:
         image_id, name, *size_hw = fields(path, "an image", record, "id", "file_name", "height", "width")
