@@ -1,7 +1,7 @@
 """Data sets of TensorFlow Datasets, prepared as ArrayRecord, Parquet or TFRecord, are read without TensorFlow."""
 
-import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,66 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from ml_collections import ConfigDict
+from tfds_world import BUILDER, SPLITS, pixels, png, rewrite, row
 
 from labelgen.errors import UserError
 from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.choose import open_source
 from labelgen.sources.folder import IndexTruth
 from labelgen.sources.tfds import find_columns, tfds_source
 from labelgen.tfrecord import frame
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="an optional extra; installed, its data sets are read")
-
-SPLITS = {"train": 7, "validation": 3}
-BUILDER = """
-import numpy as np
-import tensorflow_datasets as tfds
-from test_tfds_source import SPLITS, png, row
-
-
-class Builder(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.2.0")
-
-    def _info(self):
-        image = tfds.features.Image
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({
-            "annotation": tfds.features.LabeledImage(labels=["sky", "sea", "land"], encoding_format="png"),
-            "colours": image(encoding_format="png"),
-            "height": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
-            "image": image(encoding_format="png"),
-            "numbered": tfds.features.LabeledImage(labels=3, encoding_format="png"),
-            "plain": image(encoding_format="png"),
-            "title": tfds.features.Text(),
-        }))
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in SPLITS}
-
-    def _generate_examples(self, split):
-        for i in range(SPLITS[split]):
-            yield i, row(split, i)
-"""
-
-
-def png(pixels: np.ndarray) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    file.seek(0)
-    return file
-
-
-def pixels(split: str, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """RGB and class indices of a photo: its number in the first pixel, size by its number."""
-    rng = np.random.default_rng([len(split), i])
-    rgb = rng.integers(0, 256, (4 + i, 6, 3), np.uint8)
-    return rgb, rng.integers(0, 3, (4 + i, 6), np.uint8)
-
-
-def row(split: str, i: int) -> dict[str, Any]:
-    rgb, classes = pixels(split, i)
-    grey = np.repeat(classes[..., None], 3, -1)
-    other = {"colours": png(rgb), "height": png(classes.astype(np.uint16) * 400), "title": "the same"}
-    return {"image": png(rgb), "annotation": png(classes), "numbered": png(classes), "plain": png(grey)} | other
 
 
 @pytest.fixture(scope="module")
@@ -94,26 +45,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
         yield folders
     finally:
         del sys.path[:2]
-
-
-def rewrite(data_dir: Path, to: Path, shards: tuple[int, ...] = (3, 4)) -> None:
-    """The same records as TFRecord, `train` in two shards; TensorFlow would be needed to have tfds write it."""
-    old, new = data_dir / "minis/1.2.0", to / "minis/1.2.0"
-    new.mkdir(parents=True)
-    for name in ("features.json", "annotation.labels.txt"):
-        (new / name).write_bytes((old / name).read_bytes())
-    info = json.loads((old / "dataset_info.json").read_text())
-    info["fileFormat"] = "tfrecord"
-    builder = tfds.builder_from_directory(str(old))
-    for split in info["splits"]:
-        name, counts = split["name"], shards if split["name"] == "train" else (3,)
-        raw = builder.as_data_source(name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-        split["shardLengths"] = [str(count) for count in counts]
-        for shard, count in enumerate(counts):
-            records = [frame(raw[i]) for i in range(sum(counts[:shard]), sum(counts[:shard]) + count)]
-            file = new / f"minis-{name}.tfrecord-{shard:05d}-of-{len(counts):05d}"
-            file.write_bytes(b"".join(records))
-    (new / "dataset_info.json").write_text(json.dumps(info))
 
 
 def source(root: Path, split: str = "train", masks: str = "annotation", name: str = "minis", **options: Any) -> Source:
@@ -185,9 +116,12 @@ def test_root_may_be_the_folder_of_the_version_and_the_newest_version_is_taken(
 
 
 def test_without_masks_there_is_no_truth(prepared: dict[str, Path]) -> None:
-    photos = source(prepared["tfrecord"], masks="")
-    photo = photos.load("000000")
-    assert photos.classes is None and not photos.has_truth and photo.label_map is None and photo.image.shape[2] == 3
+    photos = {"root": str(prepared["tfrecord"]), "source": "tfds:minis", "max_pixels": 10**6, "ignore_index": 255}
+    config = ConfigDict(photos | {"splits": {"val": {"photos": "train", "masks": "annotation"}}})
+    assert as_prepared("train", open_source(config, "val", classes=9))
+    alone = open_source(config, "val", truth=False)
+    photo = alone.load("000000")
+    assert alone.classes is None and not alone.has_truth and photo.label_map is None and photo.image.shape[2] == 3
 
 
 @pytest.mark.parametrize("masks", ["plain", "numbered"])
@@ -261,24 +195,14 @@ def altered(prepared: dict[str, Path], to: Path) -> Path:
     return to / "minis/1.2.0/minis-train.tfrecord-00001-of-00002"
 
 
-def test_a_damaged_record_is_a_failure_of_its_photo_alone(prepared: dict[str, Path], tmp_path: Path) -> None:
-    shard = altered(prepared, tmp_path)
-    raw = bytearray(shard.read_bytes())
-    raw[100] ^= 1
-    shard.write_bytes(raw)
+@pytest.mark.parametrize("kind", ["tfrecord", "array_record"])
+def test_a_damaged_record_is_a_failure_of_its_photo(prepared: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    shutil.copytree(prepared[kind], tmp_path, dirs_exist_ok=True)
+    shard = min((tmp_path / "minis/1.2.0").glob("minis-train.*"))
+    shard.write_bytes(shard.read_bytes().replace(b"IHDR", b"ihdr", 1))
     photos = source(tmp_path)
-    with pytest.raises(PhotoError, match="00001-of-00002: record 0 is damaged"):
-        photos.load("000003")
-    assert photos.load("000004").image.size and photos.load("000002").image.size
-
-
-@pytest.mark.parametrize("cut", [1, 40])
-def test_a_shard_that_is_cut_short_stops_the_run(prepared: dict[str, Path], tmp_path: Path, cut: int) -> None:
-    shard = altered(prepared, tmp_path)
-    shard.write_bytes(shard.read_bytes()[:-cut])
-    assert source(tmp_path).load("000000").image.size
-    with pytest.raises(UserError, match="train.tfrecord-00001-of-00002: 4 records should be in it"):
-        source(tmp_path).load("000006")
+    with pytest.raises(PhotoError, match="record .*(does not fit|RuntimeError)"):
+        [photos.load(photo_id) for photo_id in photos.list()]
 
 
 def test_a_missing_shard_stops_the_run_before_it_begins(prepared: dict[str, Path], tmp_path: Path) -> None:
@@ -317,7 +241,8 @@ def test_neither_tensorflow_nor_a_model_library_is_imported(prepared: dict[str, 
     code = (
         "import sys; from pathlib import Path; from labelgen.sources.tfds import tfds_source\n"
         "from labelgen.sources.folder import IndexTruth\n"
-        f"s = tfds_source(Path({str(prepared['tfrecord'])!r}), 'minis', 'train', 'annotation', IndexTruth(None, 255), 99)\n"
+        f"root, values = Path({str(prepared['tfrecord'])!r}), IndexTruth(None, 255)\n"
+        "s = tfds_source(root, 'minis', 'train', 'annotation', values, 99)\n"
         "s.load('000000'); print(sorted({'tensorflow', 'torch', 'jax'} & {m.split('.')[0] for m in sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
