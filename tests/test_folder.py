@@ -196,7 +196,7 @@ def test_many_classes_keep_16_bits(tmp_path: Path) -> None:
         (Image.new("L", (3, 4)), r"m/a.png: 3 x 4 px, but its photo .*p/a.png has 4 x 3"),
         (
             Image.new("L", (4, 3), 3),
-            "m/a.png: class index 3, but the ontology has 3 classes, 0 to 2",
+            "m/a.png: class index 3, but there are 3 classes, 0 to 2",
         ),
         (Image.new("RGB", (4, 3)), r"m/a.png: a mask of mode RGB; class indices"),
     ],

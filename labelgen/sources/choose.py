@@ -6,12 +6,18 @@ from ml_collections import ConfigDict
 
 from labelgen.errors import UserError
 from labelgen.sources.base import Source
+from labelgen.sources.coco import coco_source
+from labelgen.sources.coco_panoptic import panoptic_source
 from labelgen.sources.folder import BlackAndWhiteTruth, IndexTruth, folder_source
 from labelgen.sources.layouts import LAYOUTS
 from labelgen.sources.pairs import PairSource
+from labelgen.sources.tfds import tfds_source
 
 FOLDERS = ("folder", "black_and_white")
-NAMES = (*FOLDERS, *LAYOUTS)
+JSONS = {"coco": coco_source, "coco_panoptic": panoptic_source}
+NAMES = (*FOLDERS, *LAYOUTS, *JSONS)
+TFDS = "tfds:"
+"""Begins the name of a TensorFlow Datasets' builder."""
 
 
 def open_source(photos: ConfigDict, split: str, classes: int | None = None, truth: bool = True) -> Source:
@@ -30,5 +36,11 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         index = photos.source == "folder"
         meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
         return folder_source(root, photos.max_pixels, wanted.photos, masks, meaning if masks else None)
+    if photos.source in JSONS:
+        return JSONS[photos.source](root, wanted.photos, masks, photos.max_pixels)
+    if photos.source.startswith(TFDS):
+        name = photos.source.removeprefix(TFDS)
+        values = IndexTruth(classes, photos.ignore_index)
+        return tfds_source(root, name, wanted.photos, masks, values, photos.max_pixels)
     layout = LAYOUTS[photos.source](root, wanted.photos, masks)
     return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)

@@ -32,7 +32,7 @@ class IndexTruth:
         highest = int(values.max(initial=0, where=annotated))
         if self.count is not None and highest >= self.count:
             raise UserError(
-                f"{path}: class index {highest}, but the ontology has {self.count} classes, 0 to {self.count - 1}; "
+                f"{path}: class index {highest}, but there are {self.count} classes, 0 to {self.count - 1}; "
                 f"mend the mask, the ontology or photos.ignore_index = {self.ignore_index}"
             )
         return np.where(annotated, values.astype(np.int64), -1)

@@ -1,5 +1,7 @@
 """Picture files of any common kind as arrays: photos upright in RGB, masks as the values that were drawn."""
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,17 +29,21 @@ def walk(folder: Path) -> Iterator[str]:
 
 def read_photo(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] RGB of a picture file, upright. PhotoError, with the reason, for one that cannot be used."""
+    with _decoding(path):
+        return _upright(path, path.stat().st_size, max_pixels)
+
+
+def decode_photo(data: bytes, path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    """The same of the bytes of a picture file; path: what they are called."""
+    with _decoding(path):
+        return _upright(io.BytesIO(data), len(data), max_pixels)
+
+
+@contextlib.contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is a PhotoError with the reason."""
     try:
-        if not path.stat().st_size:
-            raise PhotoError("the file is empty", "copy it again")
-        Image.MAX_IMAGE_PIXELS = None  # photos.max_pixels is the limit, with a reason in failures.jsonl
-        with Image.open(path) as image:
-            if image.width * image.height > max_pixels:
-                raise PhotoError(
-                    f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
-                    "make it smaller, or raise photos.max_pixels",
-                )
-            return to_rgb(ImageOps.exif_transpose(image))
+        yield
     except (PhotoError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -45,6 +51,19 @@ def read_photo(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     except Exception as error:  # Pillow's decoders raise of many kinds on broken files
         reason = f"cannot be decoded: {error}".replace(str(path), path.name)
         raise PhotoError(reason, f"copy it again, or {_CONVERT}") from None
+
+
+def _upright(file: Path | io.BytesIO, size: int, max_pixels: int) -> NDArray[np.uint8]:
+    if not size:
+        raise PhotoError("the file is empty", "copy it again")
+    Image.MAX_IMAGE_PIXELS = None  # photos.max_pixels is the limit, with a reason in failures.jsonl
+    with Image.open(file) as image:
+        if image.width * image.height > max_pixels:
+            raise PhotoError(
+                f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
+                "make it smaller, or raise photos.max_pixels",
+            )
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_mask(path: Path) -> NDArray[Any]:
