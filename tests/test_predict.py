@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from reference import pixel_logits
 from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
+from fmbseg_jax.embed import check_same_weights
 from fmbseg_jax.palette import palette
 from labelgen.clip import load_clip
 from labelgen.config import command, load_config
 from labelgen.dinov2 import load_encoder
+from labelgen.errors import UserError
 from labelgen.ontology import parse_words
 
 ROOT = Path(__file__).parents[1]
@@ -262,3 +265,13 @@ def test_data_of_another_encoder(
 ) -> None:
     assert predicted(f"--workdir={small_run}", f"--data={data}", f"--out={tmp_path}") == 2
     assert "but the RUN was trained with" in capsys.readouterr().err
+
+
+def test_a_head_is_refused_features_of_another_grid_or_of_other_windows() -> None:
+    view = {"size_px": 64, "height_px": 32, "window_px": 0, "stride_px": 0}
+    trained = {"weights": "w", "sha256": "0", "patch_px": 8, **view}
+    restored: Any = SimpleNamespace(encoders={"encoder": trained})
+    check_same_weights(restored, "encoder", trained, "here")
+    for field in ("height_px", "window_px", "stride_px"):
+        with pytest.raises(UserError, match=rf"here: encoder.{field} is 16 \(w\), but the RUN was trained with"):
+            check_same_weights(restored, "encoder", {**trained, field: 16}, "here")
