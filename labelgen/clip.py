@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
-from labelgen import weights
+from labelgen import compute, weight_files
 from labelgen.errors import UserError
 
 # isort: split
@@ -29,6 +29,10 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 Floats = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
+P = TypeVar("P")
+PLANES_WIDTH, PLANES_SCORES = 16, 3
+"""A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
+MEND = "set clip.window_px smaller, or device=cpu"
 
 
 class ClipConfig(Protocol):
@@ -89,9 +93,10 @@ class ClipEncoder:
     """A frozen CLIP. Images come as uint8 [n, S, S, 3] RGB, any S that is a multiple of `patch_px`."""
 
     def __init__(self, model: nn.Module, source: Source, device: torch.device, dtype: torch.dtype, batch: int) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.visual = self.model.visual
-        self.source, self.device, self.dtype, self.batch = source, device, dtype, batch
+        self.source, self.device, self.dtype = source, device, dtype
+        self.batches = compute.Batches("CLIP", MEND, device, batch, on_cpu=32)
         self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
         self.patch_px: int = self.visual.patch_size[0]
         self.image_px: int = self.visual.image_size[0]
@@ -112,17 +117,20 @@ class ClipEncoder:
     @torch.inference_mode()
     def crops(self, images: NDArray[np.uint8]) -> Tensor:
         """Unit CLS embeddings float32 [n, E] of uint8 [n, S, S, 3]."""
-        parts = [self.cls(self.inputs(part, 1)[-1]) for part in self.batches(images)]
+        parts = self.over(images, images.shape[1], lambda part: self.cls(self.inputs(part, 1)[-1]))
         return torch.cat(parts) if parts else torch.zeros(0, self.text_width, device=self.device)
 
-    def batches(self, rows: NDArray[T]) -> list[NDArray[T]]:
-        """The rows in parts of at most `batch`."""
-        return [rows[i : i + self.batch] for i in range(0, len(rows), self.batch)]
+    def over(self, rows: NDArray[T], side_px: int, run: Callable[[NDArray[T]], P]) -> list[P]:
+        """What `run` makes of the rows, as many at a time as fit; each is a crop or window of side_px."""
+        tokens = (side_px // self.patch_px) ** 2
+        planes = PLANES_WIDTH * tokens * self.visual.conv1.out_channels
+        planes += PLANES_SCORES * tokens**2 * self.blocks[-1].heads
+        return self.batches.over(rows, run, 4 * planes)
 
     def inputs(self, images: NDArray[np.uint8], count: int) -> list[Tensor]:
         """Inputs [n, 1 + N, width] of the last `count` blocks, in their order."""
         kept = []
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             x = self._embed(images)
             for i, block in enumerate(self.blocks[:-1]):
                 if i >= len(self.blocks) - count:
@@ -152,7 +160,7 @@ class ClipEncoder:
     def cls(self, x: Tensor) -> Tensor:
         """Unit image embeddings float32 [n, E] from the last block's input; only the CLS token goes through it."""
         block = self.blocks[-1]
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             q, k, v = block.qkv(x)
             return self.project(block.residual(x[:, :1], block.out(block.attend(q[:, :, :1], k, v))))[:, 0]
 
@@ -166,7 +174,7 @@ class ClipEncoder:
         source = self.source
         return {
             "weights": source.path.name,
-            "sha256": weights.digest(source.path),
+            "sha256": weight_files.digest(source.path),
             "image_px": self.image_px,
             "patch_px": self.patch_px,
             "quick_gelu": bool(source.model.get("quick_gelu", False)),
@@ -186,15 +194,15 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
 
     UserError when the name, tag or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    on = compute.torch_device(device)
     source = (_from_json if config.name.endswith(".json") else _from_tag)(config, Path(weights_dir))
     arguments = dict(source.model)
-    with weights.building(f"clip.name = {config.name!r}"):
+    with weight_files.building(f"clip.name = {config.name!r}"):
         model = (CustomTextCLIP if arguments.pop("custom_text", False) else CLIP)(**arguments)
     _check_supported(model, config.name)
-    with weights.loading(source.path, config.name):
+    with weight_files.loading(source.path, config.name):
         load_checkpoint(model, str(source.path))
-    return ClipEncoder(model, source, on, compute, config.batch_size)
+    return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on), config.batch_size)
 
 
 def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
@@ -208,7 +216,7 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
         raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
     hub = tag["hf_hub"].strip("/")
-    path = weights.find(
+    path = weight_files.find(
         weights_dir,
         [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
         config.sha256,
@@ -221,21 +229,21 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
 
 def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
     """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
-    model = weights.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
+    model = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
     pixels = model.pop("preprocess")
     stated = model.pop("sha256", "")
-    path = weights.find(weights_dir, config.pretrained, config.sha256 or stated)
+    path = weight_files.find(weights_dir, config.pretrained, config.sha256 or stated)
     text = model["text_cfg"]
-    with weights.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
+    with weight_files.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
         options = dict(text.pop("tokenizer_kwargs"))
-        vocabulary = weights.find(weights_dir, options.pop("bpe_path"))
+        vocabulary = weight_files.find(weights_dir, options.pop("bpe_path"))
         tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
     if tokenizer.vocab_size > text["vocab_size"]:
         raise UserError(
             f"{vocabulary}: {tokenizer.vocab_size} tokens, but {config.name} has vocab_size = {text['vocab_size']}; "
             "it is the vocabulary of another model"
         )
-    with weights.building(f"{weights_dir / config.name}: preprocess"):
+    with weight_files.building(f"{weights_dir / config.name}: preprocess"):
         mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
     return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
-from labelgen import weights
+from labelgen import compute, weight_files
 from labelgen.errors import UserError
 from labelgen.views import view_grid
 from labelgen.windows import HW, resize
@@ -38,7 +38,7 @@ class PatchEncoder:
     """A frozen ViT of timm that takes any grid of patches; the photo's longest side becomes size_px."""
 
     def __init__(self, model: nn.Module, path: Path, size_px: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.path, self.size_px, self.device, self.dtype = path, size_px, device, dtype
         self.patch_px: int = self.model.patch_embed.patch_size[0]
         self.width: int = self.model.num_features
@@ -51,6 +51,7 @@ class PatchEncoder:
         """The fixed grid h, w that every photo's patches lie on."""
         return self.size_px // self.patch_px, self.size_px // self.patch_px
 
+    @compute.enough_memory("DINOv2", "set encoder.size_px smaller, take a smaller model, or device=cpu")
     def features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [h', w', D] of a photo uint8 [H, W, 3], whose h' x w' patches cover it exactly."""
         grid_hw, resized_hw = view_grid((image.shape[0], image.shape[1]), self.size_px, self.patch_px)
@@ -67,7 +68,7 @@ class PatchEncoder:
     @torch.inference_mode()
     def tokens(self, pixels: Tensor) -> Tensor:
         """float32 [B, N, D] patch tokens after the final norm; class and register tokens are left out."""
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             tokens: Tensor = self.model.forward_features(pixels)
         return tokens[:, self.model.num_prefix_tokens :].float()
 
@@ -75,7 +76,7 @@ class PatchEncoder:
         """What the features depend on, as JSON: weight digest, size and normalisation of the pixels."""
         return {
             "weights": self.path.name,
-            "sha256": weights.digest(self.path),
+            "sha256": weight_files.digest(self.path),
             "size_px": self.size_px,
             "patch_px": self.patch_px,
             "mean": list(self.mean),
@@ -89,25 +90,25 @@ def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dt
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    on = compute.torch_device(device)
     if config.name.endswith(".json"):
-        described = weights.read_config(weights_dir, config.name, ("name", "model_args"))
-        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+        described = weight_files.read_config(weights_dir, config.name, ("name", "model_args"))
+        path = weight_files.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
         model = _create(described["name"], described["model_args"], path)
     else:
         path = _official(config, weights_dir)
         model = _create(config.name, {}, path)
-    return PatchEncoder(model, path, config.size_px, on, compute)
+    return PatchEncoder(model, path, config.size_px, on, compute.torch_dtype(dtype, on))
 
 
 def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
     """The model with these weights; official checkpoints are converted by timm itself."""
-    with weights.building(f"encoder.name = {name!r}"):
+    with weight_files.building(f"encoder.name = {name!r}"):
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **model_args)
     if not getattr(model, "num_prefix_tokens", None) or not hasattr(model, "patch_embed"):
         raise UserError(f"encoder.name = {name!r} is no ViT with patch tokens, such as vit_small_patch14_dinov2")
-    with weights.loading(path, name):
-        state = weights.read_state(path)
+    with weight_files.loading(path, name):
+        state = weight_files.read_state(path)
         if "mask_token" in state:  # Meta's own file
             state = checkpoint_filter_fn(state, model)
         model.load_state_dict(state)
@@ -123,4 +124,4 @@ def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
     hub = tag.hf_hub_id or ""
     fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
     source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
-    return weights.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)
+    return weight_files.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)

@@ -4,10 +4,10 @@ Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stag
 in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import rle, weights
+from labelgen import compute, rle, weight_files
 from labelgen.errors import UserError
 from labelgen.records import MaskSet
 from labelgen.windows import HW, resize
@@ -28,6 +28,8 @@ from segment_anything.utils.amg import build_point_grid, calculate_stability_sco
 from torchvision.ops.boxes import batched_nms
 
 Bits = NDArray[np.uint64]
+Floats = NDArray[np.float32]
+T = TypeVar("T")
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
@@ -36,6 +38,10 @@ MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time."""
+POINT_BYTES = 600
+"""A point's memory in a decoder pass, a pixel of its logits; above what was measured."""
+PROMPTS_MEND = "set sam.points_per_side smaller, take a smaller SAM, or device=cpu"
+FULL_SIZE_MEND = "make the photos smaller, lower photos.max_pixels so that the largest are left out, or set device=cpu"
 
 
 class SamConfig(Protocol):
@@ -66,10 +72,13 @@ class SamEncoder:
     """A frozen SAM with its grid of point prompts."""
 
     def __init__(self, model: Sam, path: Path, config: SamConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
+        self._prompts = compute.Batches("SAM", PROMPTS_MEND, device, config.batch_size, on_cpu=64)
+        self._full = compute.Batches("SAM", FULL_SIZE_MEND, device, CHUNK_PX)
 
+    @compute.enough_memory("SAM", PROMPTS_MEND)
     @torch.inference_mode()
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
@@ -108,14 +117,15 @@ class SamEncoder:
         input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
         scaled = torch.from_numpy(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0])).to(self.device)
-        parts = [self._decode(features, part) for part in torch.split(scaled, self.config.batch_size)]
+        row_bytes = POINT_BYTES * (4 * features.shape[-1]) ** 2
+        parts = self._prompts.over(scaled, lambda part: self._decode(features, part), row_bytes)
         low, iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return Answers(low, iou, input_hw, size_hw)
 
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             features: Tensor = self.model.image_encoder(self.model.preprocess(image))
         return features.float()
 
@@ -139,25 +149,26 @@ class SamEncoder:
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
-        boxes, stability = [], []
-        for logits in self._upscaled(answers, ids):
-            boxes.append(_extent(logits, self.model.mask_threshold)[0])
-            stability.append(self._stability(logits))
-        if not boxes:
+        threshold = self.model.mask_threshold
+        parts = self._upscaled(answers, ids, lambda logits: (_extent(logits, threshold)[0], self._stability(logits)))
+        if not parts:
             return np.zeros(0, np.int64)
+        boxes, stability = zip(*parts, strict=True)
         stable = torch.cat(stability) >= self.config.stability_threshold
         inclusive = torch.tensor([0, 0, 1, 1], device=self.device)  # the generator's boxes end at the last pixel
         ids, xyxy = ids[stable], (torch.cat(boxes)[stable] - inclusive).float()
         kept = batched_nms(xyxy, answers.iou[ids], torch.zeros_like(ids), self.config.nms_threshold)
         return np.asarray(ids[kept].cpu(), np.int64)
 
-    def _upscaled(self, answers: Answers, ids: Tensor) -> Iterator[Tensor]:
-        """Logits at the photo's size, some at a time: float32 [m, H, W]."""
+    def _upscaled(self, answers: Answers, ids: Tensor, run: Callable[[Tensor], T]) -> list[T]:
+        """What `run` makes of the logits at the photo's size, float32 [m, H, W], some at a time."""
         area = max(self.input_px**2, answers.size_hw[0] * answers.size_hw[1])
-        for part in torch.split(ids, max(1, CHUNK_PX // area)):
-            if len(part):
-                low = answers.low[part][:, None]
-                yield self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0]
+
+        def upscale(part: Tensor) -> T:
+            low = answers.low[part][:, None]
+            return run(self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0])
+
+        return self._full.over(ids, upscale, most=max(1, CHUNK_PX // area))
 
     def _stability(self, logits: Tensor) -> Tensor:
         """float32 [m]: how little the masks of logits [m, H, W] change with the threshold."""
@@ -174,23 +185,26 @@ class SamEncoder:
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
         """Those of these answers that have a pixel, at the photo's size."""
-        whole, runs = [], []
-        boxes, stability = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
-        for logits in self._upscaled(answers, torch.from_numpy(ids).to(self.device)):
+
+        def run(logits: Tensor) -> tuple[NDArray[np.bool_], list[NDArray[np.uint32]], Floats, Floats]:
             xyxy, there = _extent(logits, self.model.mask_threshold)
-            whole.append(there.cpu().numpy())
-            boxes.append(xyxy[there].cpu().numpy().astype(np.float32))
-            stability.append(self._stability(logits)[there].cpu().numpy())
-            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()
-            runs += [rle.encode_mask(bitmap) for bitmap in bitmaps[whole[-1]]]
-        kept = ids[np.concatenate(whole)] if whole else ids
-        return Stored(kept, runs, np.concatenate(boxes), np.concatenate(stability))
+            whole, stability = there.cpu().numpy(), self._stability(logits)[there].cpu().numpy()
+            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()[whole]
+            runs = [rle.encode_mask(bitmap) for bitmap in bitmaps]
+            return whole, runs, xyxy[there].cpu().numpy().astype(np.float32), stability
+
+        parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
+        if not parts:
+            return Stored(ids, [], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        whole, runs, boxes, stability = zip(*parts, strict=True)
+        kept = ids[np.concatenate(whole)]
+        return Stored(kept, [run for part in runs for run in part], np.concatenate(boxes), np.concatenate(stability))
 
     def identity(self) -> dict[str, Any]:
         """What the masks depend on, as JSON: weight digest, size and normalisation of the pixels."""
         return {
             "weights": self.path.name,
-            "sha256": weights.digest(self.path),
+            "sha256": weight_files.digest(self.path),
             "input_px": self.input_px,
             "mean": self.model.pixel_mean.flatten().tolist(),
             "std": self.model.pixel_std.flatten().tolist(),
@@ -242,12 +256,12 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    on = compute.torch_device(device)
     if config.name.endswith(".json"):
         needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
-        described = weights.read_config(weights_dir, config.name, needed)
-        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
-        with weights.building(str(Path(weights_dir, config.name))):
+        described = weight_files.read_config(weights_dir, config.name, needed)
+        path = weight_files.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+        with weight_files.building(str(Path(weights_dir, config.name))):
             model = _build(described)
     elif config.name in sam_model_registry:
         path = _official(config, Path(weights_dir))
@@ -255,8 +269,8 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
     else:
         names = ", ".join(name for name in sam_model_registry if name != "default")
         raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
-    weights.load_state(model, path, config.name)
-    return SamEncoder(model, path, config, on, compute)
+    weight_files.load_state(model, path, config.name)
+    return SamEncoder(model, path, config, on, compute.torch_dtype(dtype, on))
 
 
 def _build(described: dict[str, Any]) -> Sam:
@@ -281,4 +295,4 @@ def _official(config: SamConfig, weights_dir: Path) -> Path:
         torch.hub.download_url_to_file(url, str(weights_dir / config.weights))
         return weights_dir / config.weights
 
-    return weights.find(weights_dir, config.weights, config.sha256, fetch, url)
+    return weight_files.find(weights_dir, config.weights, config.sha256, fetch, url)

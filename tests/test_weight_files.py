@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labelgen import weights
+from labelgen import weight_files
 from labelgen.errors import UserError
 
 
@@ -17,13 +17,13 @@ def folder(tmp_path):
 
 def test_the_first_name_that_is_there_is_found_and_its_digest_checked(folder):
     digest = hashlib.sha256(b"abc").hexdigest()
-    assert weights.find(folder, ["no.bin", "a.bin"], digest) == folder / "a.bin"
-    assert weights.digest(folder / "a.bin") == digest
+    assert weight_files.find(folder, ["no.bin", "a.bin"], digest) == folder / "a.bin"
+    assert weight_files.digest(folder / "a.bin") == digest
 
 
 def test_another_digest_names_the_file_and_both_digests(folder):
     with pytest.raises(UserError, match=r"a\.bin: sha256 is ba7816bf.*, but 00ff is wanted"):
-        weights.find(folder, "a.bin", "00ff")
+        weight_files.find(folder, "a.bin", "00ff")
 
 
 def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(folder):
@@ -34,14 +34,14 @@ def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(
         r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
     )
     with pytest.raises(UserError, match=message) as caught:
-        weights.find(folder, "sam.pth", fetch=offline, source="https://x/y")
+        weight_files.find(folder, "sam.pth", fetch=offline, source="https://x/y")
     assert "long story" not in str(caught.value) and str(folder / "sam.pth") in str(caught.value)
 
 
 def test_what_is_fetched_is_used_and_checked(folder):
-    assert weights.find(folder, "b.bin", fetch=lambda: folder / "a.bin") == folder / "a.bin"
+    assert weight_files.find(folder, "b.bin", fetch=lambda: folder / "a.bin") == folder / "a.bin"
     with pytest.raises(UserError, match="sha256"):
-        weights.find(folder, "b.bin", "00ff", lambda: folder / "a.bin")
+        weight_files.find(folder, "b.bin", "00ff", lambda: folder / "a.bin")
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,9 @@ def test_a_bad_model_config_is_named(folder, text, message):
     if text is not None:
         (folder / "m.json").write_text(text)
     with pytest.raises(UserError, match=rf"m\.json: {message}"):
-        weights.read_config(folder, "m.json", ("a", "b"))
+        weight_files.read_config(folder, "m.json", ("a", "b"))
     (folder / "m.json").write_text(json.dumps({"a": 1, "b": 2}))
-    assert weights.read_config(folder, "m.json", ("a", "b")) == {"a": 1, "b": 2}
+    assert weight_files.read_config(folder, "m.json", ("a", "b")) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -67,12 +67,12 @@ def test_a_state_fills_its_model_and_no_other(tmp_path, suffix):
     source = torch.nn.Linear(3, 2)
     (save_file if suffix == "safetensors" else torch.save)(source.state_dict(), path)
     target = torch.nn.Linear(3, 2)
-    weights.load_state(target, path, "linear")
+    weight_files.load_state(target, path, "linear")
     assert torch.equal(target.weight, source.weight)
     with pytest.raises(UserError, match="weights of another model than wide.*size mismatch for weight"):
-        weights.load_state(torch.nn.Linear(4, 2), path, "wide")
+        weight_files.load_state(torch.nn.Linear(4, 2), path, "wide")
     with pytest.raises(UserError, match="weights of another model than net.*Missing key"):
-        weights.load_state(torch.nn.Sequential(torch.nn.Linear(3, 2)), path, "net")
+        weight_files.load_state(torch.nn.Sequential(torch.nn.Linear(3, 2)), path, "net")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -84,14 +84,4 @@ def test_a_damaged_file_is_named(tmp_path, suffix, content):
         content = path.read_bytes()[:1000]
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"w\.{suffix}: "):
-        weights.load_state(torch.nn.Linear(30, 20), path, "linear")
-
-
-def test_devices_and_dtypes_that_are_not_there_are_refused():
-    assert weights.torch_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="device = 'cuda:7' cannot be used"):
-        weights.torch_device("cuda:7")
-    with pytest.raises(UserError, match="device = 'gpu' cannot be used"):
-        weights.torch_device("gpu")
-    with pytest.raises(UserError, match="dtype = 'int8'; choose one of float32, bfloat16, float16"):
-        weights.torch_dtype("int8")
+        weight_files.load_state(torch.nn.Linear(30, 20), path, "linear")

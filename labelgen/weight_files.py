@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from labelgen.errors import UserError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def digest(path: str | Path) -> str:
     """Hex sha256 of a file."""
@@ -116,32 +114,3 @@ def load_state(model: nn.Module, path: Path, name: str) -> None:
     """Fills `model`; UserError unless every key and shape fits."""
     with loading(path, name):
         model.load_state_dict(read_state(path))
-
-
-def torch_device(name: str) -> torch.device:
-    """`auto`: the first GPU, else the CPU. UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device = {name!r} cannot be used ({_brief(error)}); set auto, cpu, cuda or cuda:N") from error
-    return device
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The compute type of that name; UserError for another one."""
-    if name not in DTYPES:
-        raise UserError(f"dtype = {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def frozen(model: nn.Module, device: torch.device) -> Any:
-    """The model in evaluation mode on the device, float32, without gradients."""
-    return model.eval().requires_grad_(False).to(device)
-
-
-def compute(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Context for a forward pass: products in `dtype`, the residual stream and the weights in float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
