@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
 from labelgen import compute, weight_files
 from labelgen.errors import UserError
+from labelgen.weight_files import WeightFile
 
 # isort: split
 import open_clip
@@ -32,6 +33,9 @@ T = TypeVar("T", bound=np.generic)
 P = TypeVar("P")
 PLANES_WIDTH, PLANES_SCORES = 16, 3
 """A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+LICENCES = {tag: "MIT" for tag in ("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k")}
+"""By tag, where the model's own page says it."""
 MEND = "set clip.window_px smaller, or device=cpu"
 
 
@@ -198,31 +202,54 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
     source = (_from_json if config.name.endswith(".json") else _from_tag)(config, Path(weights_dir))
     arguments = dict(source.model)
     with weight_files.building(f"clip.name = {config.name!r}"):
-        model = (CustomTextCLIP if arguments.pop("custom_text", False) else CLIP)(**arguments)
+        model = _build(arguments)
     _check_supported(model, config.name)
     with weight_files.loading(source.path, config.name):
         load_checkpoint(model, str(source.path))
     return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on), config.batch_size)
 
 
-def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
-    """An official architecture and tag. The tag, not the architecture's name, says which GELU it was trained with."""
-    model, tag = open_clip.get_model_config(config.name), open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if model is None:
-        raise UserError(
-            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
-        )
-    if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
-        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+def weight_file(config: ClipConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.clip's name and tag. UserError for a name or tag that there is not."""
+    if config.name.endswith(".json"):
+        fields = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg"))
+        return weight_files.described(weights_dir, config.pretrained, config.sha256, fields)
+    tag = _tag(config)
     hub = tag["hf_hub"].strip("/")
-    path = weight_files.find(
-        weights_dir,
+    return WeightFile(
+        Path(weights_dir),
         [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
         config.sha256,
         lambda: str(open_clip.download_pretrained(tag)),
         f"https://huggingface.co/{hub} (open_clip_model.safetensors)" if hub else tag["url"],
+        lambda: weight_files.in_hub_cache(hub, HUB_FILES) if hub else None,
+        licence=LICENCES.get(config.pretrained, weight_files.UNKNOWN_LICENCE),
+        parameters=lambda: compute.parameters(lambda: _build(open_clip.get_model_config(config.name))),
     )
+
+
+def _tag(config: ClipConfig) -> dict[str, Any]:
+    """What open_clip knows of the tag."""
+    if open_clip.get_model_config(config.name) is None:
+        raise UserError(
+            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
+        )
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(config.name, config.pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
+        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+    return tag
+
+
+def _build(arguments: dict[str, Any]) -> Any:
+    """open_clip's model, untrained."""
+    return (CustomTextCLIP if arguments.pop("custom_text", False) else CLIP)(**arguments)
+
+
+def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
+    """An official architecture and tag. The tag, not the architecture's name, says which GELU it was trained with."""
+    path = weight_files.find(weight_file(config, weights_dir))
+    model, tag = open_clip.get_model_config(config.name), _tag(config)
     model["quick_gelu"] = tag.get("quick_gelu", False)
     return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], open_clip.get_tokenizer(config.name))
 
@@ -230,13 +257,14 @@ def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
 def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
     """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
     model = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
+    path = weight_files.find(weight_file(config, weights_dir))
     pixels = model.pop("preprocess")
-    stated = model.pop("sha256", "")
-    path = weight_files.find(weights_dir, config.pretrained, config.sha256 or stated)
+    for stated in ("sha256", "licence"):
+        model.pop(stated, None)
     text = model["text_cfg"]
     with weight_files.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
         options = dict(text.pop("tokenizer_kwargs"))
-        vocabulary = weight_files.find(weights_dir, options.pop("bpe_path"))
+        vocabulary = weight_files.find(WeightFile(weights_dir, [options.pop("bpe_path")]))
         tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
     if tokenizer.vocab_size > text["vocab_size"]:
         raise UserError(

@@ -3,13 +3,14 @@
 Data flow: config.device, config.dtype, batch_size -> what clip, dense, sam and dinov2 run on.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from labelgen.errors import UserError
 from labelgen.progress import say
@@ -85,6 +86,19 @@ def frozen(model: nn.Module, device: torch.device) -> Any:
     return model.eval().requires_grad_(False).to(device)
 
 
+def parameters(build: Callable[[], nn.Module]) -> int:
+    """How many parameters the model has that `build` makes; it takes no memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
+def onto(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; float64 as float32 on MPS, which has no other."""
+    if device.type == "mps" and array.dtype == np.float64:
+        array = array.astype(np.float32)
+    return torch.from_numpy(array).to(device)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Context for a forward pass: products in `dtype`, the residual stream and the weights in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -149,7 +163,6 @@ class Batches:
 
     def _halve(self, count: int) -> None:
         self.rows = count // 2
-        gc.collect()
         if self.device.type != "cpu":
             torch.accelerator.empty_cache()
         say(f"{self.encoder}: out of memory with {count} at a time; goes on with {self.rows}")

@@ -3,7 +3,6 @@
 Data flow: a photo resized to whole patches (labelgen.views) -> last-layer features after the final norm.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +16,15 @@ import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torc
 from labelgen import compute, weight_files
 from labelgen.errors import UserError
 from labelgen.views import view_grid
+from labelgen.weight_files import WeightFile
 from labelgen.windows import HW, resize
 
 # isort: split
 import timm
 from huggingface_hub import hf_hub_download
 from timm.models.vision_transformer import checkpoint_filter_fn
+
+HUB_FILE = "model.safetensors"
 
 
 class EncoderConfig(Protocol):
@@ -91,12 +93,11 @@ def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dt
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
     on = compute.torch_device(device)
+    path = weight_files.find(weight_file(config, weights_dir))
     if config.name.endswith(".json"):
         described = weight_files.read_config(weights_dir, config.name, ("name", "model_args"))
-        path = weight_files.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
         model = _create(described["name"], described["model_args"], path)
     else:
-        path = _official(config, weights_dir)
         model = _create(config.name, {}, path)
     return PatchEncoder(model, path, config.size_px, on, compute.torch_dtype(dtype, on))
 
@@ -115,13 +116,23 @@ def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
     return model
 
 
-def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
-    """The weight file of a timm name: config.weights or NAME.safetensors in weights_dir, else timm's own on the hub."""
+def weight_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.encoder: timm's of that name, or that of a model config. UserError for an unknown name."""
+    if config.name.endswith(".json"):
+        described = weight_files.read_config(weights_dir, config.name, ("name", "model_args"))
+        return weight_files.described(weights_dir, config.weights, config.sha256, described)
     try:
         tag: Any = timm.get_pretrained_cfg(config.name, allow_unregistered=False)
     except RuntimeError as error:
         raise UserError(f"encoder.name: {error} See timm.list_pretrained('*dinov2*')") from error
     hub = tag.hf_hub_id or ""
-    fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
-    source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
-    return weight_files.find(weights_dir, config.weights or f"{config.name}.safetensors", config.sha256, fetch, source)
+    return WeightFile(
+        Path(weights_dir),
+        [config.weights or f"{config.name}.safetensors"],
+        config.sha256,
+        (lambda: str(hf_hub_download(hub, HUB_FILE))) if hub else None,
+        f"https://huggingface.co/{hub} ({HUB_FILE})" if hub else "",
+        lambda: weight_files.in_hub_cache(hub, [HUB_FILE]) if hub else None,
+        licence={"apache-2.0": "Apache-2.0"}.get(tag.license, tag.license or weight_files.UNKNOWN_LICENCE),
+        parameters=lambda: compute.parameters(lambda: timm.create_model(config.name, num_classes=0)),
+    )

@@ -6,6 +6,7 @@ in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutoma
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which 
 from labelgen import compute, rle, weight_files
 from labelgen.errors import UserError
 from labelgen.records import MaskSet
+from labelgen.weight_files import WeightFile
 from labelgen.windows import HW, resize
 
 # isort: split
@@ -30,6 +32,12 @@ from torchvision.ops.boxes import batched_nms
 Bits = NDArray[np.uint64]
 Floats = NDArray[np.float32]
 T = TypeVar("T")
+NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
+OFFICIAL = {  # sha256 of the release's files; what their names carry is the beginning of another digest, MD5
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+}
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
@@ -38,10 +46,8 @@ MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time."""
-POINT_BYTES = 600
-"""A point's memory in a decoder pass, a pixel of its logits; above what was measured."""
-PROMPTS_MEND = "set sam.points_per_side smaller, take a smaller SAM, or device=cpu"
-FULL_SIZE_MEND = "make the photos smaller, lower photos.max_pixels so that the largest are left out, or set device=cpu"
+POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
+MEND = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
 
 
 class SamConfig(Protocol):
@@ -75,10 +81,10 @@ class SamEncoder:
         self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
-        self._prompts = compute.Batches("SAM", PROMPTS_MEND, device, config.batch_size, on_cpu=64)
-        self._full = compute.Batches("SAM", FULL_SIZE_MEND, device, CHUNK_PX)
+        self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=64)
+        self._full = compute.Batches("SAM", MEND, device, CHUNK_PX)
 
-    @compute.enough_memory("SAM", PROMPTS_MEND)
+    @compute.enough_memory("SAM", MEND)
     @torch.inference_mode()
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
@@ -116,7 +122,7 @@ class SamEncoder:
         # a strip of 20,000 x 1 px would be less than a pixel high: one at least
         input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
-        scaled = torch.from_numpy(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0])).to(self.device)
+        scaled = compute.onto(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]), self.device)
         row_bytes = POINT_BYTES * (4 * features.shape[-1]) ** 2
         parts = self._prompts.over(scaled, lambda part: self._decode(features, part), row_bytes)
         low, iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -197,8 +203,8 @@ class SamEncoder:
         if not parts:
             return Stored(ids, [], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
         whole, runs, boxes, stability = zip(*parts, strict=True)
-        kept = ids[np.concatenate(whole)]
-        return Stored(kept, [run for part in runs for run in part], np.concatenate(boxes), np.concatenate(stability))
+        flat = [run for part in runs for run in part]
+        return Stored(ids[np.concatenate(whole)], flat, np.concatenate(boxes), np.concatenate(stability))
 
     def identity(self) -> dict[str, Any]:
         """What the masks depend on, as JSON: weight digest, size and normalisation of the pixels."""
@@ -257,18 +263,12 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
     on = compute.torch_device(device)
+    path = weight_files.find(weight_file(config, weights_dir))
     if config.name.endswith(".json"):
-        needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
-        described = weight_files.read_config(weights_dir, config.name, needed)
-        path = weight_files.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
         with weight_files.building(str(Path(weights_dir, config.name))):
-            model = _build(described)
-    elif config.name in sam_model_registry:
-        path = _official(config, Path(weights_dir))
-        model = sam_model_registry[config.name]()
+            model = _build(weight_files.read_config(weights_dir, config.name, NEEDED))
     else:
-        names = ", ".join(name for name in sam_model_registry if name != "default")
-        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
+        model = sam_model_registry[config.name]()
     weight_files.load_state(model, path, config.name)
     return SamEncoder(model, path, config, on, compute.torch_dtype(dtype, on))
 
@@ -286,13 +286,15 @@ def _build(described: dict[str, Any]) -> Sam:
     )
 
 
-def _official(config: SamConfig, weights_dir: Path) -> Path:
-    """Meta's file of that name, fetched into weights_dir where it is not there yet."""
-    url = URL + config.weights
-
-    def fetch() -> Path:
-        weights_dir.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(weights_dir / config.weights))
-        return weights_dir / config.weights
-
-    return weight_files.find(weights_dir, config.weights, config.sha256, fetch, url)
+def weight_file(config: SamConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.sam, Meta's or that of a model config. UserError for a name that there is not."""
+    if config.name.endswith(".json"):
+        described = weight_files.read_config(weights_dir, config.name, NEEDED)
+        return weight_files.described(weights_dir, config.weights, config.sha256, described)
+    if config.name not in sam_model_registry:
+        names = ", ".join(name for name in sam_model_registry if name != "default")
+        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
+    url, path, sha256 = URL + config.weights, Path(weights_dir, config.weights), OFFICIAL.get(config.weights, "")
+    fetch = partial(weight_files.from_url, url, path, sha256)
+    file = WeightFile(path.parent, [path.name], config.sha256, fetch, url, official=sha256, licence="Apache-2.0")
+    return file._replace(parameters=partial(compute.parameters, sam_model_registry[config.name]))

@@ -77,6 +77,13 @@ def test_autocast_computes_products_in_the_dtype_on_the_cpu_and_is_legal_on_mps(
     assert not recwarn.list
 
 
+def test_mps_gets_float32_and_the_others_float64(monkeypatch):
+    points = np.array([[0.1, 0.2]])
+    assert compute.onto(points, CPU).dtype == torch.float64
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    assert compute.onto(points, torch.device("mps")).dtype == torch.float32
+
+
 def above(most, error):
     """A function of rows that doubles them, and runs out of memory with more than `most`; it keeps what it saw."""
     seen = []
@@ -135,10 +142,8 @@ def test_a_call_may_allow_fewer_rows_and_no_rows_are_no_parts():
 def test_one_row_that_does_not_fit_names_the_encoder_and_the_mend(error):
     run, seen = above(0, error)
     reason = str(error).partition("\n")[0][:30].replace("[", r"\[").replace("(", r"\(")
-    with pytest.raises(
-        UserError, match=rf"^CLIP: out of memory with one at a time \({reason}.*; set window_px smaller$"
-    ):
-        Batches("CLIP", "set window_px smaller", CPU, 4).over(torch.zeros(4), run)
+    with pytest.raises(UserError, match=rf"^CLIP: out of memory with one at a time \({reason}.*; set it smaller$"):
+        Batches("CLIP", "set it smaller", CPU, 4).over(torch.zeros(4), run)
     assert seen == [4, 2, 1]
 
 
@@ -259,7 +264,7 @@ def test_full_size_masks_are_made_fewer_at_a_time(folder, photo, monkeypatch, ca
     ("part", "message"),
     [
         ("_clip.visual.conv1", "^CLIP: out of memory with one at a time .*; set clip.window_px smaller"),
-        ("_sam.model.image_encoder", "^SAM: out of memory .*; set sam.points_per_side smaller"),
+        ("_sam.model.image_encoder", "^SAM: out of memory .*; set sam.points_per_side or"),
         ("_dino.model", "^DINOv2: out of memory .*; set encoder.size_px smaller"),
     ],
 )

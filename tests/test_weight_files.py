@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from labelgen import weight_files
 from labelgen.errors import UserError
+from labelgen.weight_files import WeightFile, find
 
 
 @pytest.fixture
@@ -17,13 +18,13 @@ def folder(tmp_path):
 
 def test_the_first_name_that_is_there_is_found_and_its_digest_checked(folder):
     digest = hashlib.sha256(b"abc").hexdigest()
-    assert weight_files.find(folder, ["no.bin", "a.bin"], digest) == folder / "a.bin"
+    assert find(WeightFile(folder, ["no.bin", "a.bin"], digest)) == folder / "a.bin"
     assert weight_files.digest(folder / "a.bin") == digest
 
 
 def test_another_digest_names_the_file_and_both_digests(folder):
     with pytest.raises(UserError, match=r"a\.bin: sha256 is ba7816bf.*, but 00ff is wanted"):
-        weight_files.find(folder, "a.bin", "00ff")
+        find(WeightFile(folder, ["a.bin"], "00ff"))
 
 
 def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(folder):
@@ -34,14 +35,14 @@ def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(
         r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
     )
     with pytest.raises(UserError, match=message) as caught:
-        weight_files.find(folder, "sam.pth", fetch=offline, source="https://x/y")
+        find(WeightFile(folder, ["sam.pth"], fetch=offline, source="https://x/y"))
     assert "long story" not in str(caught.value) and str(folder / "sam.pth") in str(caught.value)
 
 
 def test_what_is_fetched_is_used_and_checked(folder):
-    assert weight_files.find(folder, "b.bin", fetch=lambda: folder / "a.bin") == folder / "a.bin"
+    assert find(WeightFile(folder, ["b.bin"], fetch=lambda: folder / "a.bin")) == folder / "a.bin"
     with pytest.raises(UserError, match="sha256"):
-        weight_files.find(folder, "b.bin", "00ff", lambda: folder / "a.bin")
+        find(WeightFile(folder, ["b.bin"], "00ff", lambda: folder / "a.bin"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""The weight files that a config needs: what is there, what is missing; fetches what is missing, ahead of a run.
+
+    python -m labelgen.weights --config=configs/my_photos.py --list    # only says what there is
+    python -m labelgen.weights --config=configs/my_photos.py           # fetches what is missing, and checks all
+
+A file is looked for in weights_dir first, then where the library that loads the model keeps its downloads; SAM's are
+fetched into weights_dir, CLIP's and DINOv2's into the cache of Hugging Face (HF_HOME says where). All that is there is
+checked: whole, and of the digest that the config or the release states. Nothing is loaded, so little memory is needed.
+Without a network the command says which file to get from where and under which name to save it in weights_dir; once
+the files are there, labelgen.run needs no network. The size of a missing file is that of its model's parameters in
+float32; some files are stored smaller. Licences are those that the files' publishers state.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from labelgen import clip, dinov2, sam
+from labelgen.config import command, load_config, parser
+from labelgen.errors import UserError
+from labelgen.progress import say
+from labelgen.weight_files import WeightFile, check_whole, digest, find
+
+
+class Needed(NamedTuple):
+    """A model of the config and its file."""
+
+    role: str
+    name: str
+    file: WeightFile
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the table and fetches; 0 when all is there, or with --list when it was told."""
+    config = load_config(args.config, args.overrides)
+    needed = needs(config)
+    print("\n\n".join(map(entry, needed)))
+    missing = [need for need in needed if need.file.there() is None]
+    if args.list:
+        print(f"\n{len(needed) - len(missing)} of {len(needed)} files are there. next: {_next(args, bool(missing))}")
+        return 0
+    fetch(missing)
+    for need in needed:
+        check(need.file)
+    print(f"\nready: {', '.join(need.role for need in needed)}, each whole. next: {_next(args, False)}")
+    return 0
+
+
+def needs(config: ConfigDict) -> list[Needed]:
+    """The files of CLIP, SAM and DINOv2. UserError for a model that there is not."""
+    folder = config.weights_dir
+    return [
+        Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip.weight_file(config.clip, folder)),
+        Needed("SAM", config.sam.name, sam.weight_file(config.sam, folder)),
+        Needed("DINOv2", config.encoder.name, dinov2.weight_file(config.encoder, folder)),
+    ]
+
+
+def entry(need: Needed) -> str:
+    """What the table says of one file, a line a fact."""
+    file, path = need.file, need.file.there()
+    lines = {
+        "model": f"{need.role} {need.name}",
+        "file": str(path or file.wanted) + ("" if path else "  MISSING"),
+        "size": _size(file, path),
+        "licence": file.licence,
+        "source": file.source or "beside its model config",
+    }
+    if path is not None:
+        lines["sha256"] = digest(path)[:16] + "..."
+    return "\n".join(f"{name:8s} {text}" for name, text in lines.items())
+
+
+def _size(file: WeightFile, path: Path | None) -> str:
+    """Of the file that is there, else of its parameters; MB are 10^6 bytes."""
+    if path is not None:
+        return f"{path.stat().st_size / 1e6:.1f} MB"
+    return f"about {4 * file.parameters() / 1e6:.0f} MB" if file.parameters else "unknown"
+
+
+def fetch(missing: list[Needed]) -> None:
+    """Fetches these files; UserError that says of all that did not come where to get them and what to name them."""
+    left = []
+    for need in missing:
+        say(f"fetching {need.role} {need.name}")
+        try:
+            find(need.file)
+        except UserError as error:
+            say(str(error))
+            left.append(need)
+    if left:
+        mends = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in left)
+        raise UserError(f"{len(left)} of {len(missing)} missing files could not be fetched. {mends}")
+
+
+def check(file: WeightFile) -> None:
+    """UserError unless the file is whole and of the digest that the config or its publisher states."""
+    path = find(file)
+    check_whole(path)
+    if file.official and not file.sha256 and (found := digest(path)) != file.official:
+        raise UserError(
+            f"{path}: sha256 is {found}, but the file at {file.source} has {file.official}; delete it and run again, "
+            "or give a file of your own another name"
+        )
+
+
+def _next(args: argparse.Namespace, missing: bool) -> str:
+    same = f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+    return f"python -m labelgen.weights {same}" if missing else f"python -m labelgen.run {same} --out=DATA"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m labelgen.weights`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--list", action="store_true", help="fetch nothing")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
