@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
     config.photos.max_pixels = 50_000_000  # larger photos are listed in failures.jsonl, not decoded
 
     # ---- encode: word-free, needs the models ----
-    config.device = "auto"  # auto, cpu, cuda, cuda:1 …
-    config.dtype = "float32"  # compute type of the three encoders: float32, bfloat16, float16
+    config.device = "auto"  # auto (cuda, else mps, else cpu), cpu, mps, cuda, cuda:1 …
+    config.dtype = "auto"  # of the three encoders: float32, bfloat16, float16; auto: float32 on cpu, else a 16-bit one
     config.encode = ConfigDict()
     config.encode.photos_per_shard = 64
     config.encode.feature_dtype = "bfloat16"  # stored patch features: bfloat16, float16, float32
@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.clip.stride_px = 112  # … and stride
     config.clip.crop_scales = (1.0, 0.5, 0.33)  # presence crops: side as a share of the photo's short side
     config.clip.variants = ("maskclip", "naclip", "proxyclip")  # dense variants kept in the evidence
-    config.clip.batch_size = 32  # crops or windows a forward pass
+    config.clip.batch_size = 0  # crops or windows a forward pass; 0: as many as the device's memory allows
 
     config.sam = ConfigDict()
     config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, or a model config file (*.json) in weights_dir
@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
     config.sam.pred_iou_threshold = 0.88  # automatic masks: predicted IoU at least …
     config.sam.stability_threshold = 0.95  # … stability score at least …
     config.sam.nms_threshold = 0.7  # … and box IoU with a better mask at most
-    config.sam.batch_size = 64  # points a decoder pass
+    config.sam.batch_size = 0  # points a decoder pass; 0: as many as the device's memory allows
 
     config.encoder = ConfigDict()
     config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # timm name, or a model config file (*.json)

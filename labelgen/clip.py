@@ -4,11 +4,9 @@ Data flow: words -> prototypes (the text tower alone runs); crops and windows of
 dense variants read.
 """
 
-import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,40 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
-from labelgen import weights
-from labelgen.errors import UserError
-
-# isort: split
-import open_clip
-from open_clip.factory import load_checkpoint
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from labelgen import compute, weight_files
+from labelgen.clip_source import ClipConfig, Source, build, fill, find_source
 
 Floats = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
-
-
-class ClipConfig(Protocol):
-    """The fields of `config.clip` that load_clip reads (see configs/default.py)."""
-
-    name: str
-    pretrained: str
-    sha256: str
-    batch_size: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a CLIP comes from. model: constructor arguments; mean, std [3] of pixels in 0..1; all by tag or config."""
-
-    model: dict[str, Any]
-    path: Path
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    tokenizer: Callable[[list[str]], Tensor]
+P = TypeVar("P")
+PLANES_WIDTH, PLANES_SCORES = 16, 3
+"""A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
+MEND = "set clip.window_px smaller, or device=cpu"
 
 
 class Block:
@@ -90,9 +63,10 @@ class ClipEncoder:
     """A frozen CLIP. Images come as uint8 [n, S, S, 3] RGB, any S that is a multiple of `patch_px`."""
 
     def __init__(self, model: nn.Module, source: Source, device: torch.device, dtype: torch.dtype, batch: int) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.visual = self.model.visual
-        self.source, self.device, self.dtype, self.batch = source, device, dtype, batch
+        self.source, self.device, self.dtype = source, device, dtype
+        self.batches = compute.Batches("CLIP", MEND, device, batch, on_cpu=32)
         self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
         self.patch_px: int = self.visual.patch_size[0]
         self.image_px: int = self.visual.image_size[0]
@@ -113,17 +87,20 @@ class ClipEncoder:
     @torch.inference_mode()
     def crops(self, images: NDArray[np.uint8]) -> Tensor:
         """Unit CLS embeddings float32 [n, E] of uint8 [n, S, S, 3]."""
-        parts = [self.cls(self.inputs(part, 1)[-1]) for part in self.batches(images)]
+        parts = self.over(images, images.shape[1], lambda part: self.cls(self.inputs(part, 1)[-1]))
         return torch.cat(parts) if parts else torch.zeros(0, self.text_width, device=self.device)
 
-    def batches(self, rows: NDArray[T]) -> list[NDArray[T]]:
-        """The rows in parts of at most `batch`."""
-        return [rows[i : i + self.batch] for i in range(0, len(rows), self.batch)]
+    def over(self, rows: NDArray[T], side_px: int, run: Callable[[NDArray[T]], P]) -> list[P]:
+        """What `run` makes of the rows, as many at a time as fit; each is a crop or window of side_px."""
+        tokens = (side_px // self.patch_px) ** 2
+        planes = PLANES_WIDTH * tokens * self.visual.conv1.out_channels
+        planes += PLANES_SCORES * tokens**2 * self.blocks[-1].heads
+        return self.batches.over(rows, run, 4 * planes)
 
     def inputs(self, images: NDArray[np.uint8], count: int) -> list[Tensor]:
         """Inputs [n, 1 + N, width] of the last `count` blocks, in their order."""
         kept = []
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             x = self._embed(images)
             for i, block in enumerate(self.blocks[:-1]):
                 if i >= len(self.blocks) - count:
@@ -153,7 +130,7 @@ class ClipEncoder:
     def cls(self, x: Tensor) -> Tensor:
         """Unit image embeddings float32 [n, E] from the last block's input; only the CLS token goes through it."""
         block = self.blocks[-1]
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             q, k, v = block.qkv(x)
             return self.project(block.residual(x[:, :1], block.out(block.attend(q[:, :, :1], k, v))))[:, 0]
 
@@ -167,7 +144,7 @@ class ClipEncoder:
         source = self.source
         return {
             "weights": source.path.name,
-            "sha256": weights.digest(source.path),
+            "sha256": weight_files.digest(source.path),
             "image_px": self.image_px,
             "patch_px": self.patch_px,
             "quick_gelu": bool(source.model.get("quick_gelu", False)),
@@ -187,105 +164,9 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
 
     UserError when the name, tag or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
-    source = (_from_json if config.name.endswith(".json") else _from_tag)(config, Path(weights_dir))
-    model = _build(source.model, config.name)
-    with weights.loading(source.path, config.name):
-        _load(model, source.path)
-    return ClipEncoder(model, source, on, compute, config.batch_size)
-
-
-def _from_tag(config: ClipConfig, weights_dir: Path) -> Source:
-    """An official architecture and tag. The tag, not the architecture's name, says which GELU it was trained with."""
-    model, tag = open_clip.get_model_config(config.name), open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if model is None:
-        raise UserError(
-            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
-        )
-    if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
-        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
-    if "hf_model_name" in model["text_cfg"]:
-        raise UserError(
-            f"clip.name = {config.name!r}: its text tower is another library's; choose one such as ViT-B-16"
-        )
-    model["quick_gelu"] = tag.get("quick_gelu", False)
-    with torch.device("meta"):
-        _build(model, config.name)  # refuses what cannot be used before it is downloaded
-    hub = tag["hf_hub"].strip("/")
-    path = weights.find(
-        weights_dir,
-        [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
-        config.sha256,
-        lambda: str(open_clip.download_pretrained(tag)),
-        f"https://huggingface.co/{hub} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
-    )
-    return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], _tokenizer(config.name))
-
-
-def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
-    """The architecture's own tokenizer; those of other libraries are fetched from the hub."""
-    try:
-        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
-    except Exception as error:  # each library raises its own
-        raise UserError(
-            f"clip.name = {name!r}: its tokenizer cannot be had ({type(error).__name__}: {error}); choose one with "
-            "CLIP's own, such as ViT-B-16"
-        ) from error
-    return tokenizer
-
-
-def _from_json(config: ClipConfig, weights_dir: Path) -> Source:
-    """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
-    model = weights.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
-    pixels = model.pop("preprocess")
-    stated = model.pop("sha256", "")
-    path = weights.find(weights_dir, config.pretrained, config.sha256 or stated)
-    text = model["text_cfg"]
-    with weights.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
-        options = dict(text.pop("tokenizer_kwargs"))
-        vocabulary = weights.find(weights_dir, options.pop("bpe_path"))
-        tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
-    if tokenizer.vocab_size > text["vocab_size"]:
-        raise UserError(
-            f"{vocabulary}: {tokenizer.vocab_size} tokens, but {config.name} has vocab_size = {text['vocab_size']}; "
-            "it is the vocabulary of another model"
-        )
-    with weights.building(f"{weights_dir / config.name}: preprocess"):
-        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
-    return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
-
-
-def _build(arguments: dict[str, Any], name: str) -> Any:
-    """The untrained model of a model config; UserError when it cannot be built or dense variants cannot use it."""
-    rest = dict(arguments)
-    with weights.building(f"clip.name = {name!r}"):
-        model = (CustomTextCLIP if rest.pop("custom_text", False) else CLIP)(**rest)
-    _check_supported(model, name)
-    return model
-
-
-def _load(model: nn.Module, path: Path) -> None:
-    """open_clip's own loading; OpenAI's release files are TorchScript archives, which it refuses."""
-    if not _is_torchscript(path):
-        load_checkpoint(model, str(path))
-        return
-    archive: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    sizes = ("input_resolution", "context_length", "vocab_size")
-    model.load_state_dict({key: value for key, value in archive.state_dict().items() if key not in sizes})
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whatever the file is named."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _check_supported(model: Any, name: str) -> None:
-    """Dense variants are defined on a ViT with a CLS token and open_clip's plain block."""
-    visual = model.visual
-    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
-    if not plain or not all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks):
-        raise UserError(f"clip.name = {name!r}: dense variants need a plain ViT with a CLS token, such as ViT-B-16")
+    on = compute.torch_device(device)
+    source = find_source(config, weights_dir)
+    model = build(source.model, config.name)
+    with weight_files.loading(source.path, config.name):
+        fill(model, source.path)
+    return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on), config.batch_size)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelgen import weights, windows
+from labelgen import compute, windows
 from labelgen.clip import Block, ClipEncoder, unit
 from labelgen.errors import UserError
 from labelgen.windows import HW, Windows
@@ -161,18 +161,20 @@ def window_maps(
     depth = max((VARIANTS[name].blocks for name in names), default=1)
     proxy = torch.from_numpy(features).to(encoder.device)
     side = where.side // encoder.patch_px
-    maps: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    cls = []
-    for batch, starts in zip(encoder.batches(where.cut(frame)), encoder.batches(where.starts_yx), strict=True):
+
+    def run(starts: NDArray[np.int64]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         part = Windows(where.frame_hw, where.side, starts)
-        inputs = encoder.inputs(batch, depth)
-        cls.append(encoder.cls(inputs[-1]))
+        inputs = encoder.inputs(part.cut(frame), depth)
         tokens = Tokens(encoder.blocks[-depth:], inputs, (side, side), _under(part, proxy))
+        maps = {}
         for name in names:
-            with weights.compute(encoder.device, encoder.dtype):
+            with compute.autocast(encoder.device, encoder.dtype):
                 out = VARIANTS[name].run(tokens)
-            maps[name].append(_onto_grid(part, encoder.project(out), features.shape[:2]))
-    return {name: _mean(parts) for name, parts in maps.items()}, torch.cat(cls)
+            maps[name] = _onto_grid(part, encoder.project(out), features.shape[:2])
+        return encoder.cls(inputs[-1]), maps
+
+    cls, maps = zip(*encoder.over(where.starts_yx, where.side, run), strict=True)
+    return {name: _mean([part[name] for part in maps]) for name in names}, torch.cat(cls)
 
 
 def _mean(parts: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float16]:

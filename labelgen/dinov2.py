@@ -4,7 +4,6 @@ Data flow: a photo resized to whole patches (labelgen.views) -> last-layer featu
 in one pass or averaged over overlapping windows.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
-from labelgen import weights
+from labelgen import compute, weight_files
 from labelgen.errors import UserError
 from labelgen.views import check_patches, fixed_grid, view_grid
+from labelgen.weight_files import WeightFile
 from labelgen.windows import HW, resize, spread
 
 # isort: split
@@ -28,6 +28,7 @@ import timm
 from huggingface_hub import hf_hub_download
 from timm.models.vision_transformer import checkpoint_filter_fn
 
+HUB_FILE = "model.safetensors"
 NO_REGISTERS = {f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
 """timm's architectures whose position embeddings Meta's own code resizes otherwise than timm."""
 OFFSET = 0.1
@@ -68,7 +69,7 @@ class PatchEncoder:
     """A frozen ViT of timm that takes any grid of patches."""
 
     def __init__(self, model: nn.Module, path: Path, view: View, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.path, self.view, self.device, self.dtype = path, view, device, dtype
         self.patch_px: int = self.model.patch_embed.patch_size[0]
         self.width: int = self.model.num_features
@@ -81,6 +82,7 @@ class PatchEncoder:
         """The fixed grid h, w that every photo's patches lie on."""
         return fixed_grid(self.view.size_px, self.patch_px, self.view.height_px)
 
+    @compute.enough_memory("DINOv2", "set encoder.size_px smaller, take a smaller model, or device=cpu")
     def features(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """float32 [h', w', D] of a photo uint8 [H, W, 3], whose h' x w' patches cover it exactly."""
         size_hw = image.shape[0], image.shape[1]
@@ -115,7 +117,7 @@ class PatchEncoder:
     @torch.inference_mode()
     def tokens(self, pixels: Tensor) -> Tensor:
         """float32 [B, N, D] patch tokens after the final norm; class and register tokens are left out."""
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             tokens: Tensor = self.model.forward_features(pixels)
         return tokens[:, self.model.num_prefix_tokens :].float()
 
@@ -123,7 +125,7 @@ class PatchEncoder:
         """What the features depend on, as JSON: weight digest, size and normalisation of the pixels."""
         return {
             "weights": self.path.name,
-            "sha256": weights.digest(self.path),
+            "sha256": weight_files.digest(self.path),
             **asdict(self.view),
             "patch_px": self.patch_px,
             "mean": list(self.mean),
@@ -166,45 +168,54 @@ def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dt
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    on = compute.torch_device(device)
+    path = weight_files.find(weight_file(config, weights_dir))
     if config.name.endswith(".json"):
-        described = weights.read_config(weights_dir, config.name, ("name", "model_args"))
-        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+        described = weight_files.read_config(weights_dir, config.name, ("name", "model_args"))
         model = _create(described["name"], described["model_args"], path)
     else:
-        path = _official(config, weights_dir)
         model = _create(config.name, {}, path)
         if config.name.partition(".")[0] in NO_REGISTERS:
             model._pos_embed = OriginalPositions(model)
     view = View(config.size_px, config.height_px, config.window_px, config.stride_px)
-    return PatchEncoder(model, path, view, on, compute)
+    return PatchEncoder(model, path, view, on, compute.torch_dtype(dtype, on))
 
 
 def _create(name: str, model_args: dict[str, Any], path: Path) -> Any:
     """The model with these weights; official checkpoints are converted by timm itself."""
-    with weights.building(f"encoder.name = {name!r}"):
+    with weight_files.building(f"encoder.name = {name!r}"):
         model: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, **model_args)
     if not getattr(model, "num_prefix_tokens", None) or not hasattr(model, "patch_embed"):
         raise UserError(f"encoder.name = {name!r} is no ViT with patch tokens, such as vit_small_patch14_dinov2")
-    with weights.loading(path, name):
-        state = weights.read_state(path)
+    with weight_files.loading(path, name):
+        state = weight_files.read_state(path)
         if "mask_token" in state:  # Meta's own file
             state = checkpoint_filter_fn(state, model)
         model.load_state_dict(state)
     return model
 
 
-def _official(config: EncoderConfig, weights_dir: str | Path) -> Path:
-    """The weight file of a timm name: config.weights, or NAME.safetensors or Meta's release file, else timm's own.
+def weight_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.encoder. UserError for an unknown name.
 
-    In weights_dir the first three, on the hub the last.
+    Of a timm name it is encoder.weights, NAME.safetensors or Meta's release file in weights_dir, else timm's own on the
+    hub.
     """
+    if config.name.endswith(".json"):
+        described = weight_files.read_config(weights_dir, config.name, ("name", "model_args"))
+        return weight_files.described(weights_dir, config.weights, config.sha256, described)
     try:
         tag: Any = timm.get_pretrained_cfg(config.name, allow_unregistered=False)
     except RuntimeError as error:
         raise UserError(f"encoder.name: {error} See timm.list_pretrained('*dinov2*')") from error
     hub = tag.hf_hub_id or ""
-    fetch: Callable[[], str] | None = (lambda: str(hf_hub_download(hub, "model.safetensors"))) if hub else None
-    source = f"https://huggingface.co/{hub} (model.safetensors)" if hub else ""
-    names = [config.weights] if config.weights else [f"{config.name}.safetensors", Path(tag.url or "").name]
-    return weights.find(weights_dir, names, config.sha256, fetch, source)
+    return WeightFile(
+        Path(weights_dir),
+        [config.weights] if config.weights else [f"{config.name}.safetensors", Path(tag.url or "").name],
+        config.sha256,
+        (lambda: str(hf_hub_download(hub, HUB_FILE))) if hub else None,
+        f"https://huggingface.co/{hub} ({HUB_FILE})" if hub else "",
+        lambda: weight_files.in_hub_cache(hub, [HUB_FILE]) if hub else None,
+        licence={"apache-2.0": "Apache-2.0"}.get(tag.license, tag.license or weight_files.UNKNOWN_LICENCE),
+        parameters=lambda: compute.parameters(lambda: timm.create_model(config.name, num_classes=0)),
+    )

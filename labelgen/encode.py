@@ -10,6 +10,7 @@ import torch
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from labelgen import compute
 from labelgen.clip import ClipEncoder, load_clip
 from labelgen.dense import check_variants, window_maps
 from labelgen.dinov2 import load_encoder
@@ -84,7 +85,7 @@ class Encoders:
         fields["sam"] |= self._sam.identity()
         fields["encoder"] |= self._dino.identity()
         fields["clip"] |= {name: list(fields["clip"][name]) for name in ("crop_scales", "variants")}
-        return {**fields, "dtype": self._config.dtype, "torch": torch.__version__.partition("+")[0]}
+        return {**fields, "dtype": compute.dtype_name(self._clip.dtype), "torch": torch.__version__.partition("+")[0]}
 
 
 def feature_row(photo: Photo, features: Floats, grid_hw: HW, dtype: np.dtype[Any]) -> FeatureRow:

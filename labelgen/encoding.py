@@ -12,7 +12,7 @@ from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
 from labelgen.ontology import Ontology
-from labelgen.plan import Shard, claim, plan
+from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.shards import EncodeShard, is_done
@@ -20,6 +20,7 @@ from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 
 FAMILIES = ("features", "evidence", "truth")
+_DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
 _MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
 
 
@@ -65,14 +66,25 @@ class DataPlan:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """The settings that DATA depends on: not where photos and weights lie, nor what only changes the speed."""
+    """The settings that DATA depends on: not where photos and weights lie, nor what only changes the speed.
+
+    Not dtype either, which may be `auto`: encoders.json has the one that was used, and `check_dtype` compares.
+    """
     fields = config.to_dict()
-    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder", "dtype")}
+    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder")}
     kept["photos"].pop("root")
     for model in ("clip", "sam", "encoder"):
         kept[model].pop("batch_size", None)
         kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
     return kept
+
+
+def check_dtype(config: ConfigDict, data: Path) -> None:
+    """UserError when photos of `data` were encoded in another dtype than one that the config names."""
+    path = data / "encoders.json"
+    if config.dtype != "auto" and _begun(data) and path.exists():
+        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
+        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_MEND.format(there))
 
 
 def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology | None) -> DataPlan:
@@ -94,6 +106,7 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     data.mkdir(parents=True, exist_ok=True)
     fields = {"format": FORMAT, "config": identity(config), "photos": photos}
     marker = claim(data / "config.json", fields, str(data), _MEND, _begun(data))
+    check_dtype(config, data)
     counts = {split: len(ids) for split, ids in photo_ids.items()}
     named = [len(source.classes or ()) for source in sources.values()]
     most = max(*named, classes or 0, 0) or None
@@ -140,7 +153,7 @@ def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
         "text_width": encoders.text_width,
         "encoders": encoders.identity(),
     }
-    mend = "put the weights it was begun with back, or take another --out"
+    mend = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
     claim(data / "encoders.json", fields, str(data), mend, _begun(data))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from labelgen import calibration
 from labelgen.calibration import Calibration
 from labelgen.dataset import read_json, read_prototypes, write_json
-from labelgen.encoding import identity
+from labelgen.encoding import check_dtype, identity
 from labelgen.errors import UserError
 from labelgen.finish import finish_labels
 from labelgen.label import LabelSettings, label_photo
@@ -47,6 +47,7 @@ def prepare(config: ConfigDict, data: Path) -> list[Shard]:
     """The shards of DATA. UserError when it is of another config, or not begun."""
     marker = read_json(data / "config.json", "nothing is encoded there: run the encode stage first, or mend --out")
     check_same(marker["config"], identity(config), str(data), "label with the config that it was encoded with")
+    check_dtype(config, data)
     counts = {split: fields["count"] for split, fields in marker["photos"].items()}
     return plan(counts, config.encode.photos_per_shard)
 

@@ -43,8 +43,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own, above the moving one."""
-        self._stream.write(f"\r\033[K{text}\n" if self._moving else text + "\n")
-        self._stream.flush()
+        say(text, self._stream)
 
     def line(self) -> str:
         """The state in words."""
@@ -60,6 +59,13 @@ class Progress:
         if self._moving:
             self._stream.write(f"\r{self.line()}\033[K\n")
             self._stream.flush()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """A line of its own on stderr, in place of a moving one that may be there."""
+    stream = sys.stderr if stream is None else stream
+    stream.write(f"\r\033[K{text}\n" if stream.isatty() else text + "\n")
+    stream.flush()
 
 
 def duration(seconds: float) -> str:

@@ -4,10 +4,11 @@ Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stag
 in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import rle, weights
+from labelgen import compute, rle, weight_files
 from labelgen.errors import UserError
 from labelgen.records import MaskSet
+from labelgen.weight_files import WeightFile
 from labelgen.windows import HW, resize
 
 # isort: split
@@ -28,6 +30,14 @@ from segment_anything.utils.amg import build_point_grid, calculate_stability_sco
 from torchvision.ops.boxes import batched_nms
 
 Bits = NDArray[np.uint64]
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
+OFFICIAL = {  # sha256 of the release's files; what their names carry is the beginning of another digest, MD5
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+}
 URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
@@ -36,6 +46,8 @@ MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time."""
+POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
+MEND = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
 
 
 class SamConfig(Protocol):
@@ -66,10 +78,13 @@ class SamEncoder:
     """A frozen SAM with its grid of point prompts."""
 
     def __init__(self, model: Sam, path: Path, config: SamConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = weights.frozen(model, device)
+        self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
+        self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=64)
+        self._full = compute.Batches("SAM", MEND, device, CHUNK_PX)
 
+    @compute.enough_memory("SAM", MEND)
     @torch.inference_mode()
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
@@ -107,15 +122,16 @@ class SamEncoder:
         # a strip of 20,000 x 1 px would be less than a pixel high: one at least
         input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
-        scaled = torch.from_numpy(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0])).to(self.device)
-        parts = [self._decode(features, part) for part in torch.split(scaled, self.config.batch_size)]
+        scaled = compute.onto(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]), self.device)
+        row_bytes = POINT_BYTES * (4 * features.shape[-1]) ** 2
+        parts = self._prompts.over(scaled, lambda part: self._decode(features, part), row_bytes)
         low, iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return Answers(low, iou, input_hw, size_hw)
 
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
-        with weights.compute(self.device, self.dtype):
+        with compute.autocast(self.device, self.dtype):
             features: Tensor = self.model.image_encoder(self.model.preprocess(image))
         return features.float()
 
@@ -139,25 +155,26 @@ class SamEncoder:
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
-        boxes, stability = [], []
-        for logits in self._upscaled(answers, ids):
-            boxes.append(_extent(logits, self.model.mask_threshold)[0])
-            stability.append(self._stability(logits))
-        if not boxes:
+        threshold = self.model.mask_threshold
+        parts = self._upscaled(answers, ids, lambda logits: (_extent(logits, threshold)[0], self._stability(logits)))
+        if not parts:
             return np.zeros(0, np.int64)
+        boxes, stability = zip(*parts, strict=True)
         stable = torch.cat(stability) >= self.config.stability_threshold
         inclusive = torch.tensor([0, 0, 1, 1], device=self.device)  # the generator's boxes end at the last pixel
         ids, xyxy = ids[stable], (torch.cat(boxes)[stable] - inclusive).float()
         kept = batched_nms(xyxy, answers.iou[ids], torch.zeros_like(ids), self.config.nms_threshold)
         return np.asarray(ids[kept].cpu(), np.int64)
 
-    def _upscaled(self, answers: Answers, ids: Tensor) -> Iterator[Tensor]:
-        """Logits at the photo's size, some at a time: float32 [m, H, W]."""
+    def _upscaled(self, answers: Answers, ids: Tensor, run: Callable[[Tensor], T]) -> list[T]:
+        """What `run` makes of the logits at the photo's size, float32 [m, H, W], some at a time."""
         area = max(self.input_px**2, answers.size_hw[0] * answers.size_hw[1])
-        for part in torch.split(ids, max(1, CHUNK_PX // area)):
-            if len(part):
-                low = answers.low[part][:, None]
-                yield self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0]
+
+        def upscale(part: Tensor) -> T:
+            low = answers.low[part][:, None]
+            return run(self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0])
+
+        return self._full.over(ids, upscale, most=max(1, CHUNK_PX // area))
 
     def _stability(self, logits: Tensor) -> Tensor:
         """float32 [m]: how little the masks of logits [m, H, W] change with the threshold."""
@@ -174,23 +191,26 @@ class SamEncoder:
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
         """Those of these answers that have a pixel, at the photo's size."""
-        whole, runs = [], []
-        boxes, stability = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
-        for logits in self._upscaled(answers, torch.from_numpy(ids).to(self.device)):
+
+        def run(logits: Tensor) -> tuple[NDArray[np.bool_], list[NDArray[np.uint32]], Floats, Floats]:
             xyxy, there = _extent(logits, self.model.mask_threshold)
-            whole.append(there.cpu().numpy())
-            boxes.append(xyxy[there].cpu().numpy().astype(np.float32))
-            stability.append(self._stability(logits)[there].cpu().numpy())
-            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()
-            runs += [rle.encode_mask(bitmap) for bitmap in bitmaps[whole[-1]]]
-        kept = ids[np.concatenate(whole)] if whole else ids
-        return Stored(kept, runs, np.concatenate(boxes), np.concatenate(stability))
+            whole, stability = there.cpu().numpy(), self._stability(logits)[there].cpu().numpy()
+            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()[whole]
+            runs = [rle.encode_mask(bitmap) for bitmap in bitmaps]
+            return whole, runs, xyxy[there].cpu().numpy().astype(np.float32), stability
+
+        parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
+        if not parts:
+            return Stored(ids, [], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        whole, runs, boxes, stability = zip(*parts, strict=True)
+        flat = [run for part in runs for run in part]
+        return Stored(ids[np.concatenate(whole)], flat, np.concatenate(boxes), np.concatenate(stability))
 
     def identity(self) -> dict[str, Any]:
         """What the masks depend on, as JSON: weight digest, size and normalisation of the pixels."""
         return {
             "weights": self.path.name,
-            "sha256": weights.digest(self.path),
+            "sha256": weight_files.digest(self.path),
             "input_px": self.input_px,
             "mean": self.model.pixel_mean.flatten().tolist(),
             "std": self.model.pixel_std.flatten().tolist(),
@@ -242,21 +262,15 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
-    on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
+    on = compute.torch_device(device)
+    path = weight_files.find(weight_file(config, weights_dir))
     if config.name.endswith(".json"):
-        needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
-        described = weights.read_config(weights_dir, config.name, needed)
-        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
-        with weights.building(str(Path(weights_dir, config.name))):
-            model = _build(described)
-    elif config.name in sam_model_registry:
-        path = _official(config, Path(weights_dir))
-        model = sam_model_registry[config.name]()
+        with weight_files.building(str(Path(weights_dir, config.name))):
+            model = _build(weight_files.read_config(weights_dir, config.name, NEEDED))
     else:
-        names = ", ".join(name for name in sam_model_registry if name != "default")
-        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
-    weights.load_state(model, path, config.name)
-    return SamEncoder(model, path, config, on, compute)
+        model = sam_model_registry[config.name]()
+    weight_files.load_state(model, path, config.name)
+    return SamEncoder(model, path, config, on, compute.torch_dtype(dtype, on))
 
 
 def _build(described: dict[str, Any]) -> Sam:
@@ -272,13 +286,15 @@ def _build(described: dict[str, Any]) -> Sam:
     )
 
 
-def _official(config: SamConfig, weights_dir: Path) -> Path:
-    """Meta's file of that name, fetched into weights_dir where it is not there yet."""
-    url = URL + config.weights
-
-    def fetch() -> Path:
-        weights_dir.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(weights_dir / config.weights))
-        return weights_dir / config.weights
-
-    return weights.find(weights_dir, config.weights, config.sha256, fetch, url)
+def weight_file(config: SamConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.sam, Meta's or that of a model config. UserError for a name that there is not."""
+    if config.name.endswith(".json"):
+        described = weight_files.read_config(weights_dir, config.name, NEEDED)
+        return weight_files.described(weights_dir, config.weights, config.sha256, described)
+    if config.name not in sam_model_registry:
+        names = ", ".join(name for name in sam_model_registry if name != "default")
+        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
+    url, path, sha256 = URL + config.weights, Path(weights_dir, config.weights), OFFICIAL.get(config.weights, "")
+    fetch = partial(weight_files.from_url, url, path, sha256)
+    file = WeightFile(path.parent, [path.name], config.sha256, fetch, url, official=sha256, licence="Apache-2.0")
+    return file._replace(parameters=partial(compute.parameters, sam_model_registry[config.name]))

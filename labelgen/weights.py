@@ -1,147 +1,123 @@
-"""Weight files: found in a local folder first, else fetched by the library's own loader; digests; what must fit.
+"""The weight files that a config needs: what is there, what is missing; fetches what is missing, ahead of a run.
 
-Data flow: config + weights_dir -> a checked file -> a model of the library's own class (clip, sam, dinov2).
+    python -m labelgen.weights --config=configs/my_photos.py --list    # only says what there is
+    python -m labelgen.weights --config=configs/my_photos.py           # fetches what is missing, and checks all
+
+A file is looked for in weights_dir first, then where the library that loads the model keeps its downloads; SAM's are
+fetched into weights_dir, CLIP's and DINOv2's into the cache of Hugging Face (HF_HOME says where). All that is there is
+checked: whole, and of the digest that the config or the release states. Nothing is loaded, so little memory is needed.
+Without a network the command says which file to get from where and under which name to save it in weights_dir; once
+the files are there, labelgen.run needs no network. The size of a missing file is that of its model's parameters in
+float32; some files are stored smaller. Licences are those that the files' publishers state.
 """
 
-import hashlib
-import json
-import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from ml_collections import ConfigDict
 
+from labelgen import clip_source, dinov2, sam
+from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def digest(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from labelgen.progress import say
+from labelgen.weight_files import WeightFile, check_whole, digest, find
 
 
-def find(
-    weights_dir: str | Path,
-    names: str | Sequence[str],
-    sha256: str = "",
-    fetch: Callable[[], str | Path] | None = None,
-    source: str = "",
-) -> Path:
-    """The first of these files in weights_dir, else what `fetch` brings; its digest checked where `sha256` is given.
+class Needed(NamedTuple):
+    """A model of the config and its file."""
 
-    source: where a person gets the file, for the message. UserError when there is no file, saying what to fetch from
-    where and what to name it, or when its digest is another one.
-    """
-    names = [names] if isinstance(names, str) else names
-    path = next((file for name in names if (file := Path(weights_dir, name)).is_file()), None)
-    if path is None:
-        path = _fetched(Path(weights_dir, names[0]), fetch, source)
-    if sha256 and (found := digest(path)) != sha256:
-        raise UserError(f"{path}: sha256 is {found}, but {sha256} is wanted; fetch the file again or mend the digest")
-    return path
+    role: str
+    name: str
+    file: WeightFile
 
 
-def _fetched(wanted: Path, fetch: Callable[[], str | Path] | None, source: str) -> Path:
-    """What `fetch` brings; whatever stops it becomes one line that says how to do without."""
-    reason = ""
-    if fetch is not None:
+def main(args: argparse.Namespace) -> int:
+    """Prints the table and fetches; 0 when all is there, or with --list when it was told."""
+    config = load_config(args.config, args.overrides)
+    needed = needs(config)
+    print("\n\n".join(map(entry, needed)))
+    missing = [need for need in needed if need.file.there() is None]
+    if args.list:
+        print(f"\n{len(needed) - len(missing)} of {len(needed)} files are there. next: {_next(args, bool(missing))}")
+        return 0
+    fetch(missing)
+    for need in needed:
+        check(need.file)
+    print(f"\nready: {', '.join(need.role for need in needed)}, each whole. next: {_next(args, False)}")
+    return 0
+
+
+def needs(config: ConfigDict) -> list[Needed]:
+    """The files of CLIP, SAM and DINOv2. UserError for a model that there is not."""
+    folder = config.weights_dir
+    return [
+        Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip_source.weight_file(config.clip, folder)),
+        Needed("SAM", config.sam.name, sam.weight_file(config.sam, folder)),
+        Needed("DINOv2", config.encoder.name, dinov2.weight_file(config.encoder, folder)),
+    ]
+
+
+def entry(need: Needed) -> str:
+    """What the table says of one file, a line a fact."""
+    file, path = need.file, need.file.there()
+    lines = {
+        "model": f"{need.role} {need.name}",
+        "file": str(path or file.wanted) + ("" if path else "  MISSING"),
+        "size": _size(file, path),
+        "licence": file.licence,
+        "source": file.source or "beside its model config",
+    }
+    if path is not None:
+        lines["sha256"] = digest(path)[:16] + "..."
+    return "\n".join(f"{name:8s} {text}" for name, text in lines.items())
+
+
+def _size(file: WeightFile, path: Path | None) -> str:
+    """Of the file that is there, else of its parameters; MB are 10^6 bytes."""
+    if path is not None:
+        return f"{path.stat().st_size / 1e6:.1f} MB"
+    return f"about {4 * file.parameters() / 1e6:.0f} MB" if file.parameters else "unknown"
+
+
+def fetch(missing: list[Needed]) -> None:
+    """Fetches these files; UserError that says of all that did not come where to get them and what to name them."""
+    left = []
+    for need in missing:
+        say(f"fetching {need.role} {need.name}")
         try:
-            return Path(fetch())
-        except Exception as error:  # each library's downloader raises its own
-            reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-    mend = f"download it from {source} and save it as {wanted}" if source else "correct the name or weights_dir"
-    raise UserError(f"{wanted}: no such weight file, and it could not be fetched{reason}; {mend}")
+            find(need.file)
+        except UserError as error:
+            say(str(error))
+            left.append(need)
+    if left:
+        mends = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in left)
+        raise UserError(f"{len(left)} of {len(missing)} missing files could not be fetched. {mends}")
 
 
-def read_config(weights_dir: str | Path, name: str, needed: Sequence[str]) -> dict[str, Any]:
-    """A model config (*.json in weights_dir) that says how the library builds a model; UserError unless it has all of
-    `needed`."""
-    path = Path(weights_dir, name)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such model config; correct the name or weights_dir") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error})") from error
-    missing = [key for key in needed if key not in config]
-    if missing:
-        raise UserError(f"{path}: has no {missing[0]!r}; is it the config of another model?")
-    return dict(config)
+def check(file: WeightFile) -> None:
+    """UserError unless the file is whole and of the digest that the config or its publisher states."""
+    path = find(file)
+    check_whole(path)
+    if file.official and not file.sha256 and (found := digest(path)) != file.official:
+        raise UserError(
+            f"{path}: sha256 is {found}, but the file at {file.source} has {file.official}; delete it and run again, "
+            "or give a file of your own another name"
+        )
 
 
-@contextmanager
-def building(what: str) -> Iterator[None]:
-    """Constructor arguments that the library refuses become a UserError that names the model config."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
-        raise UserError(f"{what}: the model cannot be built from this ({type(error).__name__}: {error})") from error
+def _next(args: argparse.Namespace, missing: bool) -> str:
+    same = f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+    return f"python -m labelgen.weights {same}" if missing else f"python -m labelgen.run {same} --out=DATA"
 
 
-@contextmanager
-def loading(path: Path, model: str) -> Iterator[None]:
-    """Whatever a damaged file, or one of another model, makes the loaders raise becomes a UserError that names both."""
-    try:
-        yield
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as weights ({_brief(error)}); fetch the file again") from error
-    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: are the weights of another model than {model} ({_brief(error)})") from error
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m labelgen.weights`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--list", action="store_true", help="fetch nothing")
+    return flags
 
 
-def _brief(error: Exception) -> str:
-    """The first telling line: load_state_dict puts it below its heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)][:300] if lines else type(error).__name__
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file, on the CPU; nothing in the file is executed."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(state)
-
-
-def load_state(model: nn.Module, path: Path, name: str) -> None:
-    """Fills `model`; UserError unless every key and shape fits."""
-    with loading(path, name):
-        model.load_state_dict(read_state(path))
-
-
-def torch_device(name: str) -> torch.device:
-    """`auto`: the first GPU, else the CPU. UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device = {name!r} cannot be used ({_brief(error)}); set auto, cpu, cuda or cuda:N") from error
-    return device
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The compute type of that name; UserError for another one."""
-    if name not in DTYPES:
-        raise UserError(f"dtype = {name!r}; choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def frozen(model: nn.Module, device: torch.device) -> Any:
-    """The model in evaluation mode on the device, float32, without gradients."""
-    return model.eval().requires_grad_(False).to(device)
-
-
-def compute(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Context for a forward pass: products in `dtype`, the residual stream and the weights in float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))

@@ -87,5 +87,5 @@ def whiten_patch_embedding(model: nn.Module, photos: NDArray[np.uint8], rng: np.
 def save(model: nn.Module, out: Path) -> None:
     """Writes out/dinov2.safetensors and out/dinov2.json, which states its SHA-256."""
     digest = storage.write(out / "dinov2.safetensors", model.state_dict())
-    fields = {"name": NAME, "model_args": MODEL_ARGS, "sha256": digest}
+    fields = {"name": NAME, "model_args": MODEL_ARGS, "sha256": digest, "licence": "Apache-2.0"}
     (out / "dinov2.json").write_text(json.dumps(fields, indent=2) + "\n")

@@ -77,5 +77,5 @@ def store(model: Sam, folder: str | Path) -> None:
     """Writes sam.safetensors, then sam.json with its digest, each atomically."""
     digest = storage.write(Path(folder, "sam.safetensors"), model.state_dict())
     partial = Path(folder, "sam.json.partial")
-    partial.write_text(json.dumps(copy.deepcopy(CONFIG) | {"sha256": digest}, indent=2) + "\n")
+    partial.write_text(json.dumps(copy.deepcopy(CONFIG) | {"sha256": digest, "licence": "Apache-2.0"}, indent=2) + "\n")
     os.replace(partial, Path(folder, "sam.json"))

@@ -245,7 +245,7 @@ def make_optimizers(model: CLIP) -> list[torch.optim.Optimizer]:
 def export(model: CLIP, config: dict[str, Any], out: Path) -> None:
     """Writes clip.safetensors and clip.json, which states its SHA-256."""
     digest = storage.write(out / "clip.safetensors", model.state_dict())
-    (out / "clip.json").write_text(json.dumps({**config, "sha256": digest}, indent=2) + "\n")
+    (out / "clip.json").write_text(json.dumps({**config, "sha256": digest, "licence": "Apache-2.0"}, indent=2) + "\n")
 
 
 def train(out: Path, scratch: Path, minutes: float) -> None:

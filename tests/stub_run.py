@@ -42,7 +42,8 @@ class StubEncoders:
         self._config = config
 
     def identity(self) -> dict[str, Any]:
-        return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}}
+        dtype = "float32" if self._config.dtype == "auto" else self._config.dtype
+        return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}, "dtype": dtype}
 
     def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
         height, width = photo.image.shape[:2]

@@ -48,7 +48,7 @@ def test_crop_embeddings_are_open_clips_own(encoder, images):
     model = tiny_models.clip_model(tiny_models.CLIP_JSON)
     with torch.no_grad():
         expected = model.encode_image(pixels(images), normalize=True)
-    assert images.shape[0] > encoder.batch  # more than one batch
+    assert images.shape[0] > encoder.batches.rows  # more than one batch
     np.testing.assert_allclose(encoder.crops(images), expected, atol=2e-6)
     np.testing.assert_allclose(encoder.crops(images).norm(dim=1), 1, rtol=1e-6)
 
@@ -169,5 +169,5 @@ def test_a_digest_in_the_model_config_is_checked(folder, config):
 
 def test_identity_tells_models_apart_and_names_no_path(encoder, folder):
     identity = encoder.identity()
-    assert identity["sha256"] == clip.weights.digest(folder / "clip.safetensors")
+    assert identity["sha256"] == clip.weight_files.digest(folder / "clip.safetensors")
     assert identity["mean"] == tiny_models.MEAN and str(folder) not in str(identity)

@@ -48,7 +48,7 @@ def test_fields_are_set_by_the_type_they_have() -> None:
         ("train.soft_targets=maybe", "true or false is wanted"),
         ("photos.splits=a", "a group of fields is wanted"),
         ("presence.threshold=3", "presence.threshold = 3.0; wanted is between 0 and 1"),
-        ("dtype=float8", "dtype = 'float8'; wanted is one of float32"),
+        ("dtype=float8", "dtype = 'float8'; wanted is one of auto, float32"),
         ("device=gpu", "device = 'gpu'; wanted is auto, cpu"),
         ("labels.variant=foo", "labels.variant = 'foo' is not among clip.variants"),
         ("labels.variant=naclip+sclip", r"labels.variant = 'naclip\+sclip' is not among .* or two as 'a\+b'"),

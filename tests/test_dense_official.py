@@ -13,7 +13,8 @@ import torch
 from dense_reference import Reference, Tower, expected_tokens, resized, unit
 from PIL import Image
 
-from labelgen.clip import ClipEncoder, Source
+from labelgen.clip import ClipEncoder
+from labelgen.clip_source import Source
 from labelgen.dense import VARIANTS, window_maps
 from labelgen.windows import Windows
 

@@ -70,6 +70,20 @@ def test_other_weights_are_refused(world: Path, copy: Path, monkeypatch: Any, ca
     assert 'data was made with encoders.clip.sha256 = "a", but now it is "b"; put the weights' in error
 
 
+def test_a_worker_of_another_dtype_is_told_the_setting(world: Path, copy: Path, monkeypatch: Any, capsys: Any) -> None:
+    """As with dtype=auto on a machine without the GPU that the others have."""
+    (copy / "features/wild-00000-of-00001.tfrecord.index").unlink()
+    real = stub_run.StubEncoders.identity
+    monkeypatch.setattr(stub_run.StubEncoders, "identity", lambda self: real(self) | {"dtype": "bfloat16"})
+    assert run(world, copy) == 2
+    error = capsys.readouterr().err
+    assert 'encoders.dtype = "float32", but now it is "bfloat16"' in error and "set --config.dtype= as it was" in error
+    monkeypatch.undo()
+    assert run(world, copy, "--config.dtype=float32") == 0
+    assert run(world, copy, "--config.dtype=float16") == 2
+    assert "set --config.dtype=float32 or auto, or take another --out" in capsys.readouterr().err
+
+
 def test_wrong_mask_stops_and_nothing_is_lost(world: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
     mine = Path(shutil.copytree(world, tmp_path / "w", ignore=shutil.ignore_patterns("whole")))
     Image.new("L", (20, 14)).save(mine / "masks/train/006.png")

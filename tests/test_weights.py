@@ -1,97 +1,225 @@
+"""What a config needs, what is there, and what happens when it is fetched: from a local server, or from nowhere."""
+
 import hashlib
-import json
+import http.server
+import shutil
+import threading
+from pathlib import Path
+from urllib.error import URLError
 
 import pytest
+import tiny_models  # first: it makes torchvision importable
 import torch
-from safetensors.torch import save_file
 
-from labelgen import weights
+from labelgen import clip_source, dinov2, sam, weights
+from labelgen.config import command
 from labelgen.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+VIT_B = "sam_vit_b_01ec64.pth"
+HUB = "models--timm--vit_small_patch14_dinov2.lvd142m"
 
 
 @pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"abc")
-    return tmp_path
+def server(tmp_path):
+    """A folder, and the address at which it is served; `torn` files end in the middle."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "served"))
+
+        def copyfile(self, source, output):
+            raw = source.read()
+            output.write(raw[: len(raw) // 2] if (tmp_path / "torn").exists() else raw)
+
+        def log_message(self, *args):
+            pass
+
+    (tmp_path / "served").mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield tmp_path / "served", f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
 
 
-def test_the_first_name_that_is_there_is_found_and_its_digest_checked(folder):
-    digest = hashlib.sha256(b"abc").hexdigest()
-    assert weights.find(folder, ["no.bin", "a.bin"], digest) == folder / "a.bin"
-    assert weights.digest(folder / "a.bin") == digest
+@pytest.fixture(autouse=True)
+def nothing_else_is_reached(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise OSError("HF_HUB_OFFLINE: no network\nlong story")
+
+    monkeypatch.setattr("open_clip.download_pretrained", offline)
+    monkeypatch.setattr(dinov2, "hf_hub_download", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(sam, "URL", "http://127.0.0.1:9/")
 
 
-def test_another_digest_names_the_file_and_both_digests(folder):
-    with pytest.raises(UserError, match=r"a\.bin: sha256 is ba7816bf.*, but 00ff is wanted"):
-        weights.find(folder, "a.bin", "00ff")
-
-
-def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(folder):
-    def offline():
-        raise ConnectionError("no route to host\nlong story")
-
-    message = (
-        r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
+@pytest.fixture
+def config(tmp_path):
+    """A config file: tiny models described by json, but SAM is the official vit_b."""
+    tiny_models.write(tmp_path / "weights")
+    (tmp_path / "config.py").write_text(
+        "from tests.tiny_models import config as tiny\n\n\ndef get_config():\n"
+        f"    config = tiny({str(tmp_path / 'weights')!r})\n"
+        f"    config.sam.name, config.sam.weights = 'vit_b', {VIT_B!r}\n"
+        "    return config\n"
     )
-    with pytest.raises(UserError, match=message) as caught:
-        weights.find(folder, "sam.pth", fetch=offline, source="https://x/y")
-    assert "long story" not in str(caught.value) and str(folder / "sam.pth") in str(caught.value)
+    return tmp_path / "config.py"
 
 
-def test_what_is_fetched_is_used_and_checked(folder):
-    assert weights.find(folder, "b.bin", fetch=lambda: folder / "a.bin") == folder / "a.bin"
-    with pytest.raises(UserError, match="sha256"):
-        weights.find(folder, "b.bin", "00ff", lambda: folder / "a.bin")
+def run(config, *more):
+    return command(weights.main, weights.arguments(), [f"--config={config}", *more])
+
+
+def serve(folder, monkeypatch, url):
+    torch.save({"a": torch.ones(300)}, folder / VIT_B)
+    digest = hashlib.sha256((folder / VIT_B).read_bytes()).hexdigest()
+    monkeypatch.setattr(sam, "URL", url)
+    monkeypatch.setattr(sam, "OFFICIAL", {VIT_B: digest})
+
+
+def test_the_pocket_models_are_all_there(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert run("configs/pocket.py") == 0
+    said = capsys.readouterr().out
+    assert said.count("licence  Apache-2.0") == 3 and "MISSING" not in said
+    found = hashlib.sha256(Path("pocket/weights/sam.safetensors").read_bytes()).hexdigest()
+    assert "model    SAM sam.json\nfile     pocket/weights/sam.safetensors\nsize     3.4 MB\n" in said
+    assert f"sha256   {found[:16]}..." in said
+    ready = (
+        "\nready: CLIP, SAM, DINOv2, each whole. next: python -m labelgen.run --config=configs/pocket.py --out=DATA\n"
+    )
+    assert said.endswith(ready)
+
+
+def test_the_list_says_what_is_missing_from_where_and_how_large_and_fetches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "find", None)
+    assert run(ROOT / "configs/default.py", "--list", f"--config.weights_dir={tmp_path}/w") == 0
+    said = capsys.readouterr().out
+    assert "model    CLIP ViT-B-16 openai\n" in said and f"{tmp_path}/w/ViT-B-16-openai.safetensors  MISSING\n" in said
+    # parameters as published: 149.6, 641.1 and 304.4 million, 4 bytes each
+    assert [line for line in said.splitlines() if "size" in line] == [
+        "size     about 598 MB",
+        "size     about 2564 MB",
+        "size     about 1217 MB",
+    ]
+    assert "licence  MIT" in said and said.count("licence  Apache-2.0") == 2
+    assert "source   https://huggingface.co/timm/vit_large_patch14_dinov2.lvd142m (model.safetensors)" in said
+    again = f"--config={ROOT}/configs/default.py --config.weights_dir={tmp_path}/w"
+    assert said.endswith(f"\n0 of 3 files are there. next: python -m labelgen.weights {again}\n")
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_is_missing_is_fetched_and_the_second_time_it_is_there(config, server, tmp_path, monkeypatch, capsys):
+    serve(server[0], monkeypatch, server[1])
+    assert run(config, "--list") == 0
+    assert "2 of 3 files are there" in capsys.readouterr().out
+    assert run(config) == 0
+    said = capsys.readouterr()
+    assert "fetching SAM vit_b\n" in said.err and "100%" in said.err and "ready: CLIP, SAM, DINOv2" in said.out
+    assert (tmp_path / "weights" / VIT_B).read_bytes() == (server[0] / VIT_B).read_bytes()
+    monkeypatch.setattr(sam, "URL", "http://127.0.0.1:9/")
+    assert run(config) == 0
+    assert "fetching" not in capsys.readouterr().err
+
+
+def test_a_download_that_breaks_off_leaves_no_file(config, server, tmp_path, monkeypatch, capsys):
+    serve(server[0], monkeypatch, server[1])
+    (tmp_path / "torn").touch()
+    assert run(config) == 2
+    assert "RuntimeError: invalid hash value" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "weights").iterdir() if path.name.startswith("sam_vit")] == []
+    (tmp_path / "torn").unlink()
+    assert run(config) == 0
+
+
+def test_a_killed_download_is_not_taken_for_whole(config, server, tmp_path, monkeypatch):
+    serve(server[0], monkeypatch, server[1])
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "move", killed)
+    assert run(config) == 130
+    monkeypatch.undo()
+    assert sam.weight_file(tiny_models.get_config().sam, tmp_path / "weights").there() is None
+    assert not (tmp_path / "weights" / VIT_B).exists()
+
+
+def test_without_a_network_every_file_is_named_with_its_source(tmp_path, capsys):
+    folder = tmp_path / "w"
+    assert run(ROOT / "configs/default.py", f"--config.weights_dir={folder}") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 3 of 3 missing files could not be fetched. CLIP: download it from https://hugg")
+    for source, name in [
+        ("timm/vit_base_patch16_clip_224.openai (open_clip_model.safetensors)", "ViT-B-16-openai.safetensors"),
+        ("http://127.0.0.1:9/sam_vit_h_4b8939.pth", "sam_vit_h_4b8939.pth"),
+        ("vit_large_patch14_dinov2.lvd142m (model.safetensors)", "vit_large_patch14_dinov2.lvd142m.safetensors"),
+    ]:
+        assert f"{source} and save it as {folder / name}" in error
+    assert "long story" not in error
+
+
+@pytest.mark.parametrize("name", [VIT_B, "clip.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", None])
+def test_a_file_that_is_torn_or_no_weight_file_is_named(config, tmp_path, capsys, name, content):
+    torch.save({"a": torch.ones(300)}, tmp_path / "weights" / VIT_B)
+    path = tmp_path / "weights" / name
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    assert run(config) == 2
+    assert f"{path}: " in capsys.readouterr().err
+
+
+def test_a_whole_file_of_another_digest_than_the_releases_is_refused(config, tmp_path, capsys):
+    torch.save({"a": torch.ones(300)}, tmp_path / "weights" / VIT_B)
+    assert run(config) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"{VIT_B}: sha256 is " in error and "but the file at http://127.0.0.1:9/sam_vit_b_01ec64.pth has ec2df" in error
+    )
+    digest = hashlib.sha256((tmp_path / "weights" / VIT_B).read_bytes()).hexdigest()
+    assert run(config, f"--config.sam.sha256={digest}") == 0  # who states a digest means that file
+
+
+def test_what_the_hub_left_is_found_without_a_network(tmp_path):
+    fields = tiny_models.get_config()
+    fields.encoder.name = "vit_small_patch14_dinov2.lvd142m"
+    file = dinov2.weight_file(fields.encoder, tmp_path / "weights")
+    assert file.there() is None
+    snapshot = tmp_path / "hub" / HUB / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"x")
+    (tmp_path / "hub" / HUB / "refs").mkdir()
+    (tmp_path / "hub" / HUB / "refs" / "main").write_text("abc")
+    assert file.there() == snapshot / "model.safetensors"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "vit_small_patch14_dinov2.lvd142m.safetensors").write_bytes(b"x")
+    assert file.there().parent == tmp_path / "weights"  # the local folder comes first
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "is no JSON"),
-        ('{"a": 1}', "has no 'b'; is it the config of another model"),
-        (None, "no such model config"),
-    ],
+    ("tag", "licence"),
+    [("openai", "MIT"), ("laion2b_s34b_b88k", "MIT"), ("metaclip_400m", "see its model card")],
 )
-def test_a_bad_model_config_is_named(folder, text, message):
-    if text is not None:
-        (folder / "m.json").write_text(text)
-    with pytest.raises(UserError, match=rf"m\.json: {message}"):
-        weights.read_config(folder, "m.json", ("a", "b"))
-    (folder / "m.json").write_text(json.dumps({"a": 1, "b": 2}))
-    assert weights.read_config(folder, "m.json", ("a", "b")) == {"a": 1, "b": 2}
+def test_licences_are_said_where_they_are_certain(tmp_path, tag, licence):
+    fields = tiny_models.get_config()
+    fields.clip.pretrained = tag
+    assert clip_source.weight_file(fields.clip, tmp_path).licence == licence
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_a_state_fills_its_model_and_no_other(tmp_path, suffix):
-    path = tmp_path / f"w.{suffix}"
-    source = torch.nn.Linear(3, 2)
-    (save_file if suffix == "safetensors" else torch.save)(source.state_dict(), path)
-    target = torch.nn.Linear(3, 2)
-    weights.load_state(target, path, "linear")
-    assert torch.equal(target.weight, source.weight)
-    with pytest.raises(UserError, match="weights of another model than wide.*size mismatch for weight"):
-        weights.load_state(torch.nn.Linear(4, 2), path, "wide")
-    with pytest.raises(UserError, match="weights of another model than net.*Missing key"):
-        weights.load_state(torch.nn.Sequential(torch.nn.Linear(3, 2)), path, "net")
+def test_a_model_config_that_states_no_licence_is_not_given_one(config, capsys):
+    assert run(config, "--list") == 0
+    assert capsys.readouterr().out.count("licence  see its model card") == 2
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-@pytest.mark.parametrize("content", [b"", b"\x00" * 40, None])
-def test_a_damaged_file_is_named(tmp_path, suffix, content):
-    path = tmp_path / f"w.{suffix}"
-    if content is None:  # torn off in the middle
-        (save_file if suffix == "safetensors" else torch.save)(torch.nn.Linear(30, 20).state_dict(), path)
-        content = path.read_bytes()[:1000]
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"w\.{suffix}: "):
-        weights.load_state(torch.nn.Linear(30, 20), path, "linear")
+def test_a_run_without_weights_names_the_command(tmp_path):
+    fields = tiny_models.get_config()
+    with pytest.raises(UserError, match="`python -m labelgen.weights` with the same --config lists all that is needed"):
+        sam.load_sam(fields.sam, tmp_path, "cpu", "float32")
 
 
-def test_devices_and_dtypes_that_are_not_there_are_refused():
-    assert weights.torch_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="device = 'cuda:7' cannot be used"):
-        weights.torch_device("cuda:7")
-    with pytest.raises(UserError, match="device = 'gpu' cannot be used"):
-        weights.torch_device("gpu")
-    with pytest.raises(UserError, match="dtype = 'int8'; choose one of float32, bfloat16, float16"):
-        weights.torch_dtype("int8")
+def test_a_server_that_is_not_there_is_an_error_of_the_library(tmp_path):
+    from labelgen.weight_files import from_url
+
+    with pytest.raises(URLError):
+        from_url("http://127.0.0.1:9/x.pth", tmp_path / "x.pth", "")
+    assert not any(tmp_path.iterdir())

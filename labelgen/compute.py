@@ -1,0 +1,178 @@
+"""Where and how the frozen encoders compute: device, dtype, and how many rows at a time without running out of memory.
+
+Data flow: config.device, config.dtype, batch_size -> what clip, dense, sam and dinov2 run on.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from labelgen.errors import UserError
+from labelgen.progress import say
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FREE_SHARE = 0.5
+"""Of the device's free memory, what a batch that is chosen by itself may take."""
+MOST_ROWS = 256
+"""The most that is chosen: a GPU is busy long before."""
+MPS_SHARE = 4
+"""On MPS, whose memory is the system's too, a batch is the CPU's divided by this."""
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory", "STATUS_ALLOC_FAILED")
+
+
+class Rows(Protocol):
+    """An array or tensor: rows along its first axis."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+R = TypeVar("R", bound=Rows)
+T = TypeVar("T")
+
+
+def torch_device(name: str) -> torch.device:
+    """`auto`: CUDA, else MPS, else the CPU. UserError for a device that is not there."""
+    if name == "auto":
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch says it in several ways
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise UserError(f"device = {name!r} cannot be used ({reason}); set auto, cpu, mps, cuda or cuda:N") from error
+    return device
+
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute type of that name. UserError for another one, or one that the device does not have.
+
+    auto: on CUDA bfloat16 where the GPU has it, else float16; on MPS float16; on the CPU float32.
+    """
+    if name == "auto":
+        return _best_dtype(device)
+    if name not in DTYPES:
+        raise UserError(f"dtype = {name!r}; choose one of auto, {', '.join(DTYPES)}")
+    try:
+        with autocast(device, DTYPES[name]):
+            one = torch.ones(1, 1, device=device)
+            one @ one
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"dtype = {name!r}: not possible on {device.type} ({error}); set auto or float32") from error
+    return DTYPES[name]
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32`, `bfloat16` or `float16`: what DATA says."""
+    return str(dtype).removeprefix("torch.")
+
+
+def frozen(model: nn.Module, device: torch.device) -> Any:
+    """The model in evaluation mode on the device, float32, without gradients."""
+    return model.eval().requires_grad_(False).to(device)
+
+
+def parameters(build: Callable[[], nn.Module]) -> int:
+    """How many parameters the model has that `build` makes; it takes no memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
+def onto(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; float64 as float32 on MPS, which has no other."""
+    if device.type == "mps" and array.dtype == np.float64:
+        array = array.astype(np.float32)
+    return torch.from_numpy(array).to(device)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Context for a forward pass: products in `dtype`, the residual stream and the weights in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+class OutOfMemoryError(UserError):
+    """A forward pass did not fit."""
+
+
+@contextmanager
+def enough_memory(encoder: str, mend: str) -> Iterator[None]:
+    """Whatever torch or numpy raise for want of memory becomes a UserError that names the encoder and the mend."""
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise OutOfMemoryError(f"{encoder}: out of memory with one at a time ({reason}); {mend}") from error
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether this means that memory ran out: CUDA has a class for it, MPS, cuBLAS and the CPU's allocator a text."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+class Batches:
+    """How many rows an encoder takes at a time: as set, or as the device's memory allows; halved when it runs out.
+
+    rows: the number, once it is known; a halved one stays for the rest of the run.
+    """
+
+    def __init__(self, encoder: str, mend: str, device: torch.device, rows: int, on_cpu: int = 1) -> None:
+        """encoder: its name in messages; mend: what to do where not even one row fits; rows: 0 to choose, on the CPU
+        on_cpu."""
+        self.encoder, self.mend, self.device, self.rows, self.on_cpu = encoder, mend, device, rows, on_cpu
+
+    def over(self, rows: R, run: Callable[[R], T], row_bytes: int = 1, most: int | None = None) -> list[T]:
+        """What `run` makes of the rows, part by part in their order; a part has at most `most` of them.
+
+        row_bytes: about what one takes, read when the number is chosen, at the first call: all models are on the device
+        by then. A part that does not fit is run again with half as many. UserError when one row does not fit.
+        """
+        self.rows = self.rows or fitting(self.device, row_bytes, self.on_cpu)
+        done: list[T] = []
+        start = 0
+        while start < len(rows):
+            count = min(self.rows, most or self.rows, len(rows) - start)
+            try:
+                with enough_memory(self.encoder, self.mend):
+                    done.append(run(rows[start : start + count]))
+            except OutOfMemoryError:
+                if count == 1:
+                    raise
+            else:
+                start += count
+                continue
+            self._halve(count)  # not within `except`: what the failed pass held is free only now
+        return done
+
+    def _halve(self, count: int) -> None:
+        self.rows = count // 2
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
+        say(f"{self.encoder}: out of memory with {count} at a time; goes on with {self.rows}")
+
+
+def fitting(device: torch.device, row_bytes: int, on_cpu: int) -> int:
+    """How many rows to begin with: a power of two, so that the same GPU takes the same number again."""
+    if device.type != "cuda":
+        return on_cpu if device.type == "cpu" else max(1, on_cpu // MPS_SHARE)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + cached
+    rows = min(MOST_ROWS, max(1, int(free * FREE_SHARE) // row_bytes))
+    return 1 << (rows.bit_length() - 1)

@@ -1,0 +1,186 @@
+"""Weight files: found in a local folder first, else fetched by the library's own loader; digests; what must fit.
+
+Data flow: config + weights_dir -> a checked file -> a model of the library's own class (clip, sam, dinov2).
+"""
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from labelgen.errors import UserError
+
+UNKNOWN_LICENCE = "see its model card"
+
+
+def digest(path: str | Path) -> str:
+    """Hex sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class WeightFile(NamedTuple):
+    """One weight file: what it is called, what it must be, and where it comes from.
+
+    folder: weights_dir; names: what it may be called there, the first is how a person should save it; sha256: checked
+    when given; fetch: the library's own download, gives the path; source: where a person gets it; cached: where an
+    earlier fetch left it, None: nowhere; official: sha256 of the file that `source` has, where it is known; parameters:
+    how many float32 numbers its model has, without any memory for them.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    sha256: str = ""
+    fetch: Callable[[], str | Path] | None = None
+    source: str = ""
+    cached: Callable[[], Path | None] = lambda: None
+    official: str = ""
+    licence: str = UNKNOWN_LICENCE
+    parameters: Callable[[], int] | None = None
+
+    @property
+    def wanted(self) -> Path:
+        """Where a person should save it."""
+        return self.folder / self.names[0]
+
+    def by_hand(self) -> str:
+        """What a person can do."""
+        return f"download it from {self.source} and save it as {self.wanted}"
+
+    def there(self) -> Path | None:
+        """The first of the names in the folder, else what an earlier fetch left."""
+        return next((path for name in self.names if (path := self.folder / name).is_file()), None) or self.cached()
+
+
+def find(file: WeightFile) -> Path:
+    """The file where it is, else what `fetch` brings; its digest checked where one is given.
+
+    UserError when there is no file, saying what to fetch from where and what to name it, or when its digest is another
+    one.
+    """
+    path = file.there() or _fetched(file)
+    if file.sha256 and (found := digest(path)) != file.sha256:
+        raise UserError(
+            f"{path}: sha256 is {found}, but {file.sha256} is wanted; fetch the file again or mend the digest"
+        )
+    return path
+
+
+def _fetched(file: WeightFile) -> Path:
+    """What `fetch` brings; whatever stops it becomes one line that says how to do without."""
+    reason = ""
+    if file.fetch is not None:
+        try:
+            return Path(file.fetch())
+        except Exception as error:  # each library's downloader raises its own
+            reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    mend = f"{file.by_hand()}; `python -m labelgen.weights` with the same --config lists all that is needed"
+    if not file.source:
+        mend = "correct the name or weights_dir"
+    raise UserError(f"{file.wanted}: no such weight file, and it could not be fetched{reason}; {mend}")
+
+
+def described(folder: str | Path, name: str, sha256: str, config: Mapping[str, Any]) -> WeightFile:
+    """The file beside a model config, which may state its `sha256` and `licence`."""
+    return WeightFile(
+        Path(folder), [name], sha256 or config.get("sha256", ""), licence=config.get("licence", UNKNOWN_LICENCE)
+    )
+
+
+def from_url(url: str, path: Path, sha256: str) -> Path:
+    """Downloads a file with torch.hub's progress bar; under its name only when it is whole. A killed one starts anew.
+
+    RuntimeError when it is not the file of that sha256 (any, where empty).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256 or None)
+    return path
+
+
+def in_hub_cache(repository: str, names: Sequence[str]) -> Path | None:
+    """The first of these files of a Hugging Face repository that an earlier download left."""
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def check_whole(path: Path) -> None:
+    """UserError when the file is torn, or no weight file at all; its tensors are not read."""
+    with loading(path, path.name):
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return
+        if not zipfile.is_zipfile(path) and _first(path) != b"\x80":  # before PyTorch 1.6: a bare pickle
+            raise EOFError("neither a PyTorch nor a safetensors file, or torn")
+
+
+def _first(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1)
+
+
+def read_config(weights_dir: str | Path, name: str, needed: Sequence[str]) -> dict[str, Any]:
+    """A model config (*.json in weights_dir) that says how the library builds a model; UserError unless it has all of
+    `needed`."""
+    path = Path(weights_dir, name)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such model config; correct the name or weights_dir") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from error
+    missing = [key for key in needed if key not in config]
+    if missing:
+        raise UserError(f"{path}: has no {missing[0]!r}; is it the config of another model?")
+    return dict(config)
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Constructor arguments that the library refuses become a UserError that names the model config."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise UserError(f"{what}: the model cannot be built from this ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def loading(path: Path, model: str) -> Iterator[None]:
+    """Whatever a damaged file, or one of another model, makes the loaders raise becomes a UserError that names both."""
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as weights ({_brief(error)}); fetch the file again") from error
+    except (RuntimeError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: are the weights of another model than {model} ({_brief(error)})") from error
+
+
+def _brief(error: Exception) -> str:
+    """The first telling line: load_state_dict puts it below its heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[min(1, len(lines) - 1)][:300] if lines else type(error).__name__
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or PyTorch file, on the CPU; nothing in the file is executed."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(state)
+
+
+def load_state(model: nn.Module, path: Path, name: str) -> None:
+    """Fills `model`; UserError unless every key and shape fits."""
+    with loading(path, name):
+        model.load_state_dict(read_state(path))
