@@ -10,7 +10,7 @@ from labelgen.compute import Batches, OutOfMemoryError, enough_memory, fitting, 
 from labelgen.dinov2 import load_encoder
 from labelgen.encode import Encoders
 from labelgen.errors import UserError
-from labelgen.photos import Photo
+from labelgen.sources.base import Photo
 
 CPU = torch.device("cpu")
 ERRORS = [

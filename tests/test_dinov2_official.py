@@ -114,7 +114,7 @@ def test_every_key_of_metas_release_files_has_its_place(monkeypatch, size, depth
         key: torch.empty(shape, device="meta")
         for key, shape in metas_shapes(depth, width, registers, size == "giant").items()
     }
-    monkeypatch.setattr(dinov2.weights, "read_state", lambda path: state)
+    monkeypatch.setattr(dinov2.weight_files, "read_state", lambda path: state)
     with torch.device("meta"):
         model = dinov2._create(f"vit_{size}_patch14{'_reg4' if registers else ''}_dinov2.lvd142m", {}, Path("x.pth"))
     assert model.num_prefix_tokens == 1 + registers and model.pos_embed.shape[1] == 1369 + (not registers)

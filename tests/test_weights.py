@@ -151,7 +151,10 @@ def test_without_a_network_every_file_is_named_with_its_source(tmp_path, capsys)
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: 3 of 3 missing files could not be fetched. CLIP: download it from https://hugg")
     for source, name in [
-        ("timm/vit_base_patch16_clip_224.openai (open_clip_model.safetensors)", "ViT-B-16-openai.safetensors"),
+        (
+            "timm/vit_base_patch16_clip_224.openai (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
+            "ViT-B-16-openai.safetensors",
+        ),
         ("http://127.0.0.1:9/sam_vit_h_4b8939.pth", "sam_vit_h_4b8939.pth"),
         ("vit_large_patch14_dinov2.lvd142m (model.safetensors)", "vit_large_patch14_dinov2.lvd142m.safetensors"),
     ]:
