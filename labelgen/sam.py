@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import rle, weights
+from labelgen import mobile_sam, rle, sam_files, weights
 from labelgen.errors import UserError
 from labelgen.records import MaskSet
+from labelgen.sam_files import RELEASES
 from labelgen.windows import HW, resize
 
 # isort: split
@@ -28,7 +29,6 @@ from segment_anything.utils.amg import build_point_grid, calculate_stability_sco
 from torchvision.ops.boxes import batched_nms
 
 Bits = NDArray[np.uint64]
-URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
 """Masks this alike are stored once."""
@@ -238,25 +238,38 @@ def share(bits: Bits, iou: NDArray[np.float32], first: NDArray[np.int64]) -> NDA
 
 
 def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:
-    """A SAM of segment_anything's registry (vit_h, vit_l, vit_b), or of a model config and weights in weights_dir.
+    """A SAM of Meta's release (vit_h, vit_l, vit_b), mobile_sam, or one of a model config and weights in weights_dir.
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
     on, compute = weights.torch_device(device), weights.torch_dtype(dtype)
     if config.name.endswith(".json"):
-        needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
-        described = weights.read_config(weights_dir, config.name, needed)
-        path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
-        with weights.building(str(Path(weights_dir, config.name))):
-            model = _build(described)
-    elif config.name in sam_model_registry:
-        path = _official(config, Path(weights_dir))
-        model = sam_model_registry[config.name]()
+        model, path = _described(config, weights_dir)
+    elif config.name in RELEASES:
+        path = sam_files.find(config, weights_dir)
+        model = mobile_sam.load(path) if config.name == "mobile_sam" else _official(config.name, path)
     else:
-        names = ", ".join(name for name in sam_model_registry if name != "default")
-        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
-    weights.load_state(model, path, config.name)
+        raise UserError(
+            f"sam.name = {config.name!r}; choose one of {', '.join(RELEASES)}, or name a *.json in weights_dir"
+        )
     return SamEncoder(model, path, config, on, compute)
+
+
+def _official(name: str, path: Path) -> Sam:
+    model = sam_model_registry[name]()
+    weights.load_state(model, path, f"{name}, whose file is {RELEASES[name].file}")
+    return model
+
+
+def _described(config: SamConfig, weights_dir: str | Path) -> tuple[Sam, Path]:
+    """The SAM of a model config in weights_dir, and its weight file."""
+    needed = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
+    described = weights.read_config(weights_dir, config.name, needed)
+    path = weights.find(weights_dir, config.weights, config.sha256 or described.get("sha256", ""))
+    with weights.building(str(Path(weights_dir, config.name))):
+        model = _build(described)
+    weights.load_state(model, path, config.name)
+    return model, path
 
 
 def _build(described: dict[str, Any]) -> Sam:
@@ -270,15 +283,3 @@ def _build(described: dict[str, Any]) -> Sam:
         described["pixel_mean"],
         described["pixel_std"],
     )
-
-
-def _official(config: SamConfig, weights_dir: Path) -> Path:
-    """Meta's file of that name, fetched into weights_dir where it is not there yet."""
-    url = URL + config.weights
-
-    def fetch() -> Path:
-        weights_dir.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(weights_dir / config.weights))
-        return weights_dir / config.weights
-
-    return weights.find(weights_dir, config.weights, config.sha256, fetch, url)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "configs")
-TORCH_FILES = {"torchvision_shim", "weights", "clip", "dense", "sam", "dinov2", "encode"}
+TORCH_FILES = {"torchvision_shim", "weights", "clip", "dense", "sam", "sam_files", "mobile_sam", "dinov2", "encode"}
 TORCH = {"torch", "torchvision", "timm", "open_clip", "segment_anything"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

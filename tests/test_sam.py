@@ -12,7 +12,7 @@ from labelgen.sam import load_sam, share
 from pocket.scenes import draw
 
 # isort: split
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.utils.amg import build_point_grid
 
 POCKET = Path(__file__).parents[1] / "pocket/weights"
@@ -190,33 +190,17 @@ def test_half_precision_keeps_scores_in_float32(folder, config, encoder, dtype):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "vit_x"}, "sam.name = 'vit_x'; choose one of vit_h, vit_l, vit_b"),
-        (
-            {"name": "vit_b", "weights": "sam_vit_b_01ec64.pth"},
-            r"sam_vit_b_01ec64\.pth: no such.*fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64\.pth and",
-        ),
+        ({"name": "vit_x"}, "sam.name = 'vit_x'; choose one of vit_h, vit_l, vit_b, mobile_sam, or name"),
         ({"weights": "no.safetensors"}, r"no\.safetensors: no such weight file"),
         ({"weights": "clip.safetensors"}, r"clip\.safetensors: are the weights of another model than sam\.json"),
         ({"name": "clip.json"}, r"clip\.json: has no 'image_encoder'"),
         ({"sha256": "00ff"}, "but 00ff is wanted"),
     ],
 )
-def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatch, fields, message):
-    def offline(*args, **kwargs):
-        raise OSError("offline")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, fields, message):
     config.update(**fields)
     with pytest.raises(UserError, match=message):
         load_sam(config, folder, "cpu", "float32")
-
-
-def test_registry_names_build_the_official_model(folder, config, monkeypatch):
-    """vit_b itself is too large for a test; a small one stands in for it."""
-    monkeypatch.setitem(sam_model_registry, "vit_b", tiny_models.sam_model)
-    torch.save(tiny_models.sam_model().state_dict(), folder / "sam_vit_b_01ec64.pth")
-    config.update(name="vit_b", weights="sam_vit_b_01ec64.pth")
-    assert load_sam(config, folder, "cpu", "float32").input_px == 64
 
 
 def test_a_model_config_that_does_not_fit_is_refused(folder, config):
