@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny_vit import Reference, Sizes, random_state, release_shapes
 
-from labelgen import mobile_sam
+from labelgen import mobile_sam, weights
 from labelgen.errors import UserError
 
 # isort: split
@@ -73,6 +73,16 @@ def test_the_embedding_is_that_of_the_encoder_written_out_in_float64():
         ours = small_encoder(state)(pixels)
     assert ours.shape == (1, 16, 4, 4)
     np.testing.assert_allclose(ours, Reference(state, SMALL)(pixels), rtol=0, atol=1e-11)
+
+
+def test_half_precision_is_near_float32():
+    model = small_encoder(random_state(release_shapes(SMALL))).float()
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        exact = model(pixels)
+        with weights.compute(torch.device("cpu"), torch.bfloat16):
+            half = model(pixels).float()
+    assert 0 < float((half - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
 
 
 def test_an_attention_bias_belongs_to_the_distance_of_two_patches():
