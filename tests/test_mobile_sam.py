@@ -3,8 +3,10 @@ import pytest
 import torch
 from tiny_vit import Reference, Sizes, random_state, release_shapes
 
+from configs.default import get_config
 from labelgen import mobile_sam, weights
 from labelgen.errors import UserError
+from labelgen.sam import load_sam
 
 # isort: split
 from segment_anything import sam_model_registry
@@ -95,6 +97,22 @@ def test_an_attention_bias_belongs_to_the_distance_of_two_patches():
     for window, expected in zip(tokens, ours, strict=True):
         found = reference.attention("layers.2.blocks.1.attn", window, heads=3, window=4)
         np.testing.assert_allclose(expected, found, rtol=0, atol=1e-12)
+
+
+def test_sam_name_mobile_sam_loads_the_file_as_every_other_sam(state, tmp_path):
+    biases = torch.arange(4 * 49.0).reshape(4, 49)
+    torch.save(state | {"image_encoder.layers.1.blocks.1.attn.attention_biases": biases}, tmp_path / "mobile_sam.pt")
+    config = get_config().sam
+    config.update(name="mobile_sam", weights="mobile_sam.pt", sha256=weights.digest(tmp_path / "mobile_sam.pt"))
+    encoder = load_sam(config, tmp_path, "cpu", "float32")
+    assert torch.equal(encoder.model.image_encoder.stages[1].blocks[1].attn.attention_biases, biases)
+    assert encoder.identity() == {
+        "weights": "mobile_sam.pt",
+        "sha256": config.sha256,
+        "input_px": 1024,
+        "mean": pytest.approx([123.675, 116.28, 103.53]),
+        "std": pytest.approx([58.395, 57.12, 57.375]),
+    }
 
 
 @pytest.mark.parametrize(
