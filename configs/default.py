@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
     config.clip.batch_size = 0  # crops or windows a forward pass; 0: as many as the device's memory allows
 
     config.sam = ConfigDict()
-    config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, or a model config file (*.json) in weights_dir
+    config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, mobile_sam, or a model config file (*.json) in weights_dir
     config.sam.weights = "sam_vit_h_4b8939.pth"
     config.sam.sha256 = ""
     config.sam.points_per_side = 32  # grid of point prompts over the photo

@@ -6,7 +6,6 @@ in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutoma
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -17,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import compute, rle, weight_files
-from labelgen.errors import UserError
+from labelgen import compute, mobile_sam, rle, weight_files
 from labelgen.records import MaskSet
-from labelgen.weight_files import WeightFile
+from labelgen.sam_files import NEEDED, RELEASES, weight_file
 from labelgen.windows import HW, resize
 
 # isort: split
@@ -32,13 +30,6 @@ from torchvision.ops.boxes import batched_nms
 Bits = NDArray[np.uint64]
 Floats = NDArray[np.float32]
 T = TypeVar("T")
-NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
-OFFICIAL = {  # sha256 of the release's files; what their names carry is the beginning of another digest, MD5
-    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-}
-URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 STABILITY_OFFSET = 1.0
 SAME_MASK_IOU = 0.95
 """Masks this alike are stored once."""
@@ -258,7 +249,7 @@ def share(bits: Bits, iou: NDArray[np.float32], first: NDArray[np.int64]) -> NDA
 
 
 def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:
-    """A SAM of segment_anything's registry (vit_h, vit_l, vit_b), or of a model config and weights in weights_dir.
+    """A SAM of Meta's release (vit_h, vit_l, vit_b), mobile_sam, or one of a model config and weights in weights_dir.
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
@@ -267,10 +258,17 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
     if config.name.endswith(".json"):
         with weight_files.building(str(Path(weights_dir, config.name))):
             model = _build(weight_files.read_config(weights_dir, config.name, NEEDED))
+        weight_files.load_state(model, path, config.name)
     else:
-        model = sam_model_registry[config.name]()
-    weight_files.load_state(model, path, config.name)
+        model = mobile_sam.load(path) if config.name == "mobile_sam" else _official(config.name, path)
     return SamEncoder(model, path, config, on, compute.torch_dtype(dtype, on))
+
+
+def _official(name: str, path: Path) -> Sam:
+    """Meta's model of that name, with the weights of a file."""
+    model = sam_model_registry[name]()
+    weight_files.load_state(model, path, f"{name}, whose file is {RELEASES[name].file}")
+    return model
 
 
 def _build(described: dict[str, Any]) -> Sam:
@@ -284,17 +282,3 @@ def _build(described: dict[str, Any]) -> Sam:
         described["pixel_mean"],
         described["pixel_std"],
     )
-
-
-def weight_file(config: SamConfig, weights_dir: str | Path) -> WeightFile:
-    """The file of config.sam, Meta's or that of a model config. UserError for a name that there is not."""
-    if config.name.endswith(".json"):
-        described = weight_files.read_config(weights_dir, config.name, NEEDED)
-        return weight_files.described(weights_dir, config.weights, config.sha256, described)
-    if config.name not in sam_model_registry:
-        names = ", ".join(name for name in sam_model_registry if name != "default")
-        raise UserError(f"sam.name = {config.name!r}; choose one of {names}, or name a *.json in weights_dir")
-    url, path, sha256 = URL + config.weights, Path(weights_dir, config.weights), OFFICIAL.get(config.weights, "")
-    fetch = partial(weight_files.from_url, url, path, sha256)
-    file = WeightFile(path.parent, [path.name], config.sha256, fetch, url, official=sha256, licence="Apache-2.0")
-    return file._replace(parameters=partial(compute.parameters, sam_model_registry[config.name]))

@@ -5,10 +5,12 @@ Data flow: config + weights_dir -> a checked file -> a model of the library's ow
 
 import hashlib
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,13 @@ UNKNOWN_LICENCE = "see its model card"
 
 def digest(path: str | Path) -> str:
     """Hex sha256 of a file."""
+    state = os.stat(path)
+    return _digest(str(path), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=16)
+def _digest(path: str, changed: int, size: int) -> str:
+    """Gigabytes take seconds, and both who checks a file and who records it ask."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -69,6 +78,11 @@ def find(file: WeightFile) -> Path:
     one.
     """
     path = file.there() or _fetched(file)
+    if file.official and not file.sha256 and (found := digest(path)) != file.official:
+        raise UserError(
+            f"{path}: is not the official file: sha256 is {found}, not {file.official}; fetch it again from "
+            f"{file.source}, or give weights of your own another name"
+        )
     if file.sha256 and (found := digest(path)) != file.sha256:
         raise UserError(
             f"{path}: sha256 is {found}, but {file.sha256} is wanted; fetch the file again or mend the digest"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from labelgen import clip_source, dinov2, sam
+from labelgen import clip_source, dinov2, sam_files
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
 from labelgen.progress import say
@@ -54,7 +54,7 @@ def needs(config: ConfigDict) -> list[Needed]:
     folder = config.weights_dir
     return [
         Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip_source.weight_file(config.clip, folder)),
-        Needed("SAM", config.sam.name, sam.weight_file(config.sam, folder)),
+        Needed("SAM", config.sam.name, sam_files.weight_file(config.sam, folder)),
         Needed("DINOv2", config.encoder.name, dinov2.weight_file(config.encoder, folder)),
     ]
 
@@ -98,13 +98,8 @@ def fetch(missing: list[Needed]) -> None:
 
 def check(file: WeightFile) -> None:
     """UserError unless the file is whole and of the digest that the config or its publisher states."""
-    path = find(file)
-    check_whole(path)
-    if file.official and not file.sha256 and (found := digest(path)) != file.official:
-        raise UserError(
-            f"{path}: sha256 is {found}, but the file at {file.source} has {file.official}; delete it and run again, "
-            "or give a file of your own another name"
-        )
+    check_whole(file.there() or file.wanted)
+    find(file)
 
 
 def _next(args: argparse.Namespace, missing: bool) -> str:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "configs")
 TORCH_FILES = {
-    "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "mobile_sam",
-    "dinov2", "encode",
+    "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",
+    "mobile_sam", "dinov2", "encode",
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "open_clip", "segment_anything"}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}

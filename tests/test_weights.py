@@ -11,13 +11,21 @@ import pytest
 import tiny_models  # first: it makes torchvision importable
 import torch
 
-from labelgen import clip_source, dinov2, sam, weights
+from labelgen import clip_source, dinov2, sam_files, weights
 from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.sam import load_sam
 
 ROOT = Path(__file__).parents[1]
 VIT_B = "sam_vit_b_01ec64.pth"
 HUB = "models--timm--vit_small_patch14_dinov2.lvd142m"
+
+
+def release_at(monkeypatch, folder, vit_b=""):
+    """SAM's official files are under this URL now, and vit_b's has this sha256."""
+    for name, release in sam_files.RELEASES.items():
+        digest = vit_b if vit_b and name == "vit_b" else release.sha256
+        monkeypatch.setitem(sam_files.RELEASES, name, release._replace(folder=folder, sha256=digest))
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def nothing_else_is_reached(monkeypatch, tmp_path):
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     monkeypatch.setattr(dinov2, "hf_hub_download", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(sam, "URL", "http://127.0.0.1:9/")
+    release_at(monkeypatch, "http://127.0.0.1:9/")
 
 
 @pytest.fixture
@@ -73,8 +81,7 @@ def run(config, *more):
 def serve(folder, monkeypatch, url):
     torch.save({"a": torch.ones(300)}, folder / VIT_B)
     digest = hashlib.sha256((folder / VIT_B).read_bytes()).hexdigest()
-    monkeypatch.setattr(sam, "URL", url)
-    monkeypatch.setattr(sam, "OFFICIAL", {VIT_B: digest})
+    release_at(monkeypatch, url, digest)
 
 
 def test_the_pocket_models_are_all_there(monkeypatch, capsys):
@@ -117,7 +124,7 @@ def test_what_is_missing_is_fetched_and_the_second_time_it_is_there(config, serv
     said = capsys.readouterr()
     assert "fetching SAM vit_b\n" in said.err and "100%" in said.err and "ready: CLIP, SAM, DINOv2" in said.out
     assert (tmp_path / "weights" / VIT_B).read_bytes() == (server[0] / VIT_B).read_bytes()
-    monkeypatch.setattr(sam, "URL", "http://127.0.0.1:9/")
+    release_at(monkeypatch, "http://127.0.0.1:9/")
     assert run(config) == 0
     assert "fetching" not in capsys.readouterr().err
 
@@ -141,7 +148,7 @@ def test_a_killed_download_is_not_taken_for_whole(config, server, tmp_path, monk
     monkeypatch.setattr(shutil, "move", killed)
     assert run(config) == 130
     monkeypatch.undo()
-    assert sam.weight_file(tiny_models.get_config().sam, tmp_path / "weights").there() is None
+    assert sam_files.weight_file(tiny_models.get_config().sam, tmp_path / "weights").there() is None
     assert not (tmp_path / "weights" / VIT_B).exists()
 
 
@@ -176,9 +183,8 @@ def test_a_whole_file_of_another_digest_than_the_releases_is_refused(config, tmp
     torch.save({"a": torch.ones(300)}, tmp_path / "weights" / VIT_B)
     assert run(config) == 2
     error = capsys.readouterr().err
-    assert (
-        f"{VIT_B}: sha256 is " in error and "but the file at http://127.0.0.1:9/sam_vit_b_01ec64.pth has ec2df" in error
-    )
+    assert f"{VIT_B}: is not the official file: sha256 is " in error and ", not ec2df" in error
+    assert "fetch it again from http://127.0.0.1:9/sam_vit_b_01ec64.pth" in error
     digest = hashlib.sha256((tmp_path / "weights" / VIT_B).read_bytes()).hexdigest()
     assert run(config, f"--config.sam.sha256={digest}") == 0  # who states a digest means that file
 
@@ -217,7 +223,7 @@ def test_a_model_config_that_states_no_licence_is_not_given_one(config, capsys):
 def test_a_run_without_weights_names_the_command(tmp_path):
     fields = tiny_models.get_config()
     with pytest.raises(UserError, match="`python -m labelgen.weights` with the same --config lists all that is needed"):
-        sam.load_sam(fields.sam, tmp_path, "cpu", "float32")
+        load_sam(fields.sam, tmp_path, "cpu", "float32")
 
 
 def test_a_server_that_is_not_there_is_an_error_of_the_library(tmp_path):

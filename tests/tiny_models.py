@@ -74,6 +74,22 @@ def sam_model() -> Sam:
     return model
 
 
+def mask_makers(model: Sam) -> Sam:
+    """Random weights for a Sam of any size whose masks differ in place and extent: steep, smooth logits that are mostly
+    negative."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        decoder = model.mask_decoder
+        for convolution in (decoder.output_upscaling[0], decoder.output_upscaling[3]):
+            convolution.weight[:] = convolution.weight.mean((2, 3), keepdim=True)
+        for mlp in decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].bias -= 0.8
+            mlp.layers[-1].weight *= 600
+            mlp.layers[-1].bias *= 600
+    return model.eval()
+
+
 def dino_model() -> torch.nn.Module:
     """timm's ViT of DINO_JSON, untrained."""
     torch.manual_seed(2)
