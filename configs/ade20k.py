@@ -4,7 +4,7 @@
     python -m fmbseg_jax.train    --config=configs/ade20k.py --data=data --workdir=run
     python -m fmbseg_jax.evaluate --config=configs/ade20k.py --data=data --workdir=run
 
-Hardware: a GPU of 16 GB to encode. Photos: 20,210 (training), 2,000 (validation).
+Hardware: a GPU to encode (the three models are 5.5 GB in float32). Photos: 20,210 (training), 2,000 (validation).
 Expected time and score: not measured.
 """
 

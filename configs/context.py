@@ -6,7 +6,8 @@
 
 The same DATA serves the other reading: label again with --config=configs/context.py:context60. docs/datasets.md says
 how SegmentationClassContext and its lists are made from the published annotations.
-Hardware: a GPU of 16 GB to encode. Photos: 4,998 (train), 5,105 (val). Expected time and score: not measured.
+Hardware: a GPU to encode (the three models are 5.5 GB in float32). Photos: 4,998 (train), 5,105 (val).
+Expected time and score: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,13 @@
 """Your photos and your words, no annotation anywhere: copy this file, set the two lines marked <--, and run
 
+    python -m labelgen.weights --config=configs/my_photos.py                          # downloads what it needs
     python -m labelgen.run     --config=configs/my_photos.py --out=data --limit=20    # a first look at twenty photos
     python -m labelgen.run     --config=configs/my_photos.py --out=data-all           # all of them
     python -m fmbseg_jax.train --config=configs/my_photos.py --data=data-all --workdir=run
     python -m fmbseg_jax.predict --workdir=run --photos=other_photos --out=masks      # also on photos never seen
 
 Other words: edit the list, choose another labels.name below, run labelgen.run again: only the words' part is redone.
-Hardware: a GPU of 8 GB labels about as fast as it decodes; without one, take the smaller models named below.
+Hardware: a GPU to encode; without one, take the smaller models named below and some patience.
 Expected time and score: not measured.
 """
 
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
     config.labels.name = "default"  # another list of words gets another name and goes beside it
 
     # Smaller models, for a laptop; the defaults are larger and better.
-    # config.sam.name, config.sam.weights = "vit_b", "sam_vit_b_01ec64.pth"
+    # config.sam.name, config.sam.weights = "mobile_sam", "mobile_sam.pt"
     # config.sam.points_per_side = 16
     # config.encoder.name, config.encoder.size_px = "vit_small_patch14_dinov2.lvd142m", 448
 

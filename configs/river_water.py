@@ -6,7 +6,8 @@
 
 FOLDER has Image/ID.jpg and Mask/ID.png. The photos are labelled for free, trained on and evaluated ("own photos"):
 no mask is read before evaluation. Of several folders, name the unseen ones as a split of their own.
-Hardware: a GPU of 16 GB to encode, or a CPU and patience. Expected time and score: not measured.
+Hardware: a GPU to encode (the three models are 5.5 GB in float32), or a CPU and patience.
+Expected time and score: not measured.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
     python -m fmbseg_jax.evaluate --config=configs/voc.py --data=data --workdir=run
 
 The same DATA serves the other reading: label again with --config=configs/voc.py:voc20 and train into another RUN.
-Hardware: a GPU of 16 GB to encode; the head trains on anything.
+Hardware: a GPU to encode (the three models are 5.5 GB in float32); the head trains on anything.
 Photos: 10,582 (trainaug) or 1,464 (train), 1,449 (val).
 Expected time and score: not measured. benchmarks/labelgen_real_size says seconds a photo on a CPU.
 """
