@@ -79,15 +79,15 @@ def alone(function: Any, *arguments: Any) -> Any:
 
 
 def photos(root: Path, count: int) -> None:
-    """`count` photos of soft blobs in VOC's layout, as both train and val; the mask is which colour is strongest."""
+    """`count` photos of soft blobs in VOC's layout as train, the first as val too; masks say which colour is strongest."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for i in range(count):
         blobs = Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8)).resize(SIZE_WH)
         blobs.save(root / f"JPEGImages/{i:06}.jpg")
         Image.fromarray(np.array(blobs).argmax(2).astype(np.uint8)).save(root / f"SegmentationClass/{i:06}.png")
-    for split in ("train", "val"):
-        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i:06}\n" for i in range(count)))
+    for split, members in (("train", range(count)), ("val", range(1))):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i:06}\n" for i in members))
 
 
 def make_weights(part: str, folder: Path) -> None:
@@ -120,19 +120,20 @@ def make_weights(part: str, folder: Path) -> None:
 
 
 def measure(part: str, fields: list[str], count: int) -> dict[str, Any]:
-    """Seconds to load, seconds a photo (median), peak memory of one encoder alone."""
+    """Seconds to load, seconds and processor seconds a photo (median), peak memory of one encoder alone."""
     import torch
 
     config = load_config(CONFIG, fields)
     start = time.perf_counter()
     encode, device = encoder(part, config)
     loaded = time.perf_counter() - start
-    seconds = []
+    seconds, busy = [], []
     for path in sorted(Path(config.photos.root, "JPEGImages").iterdir())[:count]:
         image = np.array(Image.open(path))
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         encode(image)
         seconds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - worked)
     gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -140,6 +141,7 @@ def measure(part: str, fields: list[str], count: int) -> dict[str, Any]:
         "load_s": round(loaded, 1),
         "first_photo_s": round(seconds[0], 2),
         "photo_s": round(float(np.median(seconds[1:] or seconds)), 2),
+        "photo_cpu_s": round(float(np.median(busy[1:] or busy)), 2),
         "peak_gb": round(peak / 1e9, 2),
     }
 
