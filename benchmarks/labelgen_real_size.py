@@ -79,7 +79,7 @@ def alone(function: Any, *arguments: Any) -> Any:
 
 
 def photos(root: Path, count: int) -> None:
-    """`count` photos of soft blobs in VOC's layout as train, the first as val too; masks say which colour is strongest."""
+    """`count` photos of soft blobs in VOC's layout: train, the first val too; masks say which colour is strongest."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for i in range(count):
