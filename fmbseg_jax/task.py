@@ -87,7 +87,7 @@ def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Ta
         **train,
         "words": ", ".join(task.ontology.words),
         "classes": ", ".join(task.ontology.names),
-        **({"eval.truth": dict(settings.truth)} if settings.feed.targets == "truth" else {}),
+        **({"truth (eval.truth)": dict(settings.truth)} if settings.feed.targets == "truth" else {}),
         "labels (digest)": data.labels_info(settings.labels)["digest"],
         "prototypes (digest)": hashlib.sha256(task.prototypes.tobytes()).hexdigest(),
         "encoders (digest)": digest(data.info["encoders"]),
