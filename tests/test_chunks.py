@@ -25,7 +25,7 @@ def chunk_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], N
     """Sets how many patches a chunk may have when there are so many columns."""
 
     def limit(patches: int, columns: int) -> None:
-        monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * columns * patches)
+        monkeypatch.setattr(chunks, "chunk_bytes", lambda: 4 * columns * patches)
 
     yield limit
 
