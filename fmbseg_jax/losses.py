@@ -1,11 +1,12 @@
 """The two losses over labelled patches, and the class scores that both and inference share.
 
-Each loss returns two sums, (total, weight); the loss is their quotient, so that batches, devices and hosts add up.
-Targets are class shares t [B, n, C] float32: their sum over C, a patch's mass, is the part of it that is labelled and
-the weight of the patch; 0 leaves it out.
+Each loss returns two sums, (total, weight); the loss is their quotient, so that chunks, devices and hosts add up.
+Targets are class shares t [P, C] float32: their sum over C, a patch's mass, is the part of it that is labelled and
+the weight of the patch; 0 leaves it out. They are given a chunk of the patches at a time (fmbseg_jax.chunks).
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,27 @@ from numpy.typing import NDArray
 
 Sums = tuple[jax.Array, jax.Array]
 ByRows = Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]
+
+
+class Patches(NamedTuple):
+    """Projected patches with the targets that are stored of them; [...] is [B, n] or [P]."""
+
+    z: jax.Array
+    """float32 [..., E] unit rows."""
+    classes: jax.Array
+    """uint16 [..., 3], labelgen.records' target_classes."""
+    shares: jax.Array
+    """uint8 [..., 3], their shares of the patch: 255 is all of it."""
+    ids: jax.Array
+    """int32 [...], the patch's number in the global batch."""
+
+
+class Contrast(NamedTuple):
+    """The sampled patches, the same on every device: z float32 [S, E], label int32 [S] (-1: none), ids int32 [S]."""
+
+    z: jax.Array
+    label: jax.Array
+    ids: jax.Array
 
 
 def class_scores(z: jax.Array, prototypes: jax.Array, word_class: Sequence[int]) -> jax.Array:
@@ -85,9 +107,9 @@ def t_supcon(
     targets: jax.Array,
     weights: jax.Array,
     temperature: jax.Array,
-    sample: jax.Array,
+    ids: jax.Array,
+    contrast: Contrast,
     prototype_weight: float,
-    replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Sums:
     """Text-supervised contrastive loss: patches and class prototypes are one set of samples.
 
@@ -95,29 +117,40 @@ def t_supcon(
     the softmax over all classes' scores and all sampled patches but i, S(i) the sampled patches of class y but i, m_i
     the mass of i, v `prototype_weight`. weight = sum_i m_i w_y. A patch's class is its largest.
 
-    z: float32 [B, n, E] unit; scores, targets: [B, n, C]; weights: [C]; sample: int32 [B, s], the patches of each photo
-    that all others are contrasted with. `replicate` makes an array whole on every device: it is given the sampled
-    vectors and labels only, B*s of them, so that sharded over B the result is the one-device one.
+    z: float32 [P, E] unit; scores, targets: [P, C]; weights: [C]; ids: int32 [P]; contrast: what all patches are
+    contrasted with, itself of the whole batch, so that any part of the patches may be summed alone.
     """
-    batch, count, _ = z.shape
     label, mass = targets.argmax(-1), targets.sum(-1)
-    ids = jnp.arange(batch * count).reshape(batch, count)
+    contrasted = (contrast.label >= 0)[None] & (contrast.ids[None] != ids[:, None])
+    positive = contrasted & (contrast.label[None] == label[:, None])
+    prototypes, others = scores / temperature, z @ contrast.z.T / temperature
+    normaliser = _log_sum_exp(prototypes, jnp.where(contrasted, others, -jnp.inf))
 
-    def drawn(x: jax.Array) -> jax.Array:
-        flat = replicate(take_patches(x, sample)).reshape(-1, *x.shape[2:])
-        return flat if x.ndim > 2 else flat[None, None]
-
-    others = jnp.einsum("bne,se->bns", z, drawn(z)) / temperature
-    contrasted = (drawn(mass) > 0) & (drawn(ids) != ids[..., None])
-    positive = contrasted & (drawn(label) == label[..., None])
-    logits = jnp.concatenate([scores / temperature, jnp.where(contrasted, others, -jnp.inf)], -1)
-    normaliser = jax.nn.logsumexp(logits, -1)
-
-    own = jnp.take_along_axis(scores, label[..., None], -1)[..., 0] / temperature
+    own = jnp.take_along_axis(prototypes, label[:, None], -1)[:, 0]
     positives = positive.sum(-1, dtype=jnp.float32) + prototype_weight
     mean_log = (prototype_weight * own + jnp.where(positive, others, 0).sum(-1)) / positives - normaliser
     weight = mass * weights[label]
     return -jnp.sum(weight * mean_log), jnp.sum(weight)
+
+
+def _log_sum_exp(finite: jax.Array, maybe: jax.Array) -> jax.Array:
+    """log of the sum of exp over the rows of both, without joining them; `maybe` may be -inf altogether."""
+    peak = jax.lax.stop_gradient(jnp.maximum(finite.max(-1), maybe.max(-1)))[:, None]
+    return jnp.log(jnp.exp(finite - peak).sum(-1) + jnp.exp(maybe - peak).sum(-1)) + peak[:, 0]
+
+
+def contrast_set(
+    patches: Patches, sample: jax.Array, count: int, soft: bool, replicate: Callable[[jax.Array], jax.Array]
+) -> Contrast:
+    """The patches [B, n] at sample int32 [B, s] for all to be contrasted with: S = B * s.
+
+    count, soft: as for `target_shares`. `replicate` makes an array whole on every device: it is given the sampled
+    vectors, labels and numbers only, so that sharded over B the result is the one-device one.
+    """
+    drawn: Patches = jax.tree.map(lambda x: take_patches(x, sample), patches)
+    targets = target_shares(drawn.classes, drawn.shares, count, soft)
+    label = jnp.where(targets.sum(-1) > 0, targets.argmax(-1), -1)
+    return Contrast(*(replicate(x).reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
 
 
 def draw_patches(key: jax.Array, mass: jax.Array, count: int, by_rows: ByRows = lambda f: f) -> jax.Array:

@@ -15,9 +15,20 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from fmbseg_jax.chunks import in_chunks
 from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.head import Head
-from fmbseg_jax.losses import class_scores, draw_patches, prototype_ce, t_supcon, take_patches, target_shares
+from fmbseg_jax.losses import (
+    Contrast,
+    Patches,
+    class_scores,
+    contrast_set,
+    draw_patches,
+    prototype_ce,
+    t_supcon,
+    take_patches,
+    target_shares,
+)
 from fmbseg_jax.mesh import over_data, replicated, state_shardings
 
 Batch = Mapping[str, jax.Array]
@@ -75,11 +86,21 @@ class Outcome(NamedTuple):
     mass: jax.Array
 
 
+class Given(NamedTuple):
+    """What every patch meets: whole on every device."""
+
+    teacher: Teacher
+    temperature: jax.Array
+    contrast: Contrast | None
+    """t_supcon's."""
+
+
 class Objective:
     """The loss of a batch, as sums. Only static settings in it: calls are pure."""
 
     def __init__(self, head: Head, loss: LossConfig, word_class: tuple[int, ...], mesh: Mesh):
         self._head, self._loss, self._word_class = head, loss, word_class
+        self._classes = word_class[-1] + 1
         self._mesh = mesh
 
     def temperature(self, params: Any) -> jax.Array:
@@ -95,55 +116,80 @@ class Objective:
 
     def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
         """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
-        loss, (h, w) = self._loss, batch["features"].shape[1:3]
-        targets = target_shares(batch["classes"], batch["shares"], self._word_class[-1] + 1, loss.soft_targets)
-        targets = targets.reshape(targets.shape[0], h * w, -1)
-        z, targets = self._project(params, batch, targets, key)
-        scores = class_scores(z, teacher.prototypes, self._word_class)
-        temperature, weights = self.temperature(params), teacher.class_weights
-        if loss.loss == "prototype_ce":
-            sums = prototype_ce(scores, targets, weights, temperature)
+        patches = self._project(params, batch, key)
+        contrast = self._contrast(patches, key) if self._loss.loss == "t_supcon" else None
+        given = Given(teacher, self.temperature(params), contrast)
+        columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
+
+        def on_device(patches: Patches, given: Given) -> Outcome:
+            patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
+            # Each device's own from here on, or the gradient of what is given were added over devices in every chunk.
+            given = jax.lax.pcast(given, "data", to="varying")
+            total, others = in_chunks(self.sums, patches, given, columns)
+            summed: Outcome = jax.lax.psum(Outcome(total, *others), "data")  # type: ignore[no-untyped-call]
+            return summed
+
+        over, whole = over_data(self._mesh).spec, replicated(self._mesh).spec
+        return jax.shard_map(on_device, mesh=self._mesh, in_specs=(over, whole), out_specs=whole)(patches, given)
+
+    def sums(self, patches: Patches, given: Given) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        """(total, the rest of Outcome) of patches [P]. Each meets what is given only, none of the others here."""
+        loss, (teacher, temperature, contrast) = self._loss, given
+        scores = class_scores(patches.z, teacher.prototypes, self._word_class)
+        targets = target_shares(patches.classes, patches.shares, self._classes, loss.soft_targets)
+        if contrast is None:
+            total, weight = prototype_ce(scores, targets, teacher.class_weights, temperature)
         else:
-            sample = self._draw_sample(key, targets)
-            sums = t_supcon(
-                z, scores, targets, weights, temperature, sample, loss.supcon_prototype_weight, self._replicate
+            total, weight = t_supcon(
+                patches.z,
+                scores,
+                targets,
+                teacher.class_weights,
+                temperature,
+                patches.ids,
+                contrast,
+                loss.supcon_prototype_weight,
             )
         mass = targets.sum(-1)
         hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
-        return Outcome(*sums, hits, mass.sum())
+        return total, (weight, hits, mass.sum())
 
-    def _draw_sample(self, key: jax.Array, targets: jax.Array) -> jax.Array:
-        """int32 [B, s]: the patches of each photo in the global contrast set, B * s <= supcon_samples."""
-        batch, count, _ = targets.shape
-        key = jax.random.fold_in(key, 1)
-        return self._draw(key, targets, min(count, self._loss.supcon_samples // batch))
+    def _contrast(self, patches: Patches, key: jax.Array) -> Contrast:
+        """The global contrast set: the same number of patches of each photo, supcon_samples at most."""
+        batch, count, _ = patches.z.shape
+        each = min(count, self._loss.supcon_samples // batch)
+        sample = self._draw(jax.random.fold_in(key, 1), patches.shares, each)
+        return contrast_set(patches, sample, self._classes, self._loss.soft_targets, self._replicate)
 
-    def _draw(self, key: jax.Array, targets: jax.Array, count: int) -> jax.Array:
+    def _draw(self, key: jax.Array, shares: jax.Array, count: int) -> jax.Array:
         spec = over_data(self._mesh).spec
         by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
-        return draw_patches(key, targets.sum(-1), count, by_rows)
+        return draw_patches(key, shares.sum(-1), count, by_rows)
 
     def _replicate(self, x: jax.Array) -> jax.Array:
         whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
         return whole
 
-    def _project(self, params: Any, batch: Batch, targets: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """z [B, n, E] and targets [B, n, C] of the patches in this step's loss.
-
-        Without blocks a patch needs no other, so only those drawn are projected.
-        """
-        features = batch["features"].reshape(*targets.shape[:2], -1)
-        h, w = batch["features"].shape[1:3]
-        valid = valid_patches(batch["grid_hw"], h, w).reshape(targets.shape[:2])
-        count = self._loss.patches_per_photo
-        if not 0 < count < targets.shape[1]:
-            return self._apply(params, features, valid), targets
-        drawn = self._draw(key, targets, count)
+    def _project(self, params: Any, batch: Batch, key: jax.Array) -> Patches:
+        """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
+        rows, h, w, _ = batch["features"].shape
+        features, classes, shares = (batch[name].reshape(rows, h * w, -1) for name in ("features", "classes", "shares"))
+        valid = valid_patches(batch["grid_hw"], h, w).reshape(rows, h * w)
+        take = self._draw_step(key, shares)
         if self._head.blocks:
-            z = take_patches(self._apply(params, features, valid), drawn)
+            z = take(self._apply(params, features, valid))
         else:
-            z = self._apply(params, take_patches(features, drawn), take_patches(valid, drawn))
-        return z, take_patches(targets, drawn)
+            z = self._apply(params, take(features), take(valid))
+        ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
+        return Patches(z, take(classes), take(shares), ids)
+
+    def _draw_step(self, key: jax.Array, shares: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """What takes the patches drawn for this step, patches_per_photo of each photo, out of [B, N, ...]."""
+        count = self._loss.patches_per_photo
+        if not 0 < count < shares.shape[1]:
+            return lambda x: x
+        drawn = self._draw(key, shares, count)
+        return lambda x: take_patches(x, drawn)
 
     def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))

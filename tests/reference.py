@@ -30,3 +30,47 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.nda
         if true < classes:
             counts[true, said] += 1
     return counts
+
+
+def class_scores(z: np.ndarray, prototypes: np.ndarray, word_class: tuple[int, ...]) -> np.ndarray:
+    """The best word's cosine, float64 [..., C]."""
+    words = z @ prototypes.T
+    members = [[k for k, of in enumerate(word_class) if of == c] for c in range(max(word_class) + 1)]
+    return np.stack([words[..., ks].max(-1) for ks in members], -1)
+
+
+def cross_entropy(scores: np.ndarray, t: np.ndarray, weights: np.ndarray, temperature: float) -> tuple[float, float]:
+    """(total, weight) by a loop over patches [..., C]."""
+    total = weight = 0.0
+    for row, shares in zip(scores.reshape(-1, scores.shape[-1]), t.reshape(-1, t.shape[-1]), strict=True):
+        log_sum = np.log(sum(np.exp(s / temperature) for s in row))
+        for c, share in enumerate(shares):
+            total -= share * weights[c] * (row[c] / temperature - log_sum)
+            weight += share * weights[c]
+    return total, weight
+
+
+def supcon(
+    z: np.ndarray,
+    scores: np.ndarray,
+    t: np.ndarray,
+    weights: np.ndarray,
+    sample: np.ndarray,
+    prototype_weight: float,
+    temperature: float,
+) -> tuple[float, float]:
+    """(total, weight) by a loop over the patches of z [B, n, E], contrasted with those at sample [B, s]."""
+    total = weight = 0.0
+    sampled = [(b, int(n)) for b in range(len(z)) for n in sample[b] if t[b, n].sum() > 0]
+    for b in range(z.shape[0]):
+        for i in range(z.shape[1]):
+            y, mass = t[b, i].argmax(), t[b, i].sum()
+            others = [q for q in sampled if q != (b, i)]
+            similarity = {q: z[b, i] @ z[q] / temperature for q in others}
+            prototypes = scores[b, i] / temperature
+            log_sum = np.log(np.exp(prototypes).sum() + sum(np.exp(s) for s in similarity.values()))
+            positives = [q for q in others if t[q].argmax() == y]
+            inner = prototype_weight * (prototypes[y] - log_sum) + sum(similarity[q] - log_sum for q in positives)
+            total -= mass * weights[y] * inner / (prototype_weight + len(positives))
+            weight += mass * weights[y]
+    return total, weight

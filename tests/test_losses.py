@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
 from fmbseg_jax.losses import (
+    Contrast,
     class_scores,
     class_weights,
     draw_patches,
@@ -46,46 +48,31 @@ def f32(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def naive_scores(z: np.ndarray, prototypes: np.ndarray, word_class: tuple[int, ...]) -> np.ndarray:
-    words = z @ prototypes.T
-    members = [[k for k, of in enumerate(word_class) if of == c] for c in range(max(word_class) + 1)]
-    return np.stack([words[..., ks].max(-1) for ks in members], -1)
-
-
-def naive_ce(scores: np.ndarray, t: np.ndarray, weights: np.ndarray, temperature: float) -> tuple[float, float]:
-    total = weight = 0.0
-    for row, shares in zip(scores.reshape(-1, scores.shape[-1]), t.reshape(-1, t.shape[-1]), strict=True):
-        log_sum = np.log(sum(np.exp(s / temperature) for s in row))
-        for c, share in enumerate(shares):
-            total -= share * weights[c] * (row[c] / temperature - log_sum)
-            weight += share * weights[c]
-    return total, weight
-
-
-def naive_supcon(
-    z: np.ndarray, scores: np.ndarray, t: np.ndarray, weights: np.ndarray, sample: np.ndarray, prototype_weight: float
-) -> tuple[float, float]:
-    total = weight = 0.0
-    sampled = [(b, int(n)) for b in range(len(z)) for n in sample[b] if t[b, n].sum() > 0]
-    for b in range(z.shape[0]):
-        for i in range(z.shape[1]):
-            y, mass = t[b, i].argmax(), t[b, i].sum()
-            others = [q for q in sampled if q != (b, i)]
-            similarity = {q: z[b, i] @ z[q] / TEMPERATURE for q in others}
-            prototypes = scores[b, i] / TEMPERATURE
-            log_sum = np.log(np.exp(prototypes).sum() + sum(np.exp(s) for s in similarity.values()))
-            positives = [q for q in others if t[q].argmax() == y]
-            inner = prototype_weight * (prototypes[y] - log_sum) + sum(similarity[q] - log_sum for q in positives)
-            total -= mass * weights[y] * inner / (prototype_weight + len(positives))
-            weight += mass * weights[y]
-    return total, weight
+def supcon(
+    z: jax.Array,
+    scores: jax.Array,
+    t: jax.Array,
+    weights: jax.Array,
+    temperature: jax.Array,
+    sample: np.ndarray,
+    prototype_weight: float,
+) -> tuple[jax.Array, jax.Array]:
+    """t_supcon of a batch [B, n]: its patches in one list, contrasted with those at sample [B, s]."""
+    ids = jnp.arange(z.shape[0] * z.shape[1])
+    drawn = jnp.asarray((np.arange(len(sample))[:, None] * z.shape[1] + sample).ravel())
+    flat_z, flat_t = z.reshape(-1, z.shape[-1]), t.reshape(-1, t.shape[-1])
+    label = jnp.where(flat_t.sum(-1) > 0, flat_t.argmax(-1), -1)
+    contrast = Contrast(flat_z[drawn], label[drawn], ids[drawn])
+    flat_scores = scores.reshape(flat_t.shape)
+    sums = jitted_supcon(flat_z, flat_scores, flat_t, weights, temperature, ids, contrast, prototype_weight)
+    return sums[0], sums[1]
 
 
 @pytest.mark.parametrize("word_class", [(0, 1, 2, 3), WORD_CLASS, (0, 1, 1, 1, 1), (0, 0, 1, 1)])
 def test_a_class_scores_as_its_best_word_and_only_that_word_learns(word_class: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     z, prototypes = unit(rng, 3, 5, 8), unit(rng, len(word_class), 8)
-    expected = naive_scores(z, prototypes, word_class)
+    expected = reference.class_scores(z, prototypes, word_class)
     got = jax.jit(lambda x: class_scores(x, f32(prototypes), word_class))(f32(z))
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -106,42 +93,41 @@ def test_prototype_ce_equals_the_loop(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, t, weights = rng.uniform(-1, 1, (3, 6, 4)), targets(rng, 3, 6), rng.uniform(0.5, 2, 4)
     got = jax.jit(prototype_ce)(f32(scores), f32(t), f32(weights), jnp.float32(TEMPERATURE))
-    np.testing.assert_allclose(got, naive_ce(scores, t, weights, TEMPERATURE), rtol=1e-5)
+    np.testing.assert_allclose(got, reference.cross_entropy(scores, t, weights, TEMPERATURE), rtol=1e-5)
 
 
 @pytest.mark.parametrize("prototype_weight", [1.0, 7.5])
 def test_t_supcon_equals_the_loop(prototype_weight: float) -> None:
     rng = np.random.default_rng(2)
     z, t, weights = unit(rng, 3, 6, 8), targets(rng, 3, 6), rng.uniform(0.5, 2, 4)
-    scores = naive_scores(z, unit(rng, 7, 8), WORD_CLASS)
+    scores = reference.class_scores(z, unit(rng, 7, 8), WORD_CLASS)
     sample = np.stack([rng.permutation(6)[:4] for _ in range(3)])
-    got = jitted_supcon(
-        f32(z), f32(scores), f32(t), f32(weights), jnp.float32(TEMPERATURE), jnp.asarray(sample), prototype_weight
-    )
-    np.testing.assert_allclose(got, naive_supcon(z, scores, t, weights, sample, prototype_weight), rtol=1e-5)
+    got = supcon(f32(z), f32(scores), f32(t), f32(weights), jnp.float32(TEMPERATURE), sample, prototype_weight)
+    expected = reference.supcon(z, scores, t, weights, sample, prototype_weight, TEMPERATURE)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_t_supcon_of_one_labelled_patch_is_cross_entropy() -> None:
     rng = np.random.default_rng(3)
     z, scores = f32(unit(rng, 1, 2, 8)), f32(rng.uniform(-1, 1, (1, 2, 4)))
     t, weights, temperature = f32(np.array([[[0, 1, 0, 0], [0, 0, 0, 0]]])), jnp.ones(4), jnp.float32(TEMPERATURE)
-    got = jitted_supcon(z, scores, t, weights, temperature, jnp.array([[0, 1]]), 3.0)
+    got = supcon(z, scores, t, weights, temperature, np.array([[0, 1]]), 3.0)
     np.testing.assert_allclose(got, prototype_ce(scores, t, weights, temperature), rtol=1e-5)
 
 
 def test_losses_of_nothing_labelled_are_zero_with_zero_gradients() -> None:
     rng = np.random.default_rng(4)
     z, nothing, weights = f32(unit(rng, 2, 3, 8)), jnp.zeros((2, 3, 4)), jnp.ones(4)
-    prototypes, sample = f32(unit(rng, 4, 8)), jnp.array([[0, 1], [2, 0]])
+    prototypes, sample = f32(unit(rng, 4, 8)), np.array([[0, 1], [2, 0]])
 
     def ce(z: jax.Array) -> jax.Array:
         return prototype_ce(class_scores(z, prototypes, range(4)), nothing, weights, jnp.float32(0.1))[0]
 
-    def supcon(z: jax.Array) -> jax.Array:
+    def contrasted(z: jax.Array) -> jax.Array:
         scores = class_scores(z, prototypes, range(4))
-        return t_supcon(z, scores, nothing, weights, jnp.float32(0.1), sample, 1.0)[0]
+        return supcon(z, scores, nothing, weights, jnp.float32(0.1), sample, 1.0)[0]
 
-    for loss in (ce, supcon):
+    for loss in (ce, contrasted):
         value, gradient = jax.jit(jax.value_and_grad(loss))(z)
         assert value == 0 and not np.asarray(gradient).any()
 
