@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Sums = tuple[jax.Array, jax.Array]
-ByRows = Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]
 
 
 def class_scores(z: jax.Array, prototypes: jax.Array, word_class: Sequence[int]) -> jax.Array:
@@ -120,13 +119,10 @@ def t_supcon(
     return -jnp.sum(weight * mean_log), jnp.sum(weight)
 
 
-def draw_patches(key: jax.Array, mass: jax.Array, count: int, by_rows: ByRows = lambda f: f) -> jax.Array:
-    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first.
-
-    `by_rows` makes a function of [B, ...] work on each device's own rows (the compiler does not split a top-k).
-    """
+def draw_patches(key: jax.Array, mass: jax.Array, count: int) -> jax.Array:
+    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first."""
     order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
-    return by_rows(lambda rows: jax.lax.top_k(rows, count)[1])(order)
+    return jax.lax.top_k(order, count)[1]
 
 
 def take_patches(x: jax.Array, index: jax.Array) -> jax.Array:

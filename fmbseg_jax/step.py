@@ -1,7 +1,8 @@
 """The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh.
 
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
-and shares uint8 [B, h, w, 3] (labelgen.records). A row whose shares are all 0 counts for nothing: it pads a batch.
+and shares uint8 [B, h, w, 3] (labelgen.records), row int32 [B] (its number in the split). A row whose shares are all 0
+counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to stop.
 """
 
 import dataclasses
@@ -96,15 +97,16 @@ class Objective:
     def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
         """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
         loss, (h, w) = self._loss, batch["features"].shape[1:3]
+        keys = row_keys(key, batch["row"])
         targets = target_shares(batch["classes"], batch["shares"], self._word_class[-1] + 1, loss.soft_targets)
         targets = targets.reshape(targets.shape[0], h * w, -1)
-        z, targets = self._project(params, batch, targets, key)
+        z, targets = self._project(params, batch, targets, keys)
         scores = class_scores(z, teacher.prototypes, self._word_class)
         temperature, weights = self.temperature(params), teacher.class_weights
         if loss.loss == "prototype_ce":
             sums = prototype_ce(scores, targets, weights, temperature)
         else:
-            sample = self._draw_sample(key, targets)
+            sample = self._draw_sample(row_keys(keys, 1), targets)
             sums = t_supcon(
                 z, scores, targets, weights, temperature, sample, loss.supcon_prototype_weight, self._replicate
             )
@@ -112,22 +114,24 @@ class Objective:
         hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
         return Outcome(*sums, hits, mass.sum())
 
-    def _draw_sample(self, key: jax.Array, targets: jax.Array) -> jax.Array:
+    def _draw_sample(self, keys: jax.Array, targets: jax.Array) -> jax.Array:
         """int32 [B, s]: the patches of each photo in the global contrast set, B * s <= supcon_samples."""
         batch, count, _ = targets.shape
-        key = jax.random.fold_in(key, 1)
-        return self._draw(key, targets, min(count, self._loss.supcon_samples // batch))
+        return self._draw(keys, targets, min(count, self._loss.supcon_samples // batch))
 
-    def _draw(self, key: jax.Array, targets: jax.Array, count: int) -> jax.Array:
+    def _draw(self, keys: jax.Array, targets: jax.Array, count: int) -> jax.Array:
+        """int32 [B, count]: each row's patches are drawn where it lies (the compiler does not split a top-k)."""
         spec = over_data(self._mesh).spec
+        draw = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])
         by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
-        return draw_patches(key, targets.sum(-1), count, by_rows)
+        drawn: jax.Array = by_rows(draw)(keys, targets.sum(-1))
+        return drawn
 
     def _replicate(self, x: jax.Array) -> jax.Array:
         whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
         return whole
 
-    def _project(self, params: Any, batch: Batch, targets: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _project(self, params: Any, batch: Batch, targets: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         """z [B, n, E] and targets [B, n, C] of the patches in this step's loss.
 
         Without blocks a patch needs no other, so only those drawn are projected.
@@ -138,7 +142,7 @@ class Objective:
         count = self._loss.patches_per_photo
         if not 0 < count < targets.shape[1]:
             return self._apply(params, features, valid), targets
-        drawn = self._draw(key, targets, count)
+        drawn = self._draw(keys, targets, count)
         if self._head.blocks:
             z = take_patches(self._apply(params, features, valid), drawn)
         else:
@@ -147,6 +151,11 @@ class Objective:
 
     def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
+
+
+def row_keys(key: jax.Array, rows: jax.Array | int) -> jax.Array:
+    """Keys [B] of a key and rows int32 [B], or of keys [B] and a number: the same wherever a row stands in a batch."""
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, None if key.ndim else 0))(key, rows)
 
 
 def valid_patches(grid_hw: jax.Array, h: int, w: int) -> jax.Array:
@@ -164,7 +173,10 @@ def train_step(
     batch: Batch,
     teacher: Teacher,
 ) -> tuple[State, Metrics]:
-    """One update. What is drawn depends on (seed, step) and on the row's place in the batch alone."""
+    """One update. What is drawn of a photo depends on (seed, step, row) alone.
+
+    The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
+    """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss(params: Any) -> tuple[jax.Array, Outcome]:
@@ -178,6 +190,7 @@ def train_step(
         "agreement": outcome.hits / jnp.maximum(outcome.mass, 1e-6),
         "gradient_norm": optax.tree.norm(gradients),
         "temperature": objective.temperature(state.params),
+        "stop": batch["stop"].sum(),
     }
     return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
 

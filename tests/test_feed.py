@@ -15,6 +15,7 @@ from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
 
 CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0)
+ALL = np.arange(8)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_held_out_rows_are_never_trained_on() -> None:
 
 def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:
     rows, _ = split_rows(data.count("train"), 0.1)
-    order, feed = places(rows, CONFIG, 3), Feed(examples(data), rows, CONFIG, 3)
+    order, feed = places(rows, CONFIG, 3), Feed(examples(data), rows, CONFIG, 3, ALL)
     for step in range(3):
         batch = next(feed)
         for place, row in enumerate(order[step]):
@@ -83,13 +84,13 @@ def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:
 
 def test_restored_at_every_step_the_rest_is_the_same(data: Dataset) -> None:
     rows, _ = split_rows(data.count("train"), 0.1)
-    whole = Feed(examples(data), rows, CONFIG, 7)
+    whole = Feed(examples(data), rows, CONFIG, 7, ALL)
     expected, positions = [], [whole.position]
     for _ in range(7):
         expected.append(next(whole))
         positions.append(whole.position)
     for at in range(7):
-        rest = Feed(examples(data), rows, CONFIG, 7, positions[at]["next_index"])
+        rest = Feed(examples(data), rows, CONFIG, 7, ALL, positions[at]["next_index"])
         for batch in expected[at:]:
             got = next(rest)
             assert all((got[name] == batch[name]).all() for name in batch)
@@ -97,7 +98,7 @@ def test_restored_at_every_step_the_rest_is_the_same(data: Dataset) -> None:
 
 def test_held_out_batches_are_padded_with_rows_that_count_for_nothing(data: Dataset) -> None:
     rows = np.array([3, 5, 9])
-    batches = list(held_out_batches(examples(data), rows, 2))
+    batches = list(held_out_batches(examples(data), rows, 2, np.arange(2)))
     assert [batch["shares"].any(axis=(1, 2, 3)).tolist() for batch in batches] == [[True, True], [True, False]]
     np.testing.assert_array_equal(batches[1]["features"][0], examples(data)[9]["features"])
 
@@ -144,7 +145,7 @@ def test_a_damaged_record_reaches_the_trainer_as_the_error_it_is(tmp_path: Path)
     raw = bytearray(shard.read_bytes())
     raw[len(raw) // 2] ^= 1
     shard.write_bytes(raw)
-    feed = Feed(examples(Dataset.open(path)), np.arange(6), CONFIG, 20)
+    feed = Feed(examples(Dataset.open(path)), np.arange(6), CONFIG, 20, ALL)
     with pytest.raises(UserError, match=r"features/train-00000-of-00001\.tfrecord: record \d is damaged"):
         for _ in range(20):
             next(feed)
