@@ -1,7 +1,7 @@
 """`python host_run.py -m MODULE ARGUMENTS [+ -m MODULE ARGUMENTS]`: commands as `python -m`, one after the other.
 
 HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
-digest of each, and how often each jitted function was compiled. HOST_SECONDS is slept before every step.
+digest of each, and how often each jitted function was compiled, once all have ended well. HOST_SECONDS is slept before every step.
 """
 
 import hashlib
@@ -56,8 +56,9 @@ def main(argv: list[str]) -> int:
         _, module, *arguments = line.split()
         run = importlib.import_module(module)
         codes.append(command(run.main, run.arguments(), arguments))
-    log = Path(os.environ["HOST_LOG"]) / f"{jax.process_index()}.json"
-    log.write_text(json.dumps({"batches": BATCHES, "compiled": COMPILED}))
+    if not any(codes):
+        log = Path(os.environ["HOST_LOG"]) / f"{jax.process_index()}.json"
+        log.write_text(json.dumps({"batches": BATCHES, "compiled": COMPILED}))
     return max(codes)
 
 
