@@ -102,6 +102,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data, places),
         teacher=teacher,
         over_data=over_data,
+        flags=place_flags(places, over_data),
         checkpoints=checkpoints,
         log=MetricsLog(workdir, start) if hosts.is_first() else NoLog(),
         times=times,
@@ -148,9 +149,13 @@ def place(batch: Example, sharding: NamedSharding) -> Batch:
         return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
 
 
-def with_stop(batch: Example, stop: bool) -> Example:
-    """The batch, saying whether this host is to stop: all learn it in the step, where they wait for each other."""
-    return {**batch, "stop": np.full(len(batch["row"]), stop, np.float32)}
+def place_flags(places: Rows, sharding: NamedSharding) -> tuple[Batch, Batch]:
+    """What to add to a batch while this host may go on, and once it is to stop.
+
+    All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
+    """
+    go, stop = (place({"stop": np.full(len(places), flag, np.float32)}, sharding) for flag in (0, 1))
+    return go, stop
 
 
 @dataclass
@@ -163,6 +168,7 @@ class Loop:
     held_out: HeldOut
     teacher: Teacher
     over_data: NamedSharding
+    flags: tuple[Batch, Batch]
     checkpoints: Checkpoints
     log: MetricsLog | NoLog
     times: StageTimes
@@ -179,7 +185,7 @@ class Loop:
         with jax.transfer_guard("disallow"):
             while step < steps and not stop:
                 with self.times("wait for data"):
-                    batch = place(with_stop(next(self.feed), preempted()), self.over_data)
+                    batch = {**place(next(self.feed), self.over_data), **self.flags[preempted()]}
                 with self.times("first step" if step == start else "steps"):
                     state, metrics = self.step(state, batch, self.teacher)
                     stop = self._finish(pending)

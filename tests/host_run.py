@@ -1,7 +1,8 @@
 """`python host_run.py -m MODULE ARGUMENTS [+ -m MODULE ARGUMENTS]`: commands as `python -m`, one after the other.
 
 HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
-digest of each, and how often each jitted function was compiled, once all have ended well. HOST_SECONDS is slept before every step.
+digest of each, and how often each jitted function was compiled; it is written when all have ended well. HOST_SECONDS is
+slept before every step.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from typing import Any
 
 import jax
 
-from fmbseg_jax import train
+from fmbseg_jax.feed import Feed
 from labelgen.config import command
 
 BATCHES: list[list[tuple[int, str]]] = []
@@ -25,26 +26,25 @@ COMPILED: Counter[str] = Counter()
 
 def watch() -> None:
     """From here on batches and compilations are recorded."""
-    real = train.place
+    real = Feed.__next__
 
-    def place(batch: Any, sharding: Any) -> Any:
-        if "stop" in batch:
-            time.sleep(float(os.environ.get("HOST_SECONDS", "0")))
-            BATCHES.append(rows_of(batch))
-        return real(batch, sharding)
+    def read(feed: Feed) -> Any:
+        time.sleep(float(os.environ.get("HOST_SECONDS", "0")))
+        batch = real(feed)
+        BATCHES.append(rows_of(batch))
+        return batch
 
     def compiled(name: str, seconds: float, **about: Any) -> None:
         if name == "/jax/core/compile/backend_compile_duration":
             COMPILED[about["fun_name"]] += 1
 
-    train.place = place
+    Feed.__next__ = read  # type: ignore[method-assign]
     jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
 def rows_of(batch: Any) -> list[tuple[int, str]]:
     """(row, digest of its arrays) of each place."""
-    names = sorted(batch.keys() - {"stop"})
-    parts = ([batch[name][i].tobytes() for name in names] for i in range(len(batch["row"])))
+    parts = ([batch[name][i].tobytes() for name in sorted(batch)] for i in range(len(batch["row"])))
     return [(int(row), hashlib.sha256(b"".join(p)).hexdigest()) for row, p in zip(batch["row"], parts, strict=True)]
 
 

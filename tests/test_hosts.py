@@ -13,7 +13,7 @@ from processes import HOST_RUN, Hosts, free_port, hosts, pair, wait_for, wait_fo
 from synthetic import write_data
 from training import argv, digests, metrics, train
 
-from fmbseg_jax import train as train_command
+from fmbseg_jax.feed import Feed
 from labelgen.config import ROOT
 
 FIELDS = {"train_steps": 80, "train_save_every": 40, "train_log_every": 1, "train_loss": "t_supcon"}
@@ -39,14 +39,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """RUN of one process with four devices, and its batches."""
     workdir = tmp_path_factory.mktemp("alone")
-    real, batches = train_command.place, []
+    real, batches = Feed.__next__, []
 
-    def place(batch: Any, sharding: Any) -> Any:
-        batches.extend([host_run.rows_of(batch)] if "stop" in batch else [])
-        return real(batch, sharding)
+    def read(feed: Feed) -> Any:
+        batch = real(feed)
+        batches.append(host_run.rows_of(batch))
+        return batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_command, "place", place)
+        patch.setattr(Feed, "__next__", read)
         assert train(data, workdir, **FIELDS) == 0
     return workdir, batches
 
