@@ -9,7 +9,17 @@ import pytest
 from synthetic import CLASSES, GRID, WIDTH, write_data
 
 from fmbseg_jax.config import FeedConfig
-from fmbseg_jax.feed import Examples, Feed, Order, class_mass, free_labels, held_out_batches, oracle_truth, split_rows
+from fmbseg_jax.feed import (
+    Examples,
+    Feed,
+    Order,
+    check_whole_shards,
+    class_mass,
+    free_labels,
+    held_out_batches,
+    oracle_truth,
+    split_rows,
+)
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
@@ -94,6 +104,33 @@ def test_restored_at_every_step_the_rest_is_the_same(data: Dataset) -> None:
         for batch in expected[at:]:
             got = next(rest)
             assert all((got[name] == batch[name]).all() for name in batch)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_hosts_read_their_own_rows_of_the_same_batches(data: Dataset, count: int) -> None:
+    rows, held_out = split_rows(data.count("train"), 0.2)
+    parts = np.split(ALL, count)
+    feeds = [Feed(examples(data), rows, CONFIG, 4, part, 1) for part in parts]
+    whole = Feed(examples(data), rows, CONFIG, 4, ALL, 1)
+    seen: list[set[int]] = [set() for _ in parts]
+    for _ in range(3):
+        batches, expected = [next(feed) for feed in feeds], next(whole)
+        for name in expected:
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), expected[name])
+        for own, batch in zip(seen, batches, strict=True):
+            own |= set(batch["row"].tolist())
+    assert sum(map(len, seen)) == len(set.union(*seen)), "no row is read by two hosts"
+    assert [feed.position for feed in feeds] == [whole.position] * count
+    held = [list(held_out_batches(examples(data), held_out, 8, part)) for part in parts]
+    (padded,) = held_out_batches(examples(data), held_out, 8, ALL)
+    np.testing.assert_array_equal(np.concatenate([b["shares"] for (b,) in held]), padded["shares"])
+
+
+def test_virtual_shards_are_not_divided_over_hosts() -> None:
+    for part in np.split(ALL, 4):
+        check_whole_shards(part, CONFIG)
+    with pytest.raises(UserError, match=r"virtual_shards=2 cannot be divided over the hosts, which hold 2 of .*=8 pl"):
+        check_whole_shards(np.arange(2), dataclasses.replace(CONFIG, virtual_shards=2))
 
 
 def test_held_out_batches_are_padded_with_rows_that_count_for_nothing(data: Dataset) -> None:

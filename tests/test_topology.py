@@ -14,8 +14,10 @@ from stepping import SUPCON, Bench, mesh_of
 from synthetic import write_data
 from training import argv
 
+from configs.default import get_config
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.checksum import checksum
+from fmbseg_jax.config import hosts_config
 from fmbseg_jax.hosts import check
 from labelgen.config import ROOT
 from labelgen.errors import UserError
@@ -112,6 +114,14 @@ def test_the_checksum_does_not_depend_on_where_the_array_lies() -> None:
 def test_other_ways_to_say_distributed_are_refused(how: str) -> None:
     with pytest.raises(UserError, match=r"is none of off, auto, ADDRESS:PORT,COUNT,ID; with two processes write"):
         check(how)
+
+
+@pytest.mark.parametrize(("field", "value", "low"), [("distributed_start_s", 0, 1), ("distributed_silent_s", 9, 10)])
+def test_times_that_are_too_short_are_refused(field: str, value: int, low: int) -> None:
+    config = get_config()
+    config[field] = value
+    with pytest.raises(UserError, match=f"{field}={value} is too small; set it to {low} or more"):
+        hosts_config(config)
 
 
 def test_hosts_that_cannot_be_found_are_said_in_one_line(tmp_path: Path) -> None:
