@@ -25,7 +25,7 @@ from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.mesh import make_mesh
-from fmbseg_jax.step import Batch, Objective, Outcome, Teacher, compile_train_step, init_state, make_head
+from fmbseg_jax.step import Batch, Objective, Outcome, Teacher, compile_train_step, init_state, make_head, row_keys
 from labelgen.config import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
@@ -38,7 +38,8 @@ class AtOnce(Objective):
 
     def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
         """Sums over the batch."""
-        patches, temperature = self._project(params, batch, key), self.temperature(params)
+        keys = row_keys(key, batch["row"])
+        patches, temperature = self._project(params, batch, keys), self.temperature(params)
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
         targets = target_shares(patches.classes, patches.shares, self._classes, self._loss.soft_targets)
         label, mass = targets.argmax(-1), targets.sum(-1)
@@ -49,7 +50,7 @@ class AtOnce(Objective):
             return Outcome(total, weighted.sum(), hits, mass.sum())
 
         count = min(patches.z.shape[1], self._loss.supcon_samples // len(patches.z))
-        sample = self._draw(jax.random.fold_in(key, 1), patches.shares, count)
+        sample = self._draw(row_keys(keys, 1), patches.shares, count)
         drawn = [take_patches(x, sample) for x in (patches.z, mass, patches.ids, label)]
         z, sample_mass, ids, labels = (x.reshape(1, -1, *x.shape[2:]) for x in drawn)
         others = jnp.einsum("bne,se->bns", patches.z, z[0]) / temperature
@@ -106,6 +107,8 @@ def inputs(photos: int, classes: int) -> tuple[dict[str, Any], Teacher]:
     batch = {
         "features": array(jnp.bfloat16, photos, *GRID_HW, FEATURE_WIDTH),
         "grid_hw": array(jnp.int32, photos, 2),
+        "row": array(jnp.int32, photos),
+        "stop": array(jnp.float32, photos),
         "classes": array(jnp.uint16, photos, *GRID_HW, 3),
         "shares": array(jnp.uint8, photos, *GRID_HW, 3),
     }

@@ -1,15 +1,19 @@
 """RUN/checkpoints: what resumes together is saved together, and RUN alone is enough to use the head.
 
 A checkpoint holds params, the optimiser's moments, the prototypes, and a JSON item: config, words, what DATA was, the
-feed's position, and a digest of the arrays (Orbax restores a flipped byte without a word). Kept are the latest two,
-the second for when the first is cut off, and the best by the loss on held-out free labels.
+feed's position, and a checksum of the arrays (Orbax restores a flipped byte without a word). Nothing in it depends on
+how many devices or hosts wrote it. Kept are the latest two, the second for when the first is cut off, and the best by
+the loss on held-out free labels.
+
+What a run resumes from, in this order: nothing, with an error, where config.json or a checkpoint is of another
+training; the newest checkpoint, if it is whole; the one before it, and so on, the broken ones renamed; the start, where
+there is none at all; an error, where there are some and none is whole. All hosts of a run do the same: the first one
+renames and writes what is not an array.
 """
 
-import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +29,8 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from fmbseg_jax import hosts
+from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import HeadConfig, head_config
 from fmbseg_jax.head import Head
 from fmbseg_jax.step import State, make_head
@@ -35,7 +41,7 @@ Note = Callable[[str], None]
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(text, file=hosts.errors())
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Checkpoints:
         # The next step is given the state's own buffers while the writing still goes on.
         arrays = jax.tree.map(jnp.copy, {"params": state.params, "moments": state.moments})
         arrays["prototypes"] = {"prototypes": self._prototypes}
-        meta = {**self._facts, "feed": feed, "digests": {name: _digest(tree) for name, tree in arrays.items()}}
+        meta = {**self._facts, "feed": feed, "digests": {name: checksum(tree) for name, tree in arrays.items()}}
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         with _disk_errors(self._folder):
             self._manager.save(
@@ -96,28 +102,38 @@ class Checkpoints:
         """(step, state, feed position) of the newest whole checkpoint; (0, like, start) when there is none.
 
         like: a state of the wanted shapes and shardings; identity: what a checkpoint's own must equal. A broken one is
-        set aside under another name and said so. UserError when there are some and all are broken, or when one is of
-        another training.
+        set aside under another name and said so. UserError when there are some and all are broken, when one is of
+        another training, or when the hosts do not see the same ones.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        hosts.check_same(steps, f"{self._folder}: not all hosts see the same; RUN must be on a disk that they share")
         for step in steps:
-            try:
-                meta = _meta(self._manager, step)
-                refuse_other(meta["identity"], identity, self._folder)
-                wanted = {"params": like.params, "moments": like.moments}
-                wanted = jax.tree.map(lambda x: _abstract(x, x.sharding), wanted)
-                arrays = _arrays(self._manager, step, wanted, meta["digests"])
-            except UserError:
-                raise
-            except Exception as error:
-                _set_aside(self._folder, step, error, note)
+            whole = self._whole(step, like, identity)
+            if hosts.any_of(isinstance(whole, Exception)):
+                if hosts.is_first():
+                    _set_aside(self._folder, step, whole, note)
+                hosts.barrier(f"{step} is set aside")
                 self._manager.reload()
-                continue
-            at = jax.device_put(np.int32(step), like.step.sharding)
-            return step, State(at, arrays["params"], arrays["moments"]), meta["feed"]
+            elif not isinstance(whole, Exception):
+                return step, *whole
         if steps:
             raise UserError(f"{self._folder}: no checkpoint can be read; delete RUN to train from the start")
         return 0, like, {"next_index": 0}
+
+    def _whole(self, step: int, like: State, identity: dict[str, Any]) -> tuple[State, dict[str, int]] | Exception:
+        """(state, feed position) of one checkpoint, or why it cannot be had."""
+        try:
+            meta = _meta(self._manager, step)
+            refuse_other(meta["identity"], identity, self._folder)
+            wanted = {"params": like.params, "moments": like.moments}
+            wanted = jax.tree.map(lambda x: _abstract(x, x.sharding), wanted)
+            arrays = _arrays(self._manager, step, wanted, meta["digests"])
+        except UserError:
+            raise
+        except Exception as error:
+            return error
+        at = jax.device_put(np.int32(step), like.step.sharding)
+        return State(at, arrays["params"], arrays["moments"]), meta["feed"]
 
     def best(self) -> dict[str, float]:
         """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
@@ -145,7 +161,7 @@ def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> No
 
 
 def restore_run(workdir: str | Path, which: str = "best", note: Note = _say) -> Restored:
-    """The head of a RUN from its checkpoints alone, on the first device.
+    """The head of a RUN from its checkpoints alone, on this process's first device.
 
     which: "best" (lowest loss on held-out free labels; the latest where none was held out) or "latest". A broken
     checkpoint is passed over for the next in this order, and said so; UserError when there is none to read.
@@ -183,7 +199,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     if config.train.learn_temperature:
         params["log_temperature"] = np.float32(0)
     prototypes = {"prototypes": np.zeros((len(ontology.words), data["text_width"]), np.float32)}
-    here = SingleDeviceSharding(jax.devices()[0])
+    here = SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": prototypes})
     arrays = _arrays(manager, step, wanted, meta["digests"])
     learnt = arrays["params"].get("log_temperature")
@@ -213,22 +229,13 @@ def _arrays(
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
     restored = manager.restore(step, args=ocp.args.Composite(**items))
     for name in wanted:
-        if _digest(restored[name]) != digests[name]:
-            raise ValueError(f"{name} was altered: its digest does not fit")
+        if checksum(restored[name]) != digests[name]:
+            raise ValueError(f"{name} was altered: its checksum does not fit")
     return {name: restored[name] for name in wanted}
 
 
 def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # type: ignore[no-untyped-call]
-
-
-def _digest(tree: Any) -> str:
-    """Hex sha256 over the paths, types and bytes of all leaves."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-        total.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
 
 
 @contextmanager
@@ -244,7 +251,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 
-def _set_aside(folder: Path, step: int, error: Exception, note: Note) -> None:
+def _set_aside(folder: Path, step: int, error: object, note: Note) -> None:
     """Renames a broken checkpoint, so that its step can be saved again."""
     taken = {path.name for path in folder.iterdir()}
     name = next(name for name in _names(step) if name not in taken)
@@ -256,8 +263,9 @@ def _names(step: int) -> Iterable[str]:
     return (f"broken-{step}" + (f"-{i}" if i else "") for i in range(1000))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def _first_line(error: object) -> str:
+    text = str(error) if isinstance(error, Exception) else "on another host"
+    return (text.splitlines() or [type(error).__name__])[0][:120]
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fmbseg_jax import hosts
 from labelgen.errors import UserError
 
 
@@ -56,6 +57,15 @@ class FeedConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    """How the processes of a run find each other (fmbseg_jax.hosts.start)."""
+
+    distributed: str
+    distributed_start_s: int
+    distributed_silent_s: int
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything of the training command, checked."""
 
@@ -63,6 +73,7 @@ class TrainConfig:
     loss: LossConfig
     optim: OptimConfig
     feed: FeedConfig
+    hosts: HostsConfig
     labels: str
     truth: dict[str, str]
     """eval.truth, for the oracle alone."""
@@ -81,6 +92,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
         loss=LossConfig(**{name: train[name] for name in LossConfig.__annotations__}),
         optim=OptimConfig(**{name: train[name] for name in OptimConfig.__annotations__}),
         feed=FeedConfig(**{name: train[name] for name in FeedConfig.__annotations__}),
+        hosts=hosts_config(config),
         labels=config.labels.name,
         truth=config.eval.truth.to_dict(),
         mesh_data=config.mesh.data,
@@ -88,6 +100,16 @@ def train_config(config: ConfigDict) -> TrainConfig:
         log_every=train.log_every,
         save_every=train.save_every,
     )
+
+
+def hosts_config(config: ConfigDict) -> HostsConfig:
+    """The fields `distributed*`. UserError names the first that is out of range."""
+    settings = HostsConfig(**{name: config[name] for name in HostsConfig.__annotations__})
+    for field, low in (("distributed_start_s", 1), ("distributed_silent_s", 10)):
+        if config[field] < low:
+            raise UserError(f"{field}={config[field]} is too small; set it to {low} or more")
+    hosts.check(settings.distributed)
+    return settings
 
 
 def head_config(config: ConfigDict) -> HeadConfig:

@@ -3,7 +3,8 @@
 Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
 of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
 (`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
-Writes RUN/eval/SPLIT.json, the protocol beside the scores.
+Writes RUN/eval/SPLIT.json, the protocol beside the scores. Over several hosts (--config.distributed) each counts its
+share of the photos and the matrices are summed: the same figures to the last digit.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.config import hosts_config
 from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.protocol import class_names, protocol, summary
 from fmbseg_jax.segment import Background, pixel_classes, refined
@@ -80,6 +83,7 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate every split of eval.splits."""
     times = StageTimes()
     config = load_config(args.config, args.overrides)
+    hosts.start(**vars(hosts_config(config)))
     data = Dataset.open(args.data)
     with times("restore"):
         restored = restore_run(args.workdir)
@@ -98,13 +102,14 @@ def main(args: argparse.Namespace) -> int:
         meaning = protocol(data, split, restored, names, words.source, config)
         result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
         path = Path(args.workdir) / "eval" / f"{split}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, result)
-        print(table(f"{split}, {data.count(split)} photos", rows))
-        print("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
-        print("  " + summary(meaning))
-    print(f"time: {times.summary()}")
-    print(
+        if hosts.is_first():
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, result)
+        hosts.say(table(f"{split}, {data.count(split)} photos", rows))
+        hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
+        hosts.say("  " + summary(meaning))
+    hosts.say(f"time: {times.summary()}")
+    hosts.say(
         f"wrote {Path(args.workdir) / 'eval'}; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
         f"--data={args.data} --out=MASKS"
     )
@@ -147,12 +152,13 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
 def count_split(
     data: Dataset, split: str, embed: Embedder, readings: Readings, truth: TruthReader, classes: int, batch_size: int
 ) -> dict[str, Counts]:
-    """Confusion matrix [C, C + 1] of each reading over all photos of a split."""
+    """Confusion matrix [C, C + 1] of each reading over all photos of a split, counted by all hosts together."""
     features, evidence = (data.reader(family, split) for family in ("features", "evidence"))
     counts: dict[str, Counts] = {}
-    progress = Progress(len(features), "photos", f"evaluate {split}")
-    for start in range(0, len(features), batch_size):
-        here = range(start, min(len(features), start + batch_size))
+    own = hosts.share(len(features))
+    progress = Progress(len(own), "photos", f"evaluate {split}", hosts.errors())
+    for start in range(0, len(own), batch_size):
+        here = own[start : start + batch_size]
         with readings.times("read"):
             rows = [FeatureRow.decode(features[i]) for i in here]
         with readings.times("head"):
@@ -167,7 +173,9 @@ def count_split(
                     counts[name] = counts.get(name, 0) + confusion(true.label_map, prediction, classes)
             progress.add()
     progress.close()
-    return counts
+    readings_there: list[str] = next(filter(None, hosts.gather(list(counts))), [])  # a host may have had no photo
+    nothing = np.zeros((classes, classes + 1), np.int64)
+    return {name: hosts.total(counts.get(name, nothing)) for name in readings_there}
 
 
 def arguments() -> argparse.ArgumentParser:

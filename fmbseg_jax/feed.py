@@ -1,8 +1,9 @@
 """Batches as a pure function of (seed, step), read by threads ahead of the step.
 
 Rows are spread over V virtual shards (row mod V). A step takes B/V rows of each, in a permutation keyed by (seed,
-virtual shard, pass), so place j of every batch belongs to virtual shard j // (B/V) and any host that owns whole shards
-reads its own rows only. The whole position of the feed is the number of batches taken.
+virtual shard, pass), so place j of every batch belongs to virtual shard j // (B/V), and a host, whose devices hold the
+places of whole virtual shards, reads its own rows only. The batches are the same on any number of hosts; the whole
+position of the feed is the number of batches taken.
 """
 
 import functools
@@ -14,6 +15,7 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg_jax import hosts
 from fmbseg_jax.config import FeedConfig
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
@@ -56,16 +58,19 @@ def oracle_truth(data: Dataset, split: str, names: Sequence[str], rules: Mapping
 
 
 def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64]:
-    """float64 [C]: labelled patches of each class over `rows`, parts of patches counted as such."""
+    """float64 [C]: labelled patches of each class over `rows`, parts of patches counted as such.
+
+    Each host counts its share of the rows; whole numbers are summed, so that their number changes nothing.
+    """
     mass = np.zeros(classes)
-    for row in rows:
+    for row in rows[hosts.index() :: hosts.count()]:
         _, index, shares = targets(int(row))
         mass += np.bincount(index.ravel(), shares.ravel(), classes)[:classes]
-    return mass / 255
+    return hosts.total(mass) / 255
 
 
 class Examples:
-    """Random access to what a step reads of a row: features, grid_hw, classes, shares (fmbseg_jax.step).
+    """Random access to what a step reads of a row: features, grid_hw, classes, shares, row (fmbseg_jax.step).
 
     A small split, up to 1 GiB, stays in memory once read: decoding its rows again would cost as much as the steps.
     """
@@ -96,7 +101,8 @@ class Examples:
                 "write DATA anew with labelgen.run"
             )
         grid_hw = np.array(view.grid_hw, np.int32)
-        return {"features": view.features, "grid_hw": grid_hw, "classes": classes, "shares": shares}
+        number = np.array(row, np.int32)
+        return {"features": view.features, "grid_hw": grid_hw, "classes": classes, "shares": shares, "row": number}
 
 
 def split_rows(count: int, holdout: float) -> tuple[Rows, Rows]:
@@ -136,33 +142,47 @@ class Order:
         return np.random.default_rng([self._seed, shard, turn]).permutation(len(self._rows[shard]))
 
 
-class _Ordered:
-    """Examples in an order of rows; row -1 is padding, which counts for nothing."""
+def check_whole_shards(places: Rows, config: FeedConfig) -> None:
+    """UserError unless a host that holds `places` of the batch holds whole virtual shards."""
+    each = config.batch_size // config.virtual_shards
+    if len(np.unique(places // each)) * each != len(places):
+        raise UserError(
+            f"train.virtual_shards={config.virtual_shards} cannot be divided over the hosts, which hold {len(places)} "
+            f"of train.batch_size={config.batch_size} places each; set it to a multiple of the number of hosts"
+        )
 
-    def __init__(self, examples: Examples, order: Order | list[int]):
-        self._examples, self._order = examples, order
+
+class _Ordered:
+    """Examples of an order of rows at some places of each batch; row -1 is padding, which counts for nothing."""
+
+    def __init__(self, examples: Examples, order: Order | list[int], batch_size: int, places: Rows):
+        self._examples, self._order, self._batch, self._places = examples, order, batch_size, places
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._order) // self._batch * len(self._places)
 
     def __getitem__(self, index: int) -> Example:
-        row = self._order[int(index)]
+        step, i = divmod(int(index), len(self._places))
+        row = self._order[step * self._batch + int(self._places[i])]
         if row >= 0:
             return self._examples[row]
         return {name: np.zeros_like(value) for name, value in self._examples[0].items()}
 
 
-def _batches(examples: Examples, order: Order | list[int], batch_size: int) -> Any:
-    source = grain.MapDataset.source(_Ordered(examples, order)).batch(batch_size)
+def _batches(examples: Examples, order: Order | list[int], batch_size: int, places: Rows) -> Any:
+    source = grain.MapDataset.source(_Ordered(examples, order, batch_size, places)).batch(len(places))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(source.to_iter_dataset(options))
 
 
 class Feed:
-    """Training batches from any step on: next() -> {name: array [B, ...]}; `position` is what a checkpoint keeps."""
+    """This host's part of the training batches from any step on; `position` is what a checkpoint keeps.
 
-    def __init__(self, examples: Examples, rows: Rows, config: FeedConfig, steps: int, step: int = 0):
-        self._iterator = _batches(examples, Order(rows, config, steps), config.batch_size)
+    next() -> {name: array [b, ...]}, the `places` (ascending) of the batch of B.
+    """
+
+    def __init__(self, examples: Examples, rows: Rows, config: FeedConfig, steps: int, places: Rows, step: int = 0):
+        self._iterator = _batches(examples, Order(rows, config, steps), config.batch_size, places)
         self._iterator.set_state({"next_index": step})
 
     def __next__(self) -> Example:
@@ -171,13 +191,13 @@ class Feed:
 
     @property
     def position(self) -> dict[str, int]:
-        """{"next_index": batches taken}."""
+        """{"next_index": batches taken}, the same on every host."""
         state: dict[str, int] = self._iterator.get_state()
         return state
 
 
-def held_out_batches(examples: Examples, rows: Rows, batch_size: int) -> Iterator[Example]:
-    """All held-out rows once, in order, the last batch padded with rows whose shares are 0."""
+def held_out_batches(examples: Examples, rows: Rows, batch_size: int, places: Rows) -> Iterator[Example]:
+    """This host's `places` of batches of all held-out rows, in order, the last one padded with rows of no shares."""
     padding = [-1] * (-len(rows) % batch_size)
-    batches: Iterator[Example] = _batches(examples, [*rows.tolist(), *padding], batch_size)
+    batches: Iterator[Example] = _batches(examples, [*rows.tolist(), *padding], batch_size, places)
     return batches

@@ -38,6 +38,16 @@ class MetricsLog:
         self._events.close()
 
 
+class NoLog:
+    """What hosts but the first have in place of a MetricsLog."""
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 

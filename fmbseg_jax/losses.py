@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Sums = tuple[jax.Array, jax.Array]
-ByRows = Callable[[Callable[[jax.Array], jax.Array]], Callable[[jax.Array], jax.Array]]
 
 
 class Patches(NamedTuple):
@@ -153,13 +152,10 @@ def contrast_set(
     return Contrast(*(replicate(x).reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
 
 
-def draw_patches(key: jax.Array, mass: jax.Array, count: int, by_rows: ByRows = lambda f: f) -> jax.Array:
-    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first.
-
-    `by_rows` makes a function of [B, ...] work on each device's own rows (the compiler does not split a top-k).
-    """
+def draw_patches(key: jax.Array, mass: jax.Array, count: int) -> jax.Array:
+    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first."""
     order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
-    return by_rows(lambda rows: jax.lax.top_k(rows, count)[1])(order)
+    return jax.lax.top_k(order, count)[1]
 
 
 def take_patches(x: jax.Array, index: jax.Array) -> jax.Array:

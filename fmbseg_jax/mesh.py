@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
 
 from labelgen.errors import UserError
 
@@ -29,7 +30,9 @@ Attention is split over its heads, an MLP over its hidden width; the optimiser's
 
 
 def make_mesh(data: int, model: int) -> Mesh:
-    """All devices, 'model' of them to a copy of the parameters. data -1: as many copies as there are devices for.
+    """All devices of all processes, 'model' of them to a copy of the parameters. data -1: as many copies as there are.
+
+    Devices stand in the order of their processes, so that 'model' stays within one wherever it divides its devices.
 
     UserError when the two do not multiply to the number of devices.
     """
@@ -62,6 +65,12 @@ def batch_sharding(mesh: Mesh, batch_size: int) -> NamedSharding:
             "set it to a multiple, or mesh.data to a divisor"
         )
     return over_data(mesh)
+
+
+def own_places(sharding: NamedSharding, batch_size: int) -> NDArray[np.int64]:
+    """The places of a batch that this process's devices hold, ascending."""
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:

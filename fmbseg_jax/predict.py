@@ -7,6 +7,8 @@ classes than the head was trained with; nothing is trained again. Writes into MA
     overlays/ID.jpg     the photo tinted by its mask
     classes.json        name -> index, colour, words
     failures.jsonl      one line a photo that could not be read: file, reason, mend
+
+Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
 
+from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder, check_fits, check_same_weights
 from fmbseg_jax.palette import overlay, palette
@@ -52,16 +55,17 @@ class Item(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """What there is to predict; `failures` fills up while `rows` is read."""
+    """This host's share of what there is to predict; `failures` (the photo's number, why) fill up as `rows` is read."""
 
     total: int
     rows: Iterator[Item]
-    failures: list[Failure]
+    failures: list[tuple[int, Failure]]
 
 
 def main(args: argparse.Namespace) -> int:
     """Write masks, overlays and classes.json."""
     times = StageTimes()
+    hosts.start(args.distributed)
     with times("load"):
         restored = restore_run(args.workdir)
         if args.weights_dir:
@@ -71,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, args.photos, args.out)
     out = Masks(Path(args.out), ontology)
     embed = Embedder(restored, batch_size=1)
-    progress = Progress(photos.total, "photos", "predict")
+    progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
             label_map = pixel_classes(embed([item.row])[0], prototypes, ontology.word_class, item.row.size_hw)
@@ -79,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
             out.write(item, label_map)
         progress.add()
     progress.close()
-    print(f"time: {times.summary()}")
-    print(out.finish(photos))
+    hosts.say(f"time: {times.summary()}")
+    hosts.say(out.finish(photos))
     return 0
 
 
@@ -116,12 +120,12 @@ def encoded(restored: Restored, path: str) -> Photos:
         for split in data.splits:
             source = pictures(restored.config, split)
             reader = data.reader("features", split)
-            for i in range(len(reader)):
+            for i in hosts.share(len(reader)):
                 row = FeatureRow.decode(reader[i])
                 image = None if source is None else picture(source, row)
                 yield Item(f"{split}/{row.photo_id}", row, image)
 
-    return Photos(sum(map(data.count, data.splits)), rows(), [])
+    return Photos(sum(len(hosts.share(data.count(split))) for split in data.splits), rows(), [])
 
 
 def pictures(config: ConfigDict, split: str) -> Source | None:
@@ -152,20 +156,22 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
     source = folder_source(Path(folder), config.photos.max_pixels)
     encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
     check_same_weights(restored, "encoder", encoder.identity(), config.weights_dir)
-    failures: list[Failure] = []
+    failures: list[tuple[int, Failure]] = []
+    names = source.list()
     dtype = FEATURE_DTYPES[config.encode.feature_dtype]
 
     def rows() -> Iterator[Item]:
-        for photo_id in source.list():
+        for i in hosts.share(len(names)):
+            photo_id = names[i]
             try:
                 photo = source.load(photo_id)
             except PhotoError as error:
-                failures.append({"file": source.file(photo_id), "reason": error.reason, "mend": error.mend})
+                failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}))
                 continue
             row = feature_row(photo, encoder.features(photo.image), encoder.grid_hw, dtype)
             yield Item(photo_id, row, photo.image)
 
-    return Photos(len(source.list()), rows(), failures)
+    return Photos(len(hosts.share(len(names))), rows(), failures)
 
 
 class Masks:
@@ -187,20 +193,23 @@ class Masks:
 
     def finish(self, photos: Photos) -> str:
         """Writes classes.json and failures.jsonl; the last line to print. UserError when no photo could be used."""
-        ontology, failures = self._ontology, photos.failures
+        ontology = self._ontology
+        failures = [failure for _, failure in sorted(sum(hosts.gather(photos.failures), []), key=lambda pair: pair[0])]
+        masks, overlays = hosts.total(np.array([self._masks, self._overlays]))
         classes = {
             name: {"index": i, "colour": "#" + self._colours[i].tobytes().hex(), "words": words_of(ontology, i)}
             for i, name in enumerate(ontology.names)
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._folder / "classes.json", classes)
         lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in failures)
-        write_atomic(self._folder / "failures.jsonl", lines.encode())
-        if failures and not self._masks:
+        if hosts.is_first():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._folder / "classes.json", classes)
+            write_atomic(self._folder / "failures.jsonl", lines.encode())
+        if failures and not masks:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         skipped = f"; skipped {len(failures)} photos, see {self._folder / 'failures.jsonl'}" if failures else ""
-        without = "" if self._overlays else " (no overlays: the photos are not at photos.root any more)"
-        return f"wrote {self._masks} masks and {self._overlays} overlays{without} to {self._folder}{skipped}"
+        without = "" if overlays else " (no overlays: the photos are not at photos.root any more)"
+        return f"wrote {masks} masks and {overlays} overlays{without} to {self._folder}{skipped}"
 
     def _mask(self, label_map: NDArray[np.uint16]) -> Image.Image:
         if len(self._ontology.names) > 256:
@@ -231,6 +240,9 @@ def arguments() -> argparse.ArgumentParser:
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
     flags.add_argument("--words", metavar="FILE", help="other words, a class a line: `name: word, word`")
     flags.add_argument("--weights_dir", metavar="FOLDER", help="where the weights are now (default: as when trained)")
+    flags.add_argument(
+        "--distributed", default=hosts.OFF, metavar="HOW", help="off, auto, or ADDRESS:PORT,COUNT,ID of this process"
+    )
     flags.add_argument("--out", required=True, metavar="MASKS", help="folder to write to")
     return flags
 

@@ -1,7 +1,8 @@
 """The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh.
 
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
-and shares uint8 [B, h, w, 3] (labelgen.records). A row whose shares are all 0 counts for nothing: it pads a batch.
+and shares uint8 [B, h, w, 3] (labelgen.records), row int32 [B] (its number in the split). A row whose shares are all 0
+counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to stop.
 """
 
 import dataclasses
@@ -116,8 +117,9 @@ class Objective:
 
     def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
         """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
-        patches = self._project(params, batch, key)
-        contrast = self._contrast(patches, key) if self._loss.loss == "t_supcon" else None
+        keys = row_keys(key, batch["row"])
+        patches = self._project(params, batch, keys)
+        contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
         given = Given(teacher, self.temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
 
@@ -154,28 +156,31 @@ class Objective:
         hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
         return total, (weight, hits, mass.sum())
 
-    def _contrast(self, patches: Patches, key: jax.Array) -> Contrast:
+    def _contrast(self, patches: Patches, keys: jax.Array) -> Contrast:
         """The global contrast set: the same number of patches of each photo, supcon_samples at most."""
         batch, count, _ = patches.z.shape
         each = min(count, self._loss.supcon_samples // batch)
-        sample = self._draw(jax.random.fold_in(key, 1), patches.shares, each)
+        sample = self._draw(row_keys(keys, 1), patches.shares, each)
         return contrast_set(patches, sample, self._classes, self._loss.soft_targets, self._replicate)
 
-    def _draw(self, key: jax.Array, shares: jax.Array, count: int) -> jax.Array:
+    def _draw(self, keys: jax.Array, shares: jax.Array, count: int) -> jax.Array:
+        """int32 [B, count]: each row's patches are drawn where it lies (the compiler does not split a top-k)."""
         spec = over_data(self._mesh).spec
+        draw = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])
         by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
-        return draw_patches(key, shares.sum(-1), count, by_rows)
+        drawn: jax.Array = by_rows(draw)(keys, shares.sum(-1))
+        return drawn
 
     def _replicate(self, x: jax.Array) -> jax.Array:
         whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
         return whole
 
-    def _project(self, params: Any, batch: Batch, key: jax.Array) -> Patches:
+    def _project(self, params: Any, batch: Batch, keys: jax.Array) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
         rows, h, w, _ = batch["features"].shape
         features, classes, shares = (batch[name].reshape(rows, h * w, -1) for name in ("features", "classes", "shares"))
         valid = valid_patches(batch["grid_hw"], h, w).reshape(rows, h * w)
-        take = self._draw_step(key, shares)
+        take = self._draw_step(keys, shares)
         if self._head.blocks:
             z = take(self._apply(params, features, valid))
         else:
@@ -183,16 +188,21 @@ class Objective:
         ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
-    def _draw_step(self, key: jax.Array, shares: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    def _draw_step(self, keys: jax.Array, shares: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """What takes the patches drawn for this step, patches_per_photo of each photo, out of [B, N, ...]."""
         count = self._loss.patches_per_photo
         if not 0 < count < shares.shape[1]:
             return lambda x: x
-        drawn = self._draw(key, shares, count)
+        drawn = self._draw(keys, shares, count)
         return lambda x: take_patches(x, drawn)
 
     def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
+
+
+def row_keys(key: jax.Array, rows: jax.Array | int) -> jax.Array:
+    """Keys [B] of a key and rows int32 [B], or of keys [B] and a number: the same wherever a row stands in a batch."""
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, None if key.ndim else 0))(key, rows)
 
 
 def valid_patches(grid_hw: jax.Array, h: int, w: int) -> jax.Array:
@@ -210,7 +220,10 @@ def train_step(
     batch: Batch,
     teacher: Teacher,
 ) -> tuple[State, Metrics]:
-    """One update. What is drawn depends on (seed, step) and on the row's place in the batch alone."""
+    """One update. What is drawn of a photo depends on (seed, step, row) alone.
+
+    The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
+    """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss(params: Any) -> tuple[jax.Array, Outcome]:
@@ -224,6 +237,7 @@ def train_step(
         "agreement": outcome.hits / jnp.maximum(outcome.mass, 1e-6),
         "gradient_norm": optax.tree.norm(gradients),
         "temperature": objective.temperature(state.params),
+        "stop": batch["stop"].sum(),
     }
     return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
 

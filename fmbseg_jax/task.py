@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import refuse_other
 from fmbseg_jax.config import TrainConfig
 from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, split_rows
@@ -97,11 +98,19 @@ def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Ta
 
 
 def keep_config(workdir: Path, facts: dict[str, Any]) -> None:
-    """Writes RUN/config.json, or refuses (UserError) a RUN that has one of another training."""
+    """Writes RUN/config.json, or refuses (UserError) a RUN that has one of another training.
+
+    UserError too when hosts differ in what they were told or read.
+    """
     path = workdir / "config.json"
+    told = {**facts["config"], "distributed": ""}
+    hosts.check_same(
+        [facts["identity"], told], f"{workdir}: the hosts differ in config, words or DATA; start all with the same"
+    )
     if path.exists():
         saved = read_json(path, "delete RUN to train anew")
         refuse_other(saved.get("identity", {}), facts["identity"], path)
-    else:
+    elif hosts.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, facts)
+    hosts.barrier("config.json")

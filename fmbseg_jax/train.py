@@ -2,6 +2,9 @@
 
     python -m fmbseg_jax.train --config=configs/X.py --data=DATA --workdir=RUN
 
+Over several hosts: the same command on each, with --config.distributed (configs/default.py), DATA and RUN where all of
+them can read, RUN where all can write. A signal to one of them is enough; they save the same step.
+
 Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
 TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
 2: something to mend. Truth is never read, except by the oracle that train.targets=truth asks for.
@@ -19,12 +22,12 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fmbseg_jax import optim
+from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.config import TrainConfig, train_config
-from fmbseg_jax.feed import Example, Feed, held_out_batches
-from fmbseg_jax.logs import MetricsLog
-from fmbseg_jax.mesh import batch_sharding, make_mesh, replicated
+from fmbseg_jax.feed import Example, Feed, Rows, check_whole_shards, held_out_batches
+from fmbseg_jax.logs import MetricsLog, NoLog
+from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
 from fmbseg_jax.step import (
     Batch,
     Metrics,
@@ -53,14 +56,19 @@ def main(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
-    """Config, mesh, feed, state, restore, step, loop, close."""
+    """Config, hosts, mesh, feed, state, restore, step, loop, close."""
     times = StageTimes()
     config = load_config(args.config, args.overrides)
     settings, workdir = train_config(config), Path(args.workdir)
     steps, seed = settings.optim.steps, settings.feed.seed
 
+    with times("hosts"):
+        hosts.start(**vars(settings.hosts))
+
     mesh = make_mesh(settings.mesh_data, settings.mesh_model)
     over_data = batch_sharding(mesh, settings.feed.batch_size)
+    places = own_places(over_data, settings.feed.batch_size)
+    check_whole_shards(places, settings.feed)
 
     with times("open"):
         data = Dataset.open(args.data)
@@ -80,22 +88,23 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         start, state, position = checkpoints.restore(fresh, facts["identity"])
     if start == steps:
         checkpoints.close()
-        print(f"{workdir} is trained already, to step {steps}; {next_command(args)}")
+        hosts.say(f"{workdir} is trained already, to step {steps}; {next_command(args)}")
         return 0
     if start:
-        print(f"going on from step {start}", file=sys.stderr)
+        print(f"going on from step {start}", file=hosts.errors())
 
     objective = Objective(head, settings.loss, task.ontology.word_class, mesh)
     teacher = Teacher(*jax.device_put((task.prototypes, task.class_weights), replicated(mesh)))
     loop = Loop(
         settings=settings,
-        feed=Feed(task.examples, task.train_rows, settings.feed, steps, position["next_index"]),
+        feed=Feed(task.examples, task.train_rows, settings.feed, steps, places, position["next_index"]),
         step=compile_train_step(objective, optimiser, seed, state, mesh),
-        held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data),
+        held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data, places),
         teacher=teacher,
         over_data=over_data,
+        flags=place_flags(places, over_data),
         checkpoints=checkpoints,
-        log=MetricsLog(workdir, start),
+        log=MetricsLog(workdir, start) if hosts.is_first() else NoLog(),
         times=times,
     )
     reached = loop.run(state, start, preempted)
@@ -112,16 +121,21 @@ class HeldOut:
         sums: Callable[[object, Batch, Teacher], Outcome],
         teacher: Teacher,
         over_data: NamedSharding,
+        places: Rows,
     ):
         self._task, self._sums, self._teacher, self._over_data = task, sums, teacher, over_data
+        self._places = places
 
     def __call__(self, state: State, batch_size: int) -> dict[str, float]:
-        """{"held_out_loss", "held_out_agreement"} of the state, or nothing."""
+        """{"held_out_loss", "held_out_agreement"} of the state, or nothing; the same on every host.
+
+        On another number of devices a batch is added up in another order: equal to some 6 digits.
+        """
         rows = self._task.held_out_rows
         if not len(rows):
             return {}
         total = np.zeros(4)
-        for batch in held_out_batches(self._task.examples, rows, batch_size):
+        for batch in held_out_batches(self._task.examples, rows, batch_size, self._places):
             # Fetched one by one: no more than a batch of work is ever queued.
             total += jax.device_get(self._sums(state.params, place(batch, self._over_data), self._teacher))
         loss, weight, hits, mass = total
@@ -131,7 +145,17 @@ class HeldOut:
 def place(batch: Example, sharding: NamedSharding) -> Batch:
     """The batch on the devices; each process gives the rows that are its own."""
     give = jax.make_array_from_process_local_data
-    return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
+    with jax.transfer_guard_host_to_device("allow"):  # over processes it does not count as asked for
+        return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
+
+
+def place_flags(places: Rows, sharding: NamedSharding) -> tuple[Batch, Batch]:
+    """What to add to a batch while this host may go on, and once it is to stop.
+
+    All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
+    """
+    go, stop = (place({"stop": np.full(len(places), flag, np.float32)}, sharding) for flag in (0, 1))
+    return go, stop
 
 
 @dataclass
@@ -144,29 +168,30 @@ class Loop:
     held_out: HeldOut
     teacher: Teacher
     over_data: NamedSharding
+    flags: tuple[Batch, Batch]
     checkpoints: Checkpoints
-    log: MetricsLog
+    log: MetricsLog | NoLog
     times: StageTimes
     loss: float | None = None
     """The last one on held-out rows."""
 
     def run(self, state: State, start: int, preempted: Callable[[], bool]) -> int:
-        """Steps from `start` to the end, or until preempted; returns the step reached, which is saved."""
+        """Steps from `start` to the end, or until any host is preempted; returns the step reached, which is saved."""
         steps, save_every = self.settings.optim.steps, self.settings.save_every
-        progress = Progress(steps - start, "steps", "train")
-        step = start
+        progress = Progress(steps - start, "steps", "train", hosts.errors())
+        step, stop = start, hosts.any_of(preempted())
         pending: tuple[int, Metrics] | None = None
         # Nothing may go to or from a device unasked: it would stop the steps from overlapping.
         with jax.transfer_guard("disallow"):
-            while step < steps and not preempted():
+            while step < steps and not stop:
                 with self.times("wait for data"):
-                    batch = place(next(self.feed), self.over_data)
+                    batch = {**place(next(self.feed), self.over_data), **self.flags[preempted()]}
                 with self.times("first step" if step == start else "steps"):
                     state, metrics = self.step(state, batch, self.teacher)
-                    self._finish(pending)
+                    stop = self._finish(pending)
                 step, pending = step + 1, (step + 1, metrics)
                 if step % save_every == 0 or step == steps:
-                    self._finish(pending)
+                    stop |= self._finish(pending)
                     pending = None
                     self._evaluate_and_save(step, state)
                 progress.add()
@@ -176,14 +201,19 @@ class Loop:
         progress.close()
         return step
 
-    def _finish(self, pending: tuple[int, Metrics] | None) -> None:
-        """Waits for a step and logs it, while the next one is at work: never more than two are in flight."""
+    def _finish(self, pending: tuple[int, Metrics] | None) -> bool:
+        """Waits for a step and logs it, while the next one is at work: never more than two are in flight.
+
+        Returns whether the hosts agreed in it to stop.
+        """
         if not pending:
-            return
+            return False
         step, metrics = pending
         jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
         if step % self.settings.log_every == 0:
-            self.log.write(step, {name: float(value) for name, value in jax.device_get(metrics).items()})
+            figures = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "stop"}
+            self.log.write(step, figures)
+        return bool(jax.device_get(metrics["stop"]))
 
     def _evaluate_and_save(self, step: int, state: State) -> None:
         with self.times("held-out loss"):
@@ -215,13 +245,14 @@ def preemption() -> Iterator[Callable[[], bool]]:
 
 def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached: int) -> int:
     """summary.json, the last lines and the exit code."""
-    print(f"time: {loop.times.summary()}", file=sys.stderr)
+    print(f"time: {loop.times.summary()}", file=hosts.errors())
     if reached < settings.optim.steps:
-        print(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
+        hosts.say(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
         return PREEMPTED
     best = loop.checkpoints.best()
-    write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
-    print(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
+    if hosts.is_first():
+        write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
+    hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
     return 0
 
 

@@ -39,7 +39,8 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
     shares = (rng.integers(0, 80, (BATCH, 3, 3, 3)) * valid[..., None]).astype(np.uint8)
     classes = rng.integers(0, CLASSES, (BATCH, 3, 3, 3)).astype(np.uint16)
     features = rng.normal(size=(BATCH, 3, 3, WIDTH)).astype(np.float32)
-    return {"features": features, "grid_hw": grid_hw, "classes": classes, "shares": shares}
+    row, stop = np.arange(BATCH, dtype=np.int32), np.zeros(BATCH, np.float32)
+    return {"features": features, "grid_hw": grid_hw, "classes": classes, "shares": shares, "row": row, "stop": stop}
 
 
 class Bench:

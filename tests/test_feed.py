@@ -9,12 +9,23 @@ import pytest
 from synthetic import CLASSES, GRID, WIDTH, write_data
 
 from fmbseg_jax.config import FeedConfig
-from fmbseg_jax.feed import Examples, Feed, Order, class_mass, free_labels, held_out_batches, oracle_truth, split_rows
+from fmbseg_jax.feed import (
+    Examples,
+    Feed,
+    Order,
+    check_whole_shards,
+    class_mass,
+    free_labels,
+    held_out_batches,
+    oracle_truth,
+    split_rows,
+)
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
 
 CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0)
+ALL = np.arange(8)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +77,7 @@ def test_held_out_rows_are_never_trained_on() -> None:
 
 def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:
     rows, _ = split_rows(data.count("train"), 0.1)
-    order, feed = places(rows, CONFIG, 3), Feed(examples(data), rows, CONFIG, 3)
+    order, feed = places(rows, CONFIG, 3), Feed(examples(data), rows, CONFIG, 3, ALL)
     for step in range(3):
         batch = next(feed)
         for place, row in enumerate(order[step]):
@@ -83,21 +94,48 @@ def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:
 
 def test_restored_at_every_step_the_rest_is_the_same(data: Dataset) -> None:
     rows, _ = split_rows(data.count("train"), 0.1)
-    whole = Feed(examples(data), rows, CONFIG, 7)
+    whole = Feed(examples(data), rows, CONFIG, 7, ALL)
     expected, positions = [], [whole.position]
     for _ in range(7):
         expected.append(next(whole))
         positions.append(whole.position)
     for at in range(7):
-        rest = Feed(examples(data), rows, CONFIG, 7, positions[at]["next_index"])
+        rest = Feed(examples(data), rows, CONFIG, 7, ALL, positions[at]["next_index"])
         for batch in expected[at:]:
             got = next(rest)
             assert all((got[name] == batch[name]).all() for name in batch)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_hosts_read_their_own_rows_of_the_same_batches(data: Dataset, count: int) -> None:
+    rows, held_out = split_rows(data.count("train"), 0.2)
+    parts = np.split(ALL, count)
+    feeds = [Feed(examples(data), rows, CONFIG, 4, part, 1) for part in parts]
+    whole = Feed(examples(data), rows, CONFIG, 4, ALL, 1)
+    seen: list[set[int]] = [set() for _ in parts]
+    for _ in range(3):
+        batches, expected = [next(feed) for feed in feeds], next(whole)
+        for name in expected:
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), expected[name])
+        for own, batch in zip(seen, batches, strict=True):
+            own |= set(batch["row"].tolist())
+    assert sum(map(len, seen)) == len(set.union(*seen)), "no row is read by two hosts"
+    assert [feed.position for feed in feeds] == [whole.position] * count
+    held = [list(held_out_batches(examples(data), held_out, 8, part)) for part in parts]
+    (padded,) = held_out_batches(examples(data), held_out, 8, ALL)
+    np.testing.assert_array_equal(np.concatenate([b["shares"] for (b,) in held]), padded["shares"])
+
+
+def test_virtual_shards_are_not_divided_over_hosts() -> None:
+    for part in np.split(ALL, 4):
+        check_whole_shards(part, CONFIG)
+    with pytest.raises(UserError, match=r"virtual_shards=2 cannot be divided over the hosts, which hold 2 of .*=8 pl"):
+        check_whole_shards(np.arange(2), dataclasses.replace(CONFIG, virtual_shards=2))
+
+
 def test_held_out_batches_are_padded_with_rows_that_count_for_nothing(data: Dataset) -> None:
     rows = np.array([3, 5, 9])
-    batches = list(held_out_batches(examples(data), rows, 2))
+    batches = list(held_out_batches(examples(data), rows, 2, np.arange(2)))
     assert [batch["shares"].any(axis=(1, 2, 3)).tolist() for batch in batches] == [[True, True], [True, False]]
     np.testing.assert_array_equal(batches[1]["features"][0], examples(data)[9]["features"])
 
@@ -144,7 +182,7 @@ def test_a_damaged_record_reaches_the_trainer_as_the_error_it_is(tmp_path: Path)
     raw = bytearray(shard.read_bytes())
     raw[len(raw) // 2] ^= 1
     shard.write_bytes(raw)
-    feed = Feed(examples(Dataset.open(path)), np.arange(6), CONFIG, 20)
+    feed = Feed(examples(Dataset.open(path)), np.arange(6), CONFIG, 20, ALL)
     with pytest.raises(UserError, match=r"features/train-00000-of-00001\.tfrecord: record \d is damaged"):
         for _ in range(20):
             next(feed)

@@ -82,6 +82,30 @@ def test_what_is_drawn_changes_with_the_step_and_the_seed() -> None:
     assert len(set(losses)) == 3
 
 
+def test_what_is_drawn_of_a_photo_does_not_depend_on_its_place_in_the_batch() -> None:
+    batch, order = arrays(), np.random.default_rng(5).permutation(8)
+    other = {name: value[order] for name, value in batch.items()}
+    renamed = {**other, "row": batch["row"]}
+    losses = []
+    for mesh in (mesh_of(1, 1), mesh_of(4, 1)):
+        bench = Bench(mesh)
+        for given in (batch, other, renamed):
+            state = jax.tree.map(jnp.copy, bench.state)
+            placed = jax.device_put(given, batch_sharding(mesh, 8))
+            losses.append(float(bench.step(state, placed, bench.teacher)[1]["loss"]))
+    assert losses == pytest.approx([losses[0], losses[0], losses[2]] * 2, rel=1e-5)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-3), "another row draws other patches"
+
+
+def test_one_host_that_is_to_stop_is_seen_by_all() -> None:
+    bench = Bench(mesh_of(4, 1))
+    state, metrics = bench.step(bench.state, bench.batch(), bench.teacher)
+    assert not float(metrics["stop"])
+    stop = jax.device_put(np.float32([0, 0, 0, 0, 0, 0, 1, 1]), batch_sharding(bench.mesh, 8))
+    _, metrics = bench.step(state, {**bench.batch(1), "stop": stop}, bench.teacher)
+    assert [float(shard.data) for shard in metrics["stop"].addressable_shards] == [2] * 4
+
+
 def test_padding_rows_count_for_nothing_in_the_held_out_sums() -> None:
     bench = Bench(mesh_of(1, 1), LINEAR, SUPCON)
     batch = arrays()

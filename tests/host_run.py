@@ -1,0 +1,66 @@
+"""`python host_run.py -m MODULE ARGUMENTS [+ -m MODULE ARGUMENTS]`: commands as `python -m`, one after the other.
+
+HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
+digest of each, and how often each jitted function was compiled; it is written when all have ended well. HOST_SECONDS is
+slept before every step.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fmbseg_jax.feed import Feed
+from labelgen.config import command
+
+BATCHES: list[list[tuple[int, str]]] = []
+COMPILED: Counter[str] = Counter()
+
+
+def watch() -> None:
+    """From here on batches and compilations are recorded."""
+    real = Feed.__next__
+
+    def read(feed: Feed) -> Any:
+        time.sleep(float(os.environ.get("HOST_SECONDS", "0")))
+        batch = real(feed)
+        BATCHES.append(rows_of(batch))
+        return batch
+
+    def compiled(name: str, seconds: float, **about: Any) -> None:
+        if name == "/jax/core/compile/backend_compile_duration":
+            COMPILED[about["fun_name"]] += 1
+
+    Feed.__next__ = read  # type: ignore[method-assign]
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+
+
+def rows_of(batch: Any) -> list[tuple[int, str]]:
+    """(row, digest of its arrays) of each place."""
+    parts = ([batch[name][i].tobytes() for name in sorted(batch)] for i in range(len(batch["row"])))
+    return [(int(row), hashlib.sha256(b"".join(p)).hexdigest()) for row, p in zip(batch["row"], parts, strict=True)]
+
+
+def main(argv: list[str]) -> int:
+    """The worst exit code of the commands."""
+    watch()
+    codes = []
+    for line in " ".join(argv).split(" + "):
+        _, module, *arguments = line.split()
+        run = importlib.import_module(module)
+        codes.append(command(run.main, run.arguments(), arguments))
+    if not any(codes):
+        log = Path(os.environ["HOST_LOG"]) / f"{jax.process_index()}.json"
+        log.write_text(json.dumps({"batches": BATCHES, "compiled": COMPILED}))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

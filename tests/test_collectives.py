@@ -1,0 +1,115 @@
+"""What the compiled step moves between devices, read from its HLO: gradients and the gathered sample, no features."""
+
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stepping import SUPCON, mesh_of
+from synthetic import CLASSES, ONTOLOGY
+
+from fmbseg_jax import optim
+from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.mesh import over_data, replicated, state_shardings
+from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state, make_head
+
+WIDTH, TEXT_WIDTH, BATCH, GRID = 96, 80, 16, 12
+SMALL_BYTES = 4096
+CE = LossConfig("prototype_ce", True, 0.5, 0.1, False, 64, 256, 1.0)
+CONTRAST = SUPCON.__class__(**{**vars(SUPCON), "patches_per_photo": 64, "supcon_samples": 256})
+ALL_PATCHES = CE.__class__(**{**vars(CE), "patches_per_photo": 0})
+COLLECTIVE = re.compile(
+    r"= (?P<result>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|"
+    r"collective-broadcast|ragged-all-to-all)(-start)?\("
+)
+ARRAY = re.compile(r"(?P<type>[a-z]+\d*)\[(?P<shape>[\d,]*)\]")
+
+
+class Moved(NamedTuple):
+    """One array of a collective."""
+
+    kind: str
+    type: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * max(1, int(re.sub(r"\D", "", self.type) or 8) // 8)
+
+
+def moved(text: str) -> list[Moved]:
+    """The arrays above SMALL_BYTES that collectives of a compiled program give out."""
+    found = []
+    for line in text.splitlines():
+        if collective := COLLECTIVE.search(line):
+            for array in ARRAY.finditer(collective["result"]):
+                shape = tuple(int(size) for size in array["shape"].split(",") if size)
+                found.append(Moved(collective["kind"], array["type"], shape))
+    return [array for array in found if array.bytes > SMALL_BYTES]
+
+
+def program(head: HeadConfig, loss: LossConfig) -> tuple[str, list[tuple[int, ...]]]:
+    """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
+    mesh = mesh_of(4, 1)
+    module, optimiser = make_head(head, TEXT_WIDTH), optim.adamw(1e-2, 2, 20, 0.01, 1.0)
+    make = functools.partial(init_state, module, loss, optimiser, WIDTH)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    state = placed(shapes, state_shardings(shapes, mesh))
+    objective = Objective(module, loss, ONTOLOGY.word_class, mesh)
+    words = len(ONTOLOGY.words)
+    teacher = Teacher(jnp.zeros((words, TEXT_WIDTH)), jnp.zeros(CLASSES))
+    teacher = placed(jax.eval_shape(lambda: teacher), jax.tree.map(lambda x: replicated(mesh), teacher))
+    step = compile_train_step(objective, optimiser, 0, state, mesh)
+    text = step.lower(state, batch(over_data(mesh)), teacher).compile().as_text()
+    return text, [leaf.shape for leaf in jax.tree.leaves(shapes.params)]
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def batch(sharding: Any) -> dict[str, Any]:
+    grid = (BATCH, GRID, GRID)
+    like = {
+        "features": ((*grid, WIDTH), jnp.bfloat16), "grid_hw": ((BATCH, 2), np.int32), "row": ((BATCH,), np.int32),
+        "classes": ((*grid, 3), np.uint16), "shares": ((*grid, 3), np.uint8), "stop": ((BATCH,), np.float32),
+    }  # fmt: skip
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in like.items()}
+
+
+@pytest.mark.parametrize("loss", [CE, ALL_PATCHES, CONTRAST], ids=["ce", "ce, all patches", "t_supcon"])
+@pytest.mark.parametrize("head", [HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")], ids=["0", "1"])
+def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, loss: LossConfig) -> None:
+    text, parameters = program(head, loss)
+    large = moved(text)
+    sample = (loss.supcon_samples, TEXT_WIDTH)
+    gradients = [array for array in large if array.kind == "all-reduce" and sizes(array.shape) != sizes(sample)]
+    expected = [sizes(shape) for shape in parameters if 4 * math.prod(shape) > SMALL_BYTES]
+    assert expected and sorted(sizes(array.shape) for array in gradients) == sorted(expected), "each gradient once"
+    contrast = [(array.kind, math.prod(array.shape)) for array in large if array not in gradients]
+    # The sampled vectors come to every device, the gradients to them go back.
+    there_and_back = [("all-gather", math.prod(sample)), ("all-reduce", math.prod(sample))]
+    assert sorted(contrast) == (there_and_back if loss.loss == "t_supcon" else [])
+
+
+def sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The compiler turns arrays around as it likes."""
+    return tuple(sorted(shape))
+
+
+def test_collectives_are_read_from_the_text_as_they_are_written() -> None:
+    text = """
+  %all-reduce.7 = (f32[128]{0}, f32[128,256]{1,0}, /*index=2*/f32[]) all-reduce(%a, %b, %c), channel_id=2
+  %all-gather = bf16[16,4,80]{2,1,0} all-gather(%x), channel_id=1, dimensions={0}
+  ROOT %permute = f32[64,64]{1,0} collective-permute-start(%y)
+  %add = f32[999,999]{1,0} add(%all-reduce.7, %b)
+"""
+    assert [(array.kind, array.shape, array.bytes) for array in moved(text)] == [
+        ("all-reduce", (128, 256), 131072),
+        ("all-gather", (16, 4, 80), 10240),
+        ("collective-permute", (64, 64), 16384),
+    ]
