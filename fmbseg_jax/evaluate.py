@@ -8,7 +8,6 @@ share of the photos and the matrices are summed: the same figures to the last di
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,4 +186,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, arguments()))
+    hosts.leave(command(main, arguments()))

@@ -4,12 +4,14 @@ Alone (`config.distributed` off) everything here is at hand: no process waits fo
 the order of the processes, so that integers and float64 come out the same to the last digit on every host.
 """
 
+import functools
 import json
 import os
 import re
 import sys
 import threading
-from typing import Any, TextIO, TypeVar
+import time
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import jax
 import numpy as np
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 from labelgen.errors import UserError
 
 OFF, AUTO = "off", "auto"
+PREEMPTED = 75
 START_S, SILENT_S = 300, 60
 _EXPLICIT = re.compile(r"(?P<address>\S+:\d+),(?P<count>\d+),(?P<index>\d+)")
 T = TypeVar("T", bound=np.generic)
+_joined = threading.Event()
 
 
 def check(distributed: str) -> None:
@@ -65,8 +69,24 @@ def start(distributed: str, distributed_start_s: int = START_S, distributed_sile
         )
     if errors:
         raise UserError(f"distributed={distributed}: {errors[0]}; {_MENDS[distributed == AUTO]}") from errors[0]
+    _joined.set()
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process: with the others after success or preemption, at once after an error.
+
+    jax would wait for processes that wait for this one, then end it with a code of its own.
+    """
+    if code in (0, PREEMPTED) or not _joined.is_set():
+        sys.exit(code)
+    if is_first():
+        time.sleep(_LAST_WORDS_S)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+_LAST_WORDS_S = 2  # when the first is gone jax ends the others, who may have the same to say
 _MENDS = (
     "name a free port of the machine that ID 0 runs on, as ADDRESS:PORT,COUNT,ID",
     "outside of a TPU pod, Slurm or MPI, name ADDRESS:PORT,COUNT,ID, or set it to off",
@@ -116,6 +136,7 @@ def say(text: str) -> None:
         print(text)
 
 
+@functools.cache
 def errors() -> TextIO:
     """stderr on the first process; what the others write there is nobody's."""
     return sys.stderr if is_first() else open(os.devnull, "w")

@@ -14,7 +14,6 @@ Over several hosts (the same command on each, with --distributed) each writes th
 import argparse
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,4 +247,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, arguments()))
+    hosts.leave(command(main, arguments()))

@@ -12,7 +12,6 @@ TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: st
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +44,6 @@ from fmbseg_jax.task import Task, keep_config, open_task, run_facts
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.progress import Progress, StageTimes
-
-PREEMPTED = 75
 
 
 def main(args: argparse.Namespace) -> int:
@@ -248,7 +245,7 @@ def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached:
     print(f"time: {loop.times.summary()}", file=hosts.errors())
     if reached < settings.optim.steps:
         hosts.say(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
-        return PREEMPTED
+        return hosts.PREEMPTED
     best = loop.checkpoints.best()
     if hosts.is_first():
         write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
@@ -277,4 +274,4 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, arguments()))
+    hosts.leave(command(main, arguments()))

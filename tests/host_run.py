@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from fmbseg_jax import hosts
 from fmbseg_jax.feed import Feed
 from labelgen.config import command
 
@@ -63,4 +64,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    hosts.leave(main(sys.argv[1:]))

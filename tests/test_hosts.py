@@ -13,8 +13,10 @@ from processes import HOST_RUN, Hosts, free_port, hosts, pair, wait_for, wait_fo
 from synthetic import write_data
 from training import argv, digests, metrics, train
 
-from fmbseg_jax.feed import Feed
+from fmbseg_jax.config import FeedConfig
+from fmbseg_jax.feed import Feed, Order, split_rows
 from labelgen.config import ROOT
+from labelgen.tfrecord import ShardReader
 
 FIELDS = {"train_steps": 80, "train_save_every": 40, "train_log_every": 1, "train_loss": "t_supcon"}
 SRUN = """#!/usr/bin/env bash
@@ -134,10 +136,21 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(data: Path, alone: Any
     with on_one(data, moved, tmp_path / "c", HOST_SECONDS="0.05") as started:
         second = stopped(started, moved, first + 3)
     assert first < second < 80
+    before = cut_off_latest(moved)
     with on_two(data, moved, tmp_path / "d") as started:
         ended = started.end()
-    assert [end.code for end in ended] == [0, 0] and f"going on from step {second}" in ended[0].err
+    assert [end.code for end in ended] == [0, 0]
+    assert f"checkpoints/{second} is broken" in ended[0].err and f"going on from step {before}" in ended[0].err
+    assert "is broken" not in ended[1].err, "said once"
     assert_same_course(moved, alone[0])
+
+
+def cut_off_latest(workdir: Path) -> int:
+    """Halves the files of the newest checkpoint; the step of the one before."""
+    *_, before, latest = sorted(map(int, digests(workdir)))
+    for file in (workdir / f"checkpoints/{latest}/params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return before
 
 
 def test_a_signal_while_the_step_is_compiled_is_obeyed(data: Path, tmp_path: Path) -> None:
@@ -168,3 +181,19 @@ def test_a_host_that_dies_makes_the_other_end_with_an_error(data: Path, tmp_path
     assert ended[killed].code == -signal.SIGKILL
     assert ended[1 - killed].code not in (0, 75)
     assert "another task died" in ended[1 - killed].err or "Connection closed by peer" in ended[1 - killed].err
+
+
+def test_an_error_on_one_host_is_said_there_and_ends_the_other(data: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(data, tmp_path / "data"))
+    shard = damaged / "features/train-00000-of-00003.tfrecord"  # rows 0 to 7
+    own = Order(split_rows(24, 0.1)[0], FeedConfig("train", "labels", 8, 4, 0.1, 0), 80)
+    row = next(own[i] for i in range(8 * 5, 8 * 80) if own[i] < 8 and i % 8 >= 4)  # of the second host, not held out
+    reader = ShardReader(shard)
+    raw = shard.read_bytes()
+    at = raw.index(reader[row]) + len(reader[row]) // 2
+    del reader
+    shard.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    with on_two(damaged, tmp_path / "run", tmp_path / "log") as started:
+        ended = started.end(60)
+    assert ended[1].code == 2 and f"train-00000-of-00003.tfrecord: record {row} is damaged" in ended[1].err
+    assert ended[0].code not in (0, 2, 75)
