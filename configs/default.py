@@ -121,6 +121,7 @@ def get_config() -> ConfigDict:
     config.train.weight_decay = 0.01
     config.train.clip_norm = 1.0
     config.train.virtual_shards = 16  # rows are spread over these; batch_size is a multiple
+    config.train.resident_share = 0.5  # a split that takes up to this share of device memory stays there; 0: none does
     config.train.holdout = 0.05  # share of the photos whose free labels choose the best checkpoint
     config.train.log_every = 50
     config.train.save_every = 200  # also evaluates the held-out loss

@@ -54,6 +54,7 @@ class FeedConfig:
     virtual_shards: int
     holdout: float
     seed: int
+    resident_share: float
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"train.supcon_samples={train.supcon_samples} is less than one patch for each of the "
             f"train.batch_size={train.batch_size} photos; set it to that or more"
+        )
+    if not 0 <= train.resident_share <= 1:
+        raise UserError(
+            f"train.resident_share={train.resident_share} is no share of a device's memory; set it to 0 ... 1"
         )
     if not 0 <= train.holdout < 1:
         raise UserError(f"train.holdout={train.holdout} is no share of the photos; set it to 0 or more and below 1")

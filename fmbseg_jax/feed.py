@@ -81,16 +81,17 @@ class Examples:
         self._folder = data.path
         values = math.prod(self._shape) * len(self._features)
         fits = 2 * values <= _MEMORY_BYTES  # bfloat16, the usual
-        self._example = functools.cache(self._read) if fits else self._read
+        self._example = functools.cache(self.read) if fits else self.read
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, row: int) -> Example:
-        """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
+        """As `read`, from memory where it is there."""
         return self._example(row)
 
-    def _read(self, row: int) -> Example:
+    def read(self, row: int) -> Example:
+        """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
         view = FeatureRow.decode(self._features[row])
         photo_id, classes, shares = self._targets(row)
         check_same_photo(self._split, row, view.photo_id, photo_id)
@@ -131,12 +132,31 @@ class Order:
     def __len__(self) -> int:
         return self._steps * self._batch
 
+    @property
+    def shards(self) -> int:
+        """V, virtual shards."""
+        return len(self._rows)
+
+    @property
+    def longest(self) -> int:
+        """R, rows of the virtual shard that has most."""
+        return max(map(len, self._rows))
+
+    def rows(self, shard: int) -> Rows:
+        """The rows of a virtual shard, ascending."""
+        rows: Rows = self._rows[shard]
+        return rows
+
+    def within(self, step: int, shard: int) -> NDArray[np.int32]:
+        """Which of a virtual shard's rows stand in the batch of a step: int32 [B / V] places in rows(shard)."""
+        taken = [divmod(step * self._each + i, len(self._rows[shard])) for i in range(self._each)]
+        return np.array([self._permutation(shard, turn)[at] for turn, at in taken], np.int32)
+
     def __getitem__(self, index: int) -> int:
         step, place = divmod(index, self._batch)
         shard, i = divmod(place, self._each)
-        rows = self._rows[shard]
-        turn, at = divmod(step * self._each + i, len(rows))
-        return int(rows[self._permutation(shard, turn)[at]])
+        turn, at = divmod(step * self._each + i, len(self._rows[shard]))
+        return int(self._rows[shard][self._permutation(shard, turn)[at]])
 
     def _permute(self, shard: int, turn: int) -> Rows:
         return np.random.default_rng([self._seed, shard, turn]).permutation(len(self._rows[shard]))

@@ -3,11 +3,12 @@
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
 and shares uint8 [B, h, w, 3] (labelgen.records), row int32 [B] (its number in the split). A row whose shares are all 0
 counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to stop.
+Of a split that lives on the devices a batch has the whole arrays and an index (fmbseg_jax.gather).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 
 from fmbseg_jax.chunks import in_chunks
 from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.gather import Batch, features_of, with_rows
 from fmbseg_jax.head import Head
 from fmbseg_jax.losses import (
     Contrast,
@@ -32,7 +34,6 @@ from fmbseg_jax.losses import (
 )
 from fmbseg_jax.mesh import over_data, replicated, state_shardings
 
-Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
@@ -117,6 +118,7 @@ class Objective:
 
     def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
         """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
+        batch = with_rows(batch, self._mesh)
         keys = row_keys(key, batch["row"])
         patches = self._project(params, batch, keys)
         contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
@@ -177,24 +179,25 @@ class Objective:
 
     def _project(self, params: Any, batch: Batch, keys: jax.Array) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
-        rows, h, w, _ = batch["features"].shape
-        features, classes, shares = (batch[name].reshape(rows, h * w, -1) for name in ("features", "classes", "shares"))
-        valid = valid_patches(batch["grid_hw"], h, w).reshape(rows, h * w)
-        take = self._draw_step(keys, shares)
+        h, w = batch["features"].shape[-3:-1]
+        classes, shares = (batch[name].reshape(-1, h * w, 3) for name in ("classes", "shares"))
+        valid = valid_patches(batch["grid_hw"], h, w).reshape(-1, h * w)
+        drawn = self._draw_step(keys, shares)
+
+        def take(x: jax.Array) -> jax.Array:
+            return x if drawn is None else take_patches(x, drawn)
+
         if self._head.blocks:
-            z = take(self._apply(params, features, valid))
+            z = take(self._apply(params, features_of(batch, self._mesh), valid))
         else:
-            z = self._apply(params, take(features), take(valid))
+            z = self._apply(params, features_of(batch, self._mesh, drawn), take(valid))
         ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
-    def _draw_step(self, keys: jax.Array, shares: jax.Array) -> Callable[[jax.Array], jax.Array]:
-        """What takes the patches drawn for this step, patches_per_photo of each photo, out of [B, N, ...]."""
+    def _draw_step(self, keys: jax.Array, shares: jax.Array) -> jax.Array | None:
+        """int32 [B, patches_per_photo], the patches drawn for this step; None where all are in its loss."""
         count = self._loss.patches_per_photo
-        if not 0 < count < shares.shape[1]:
-            return lambda x: x
-        drawn = self._draw(keys, shares, count)
-        return lambda x: take_patches(x, drawn)
+        return self._draw(keys, shares, count) if 0 < count < shares.shape[1] else None
 
     def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))

@@ -19,7 +19,7 @@ from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology
 
-_ANY_TIME = ("log_every", "save_every")  # fields of train.* that a resumed run may change
+_ANY_TIME = ("log_every", "save_every", "resident_share")  # fields of train.* that a resumed run may change
 
 
 @dataclass(frozen=True)

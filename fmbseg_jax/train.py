@@ -24,11 +24,12 @@ from jax.sharding import NamedSharding
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.config import TrainConfig, train_config
-from fmbseg_jax.feed import Example, Feed, Rows, check_whole_shards, held_out_batches
+from fmbseg_jax.feed import Rows, check_whole_shards, held_out_batches
+from fmbseg_jax.gather import Batch
 from fmbseg_jax.logs import MetricsLog, NoLog
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
+from fmbseg_jax.place import Batches, open_batches, place, place_flags
 from fmbseg_jax.step import (
-    Batch,
     Metrics,
     Objective,
     Outcome,
@@ -90,15 +91,19 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     if start:
         print(f"going on from step {start}", file=hosts.errors())
 
+    with times("load"):
+        feed = open_batches(
+            task.examples, task.train_rows, settings.feed, steps, places, over_data, position["next_index"]
+        )
+
     objective = Objective(head, settings.loss, task.ontology.word_class, mesh)
     teacher = Teacher(*jax.device_put((task.prototypes, task.class_weights), replicated(mesh)))
     loop = Loop(
         settings=settings,
-        feed=Feed(task.examples, task.train_rows, settings.feed, steps, places, position["next_index"]),
+        feed=feed,
         step=compile_train_step(objective, optimiser, seed, state, mesh),
         held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data, places),
         teacher=teacher,
-        over_data=over_data,
         flags=place_flags(places, over_data),
         checkpoints=checkpoints,
         log=MetricsLog(workdir, start) if hosts.is_first() else NoLog(),
@@ -139,32 +144,15 @@ class HeldOut:
         return {"held_out_loss": loss / max(weight, 1e-6), "held_out_agreement": hits / max(mass, 1e-6)}
 
 
-def place(batch: Example, sharding: NamedSharding) -> Batch:
-    """The batch on the devices; each process gives the rows that are its own."""
-    give = jax.make_array_from_process_local_data
-    with jax.transfer_guard_host_to_device("allow"):  # over processes it does not count as asked for
-        return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
-
-
-def place_flags(places: Rows, sharding: NamedSharding) -> tuple[Batch, Batch]:
-    """What to add to a batch while this host may go on, and once it is to stop.
-
-    All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
-    """
-    go, stop = (place({"stop": np.full(len(places), flag, np.float32)}, sharding) for flag in (0, 1))
-    return go, stop
-
-
 @dataclass
 class Loop:
     """All that a training loop holds on to."""
 
     settings: TrainConfig
-    feed: Feed
+    feed: Batches
     step: Callable[[State, Batch, Teacher], tuple[State, Metrics]]
     held_out: HeldOut
     teacher: Teacher
-    over_data: NamedSharding
     flags: tuple[Batch, Batch]
     checkpoints: Checkpoints
     log: MetricsLog | NoLog
@@ -182,7 +170,7 @@ class Loop:
         with jax.transfer_guard("disallow"):
             while step < steps and not stop:
                 with self.times("wait for data"):
-                    batch = {**place(next(self.feed), self.over_data), **self.flags[preempted()]}
+                    batch = {**next(self.feed), **self.flags[preempted()]}
                 with self.times("first step" if step == start else "steps"):
                     state, metrics = self.step(state, batch, self.teacher)
                     stop = self._finish(pending)

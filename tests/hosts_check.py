@@ -62,7 +62,7 @@ def sums() -> dict[str, Any]:
 
 def meshes() -> dict[str, Any]:
     over = {f"{data}x{model}": make_mesh(data, model) for data, model in ((4, 1), (2, 2), (1, 4))}
-    few = FeedConfig("train", "labels", 8, 1, 0.1, 0)
+    few = FeedConfig("train", "labels", 8, 1, 0.1, 0, 0.5)
     places = {name: own_places(over_data(mesh), 8) for name, mesh in over.items()}
     return {
         "places": {name: own.tolist() for name, own in places.items()},

@@ -52,7 +52,7 @@ def moved(text: str) -> list[Moved]:
     return [array for array in found if array.bytes > SMALL_BYTES]
 
 
-def program(head: HeadConfig, loss: LossConfig) -> tuple[str, list[tuple[int, ...]]]:
+def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
     """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
     mesh = mesh_of(4, 1)
     module, optimiser = make_head(head, TEXT_WIDTH), optim.adamw(1e-2, 2, 20, 0.01, 1.0)
@@ -64,7 +64,8 @@ def program(head: HeadConfig, loss: LossConfig) -> tuple[str, list[tuple[int, ..
     teacher = Teacher(jnp.zeros((words, TEXT_WIDTH)), jnp.zeros(CLASSES))
     teacher = placed(jax.eval_shape(lambda: teacher), jax.tree.map(lambda x: replicated(mesh), teacher))
     step = compile_train_step(objective, optimiser, 0, state, mesh)
-    text = step.lower(state, batch(over_data(mesh)), teacher).compile().as_text()
+    make_batch = stored_batch if stored else batch
+    text = step.lower(state, make_batch(over_data(mesh)), teacher).compile().as_text()
     return text, [leaf.shape for leaf in jax.tree.leaves(shapes.params)]
 
 
@@ -81,10 +82,22 @@ def batch(sharding: Any) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in like.items()}
 
 
+def stored_batch(sharding: Any) -> dict[str, Any]:
+    """Of a split of 8 virtual shards with 5 rows each that lives on the devices."""
+
+    def array(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((8, 5, *x.shape[1:]), x.dtype, sharding=sharding)
+
+    rows = batch(sharding)
+    index = jax.ShapeDtypeStruct((8, BATCH // 8), np.int32, sharding=sharding)
+    return {**{name: array(x) for name, x in rows.items() if name != "stop"}, "stop": rows["stop"], "index": index}
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["fed", "stored"])
 @pytest.mark.parametrize("loss", [CE, ALL_PATCHES, CONTRAST], ids=["ce", "ce, all patches", "t_supcon"])
 @pytest.mark.parametrize("head", [HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")], ids=["0", "1"])
-def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, loss: LossConfig) -> None:
-    text, parameters = program(head, loss)
+def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, loss: LossConfig, stored: bool) -> None:
+    text, parameters = program(head, loss, stored)
     large = moved(text)
     sample = (loss.supcon_samples, TEXT_WIDTH)
     gradients = [array for array in large if array.kind == "all-reduce" and sizes(array.shape) != sizes(sample)]

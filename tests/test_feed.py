@@ -24,7 +24,7 @@ from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
 
-CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0)
+CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5)
 ALL = np.arange(8)
 
 

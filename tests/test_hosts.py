@@ -186,7 +186,7 @@ def test_a_host_that_dies_makes_the_other_end_with_an_error(data: Path, tmp_path
 def test_an_error_on_one_host_is_said_there_and_ends_the_other(data: Path, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(data, tmp_path / "data"))
     shard = damaged / "features/train-00000-of-00003.tfrecord"  # rows 0 to 7
-    own = Order(split_rows(24, 0.1)[0], FeedConfig("train", "labels", 8, 4, 0.1, 0), 80)
+    own = Order(split_rows(24, 0.1)[0], FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5), 80)
     row = next(own[i] for i in range(8 * 5, 8 * 80) if own[i] < 8 and i % 8 >= 4)  # of the second host, not held out
     reader = ShardReader(shard)
     raw = shard.read_bytes()

@@ -1,0 +1,116 @@
+"""A split that lives on the devices: read once, then every batch is a gather of rows that are there already.
+
+Rows are laid out by virtual shard, over 'data' as the batches are, so that each device gathers its own places of a
+batch from its own rows: no byte of a feature travels after the start. The batches are those of fmbseg_jax.feed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from numpy.typing import NDArray
+
+from fmbseg_jax.feed import Example, Examples, Order
+from labelgen.progress import Progress
+
+_THREADS = 8
+Arrays = dict[str, jax.Array]
+
+
+class Resident:
+    """Training batches from any step on, of a split on the devices; `position` is what a checkpoint keeps.
+
+    next() -> {name: array [V, R, ...], "index": int32 [V, B / V]}: the split's arrays, rows of virtual shard v first to
+    last, and which of them stand in the batch (fmbseg_jax.step gathers them).
+    """
+
+    def __init__(self, examples: Examples, order: Order, over_data: NamedSharding, progress: Progress, step: int = 0):
+        self._order, self._over_data, self._step = order, over_data, step
+        self._arrays = _load(examples, order, over_data, progress)
+
+    def __next__(self) -> Arrays:
+        at = {shard: self._order.within(self._step, shard) for shard in _own_shards(self._order, self._over_data)}
+        self._step += 1
+        return {**self._arrays, "index": _from_shards(at.__getitem__, self._order, self._over_data)}
+
+    @property
+    def position(self) -> dict[str, int]:
+        """{"next_index": batches taken}, the same on every host."""
+        return {"next_index": self._step}
+
+
+def fits(examples: Examples, order: Order, over_data: NamedSharding, share: float) -> bool:
+    """Whether the split takes at most `share` of a device's memory, and whole virtual shards fall to each device."""
+    devices = over_data.mesh.shape["data"]
+    if order.shards % devices:
+        return False
+    rows = order.shards // devices * order.longest
+    first = order.rows(_own_shards(order, over_data)[0])[0]
+    row_bytes = sum(value.nbytes for value in examples.read(int(first)).values())
+    return bool(rows * row_bytes <= share * memory_bytes())
+
+
+def memory_bytes() -> int:
+    """Of the first device of this process; the machine's share of it where the device is the machine."""
+    device = jax.local_devices()[0]
+    stats: Mapping[str, int] = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+
+
+def _load(examples: Examples, order: Order, over_data: NamedSharding, progress: Progress) -> Arrays:
+    """Each device's virtual shards, one device at a time: the host never holds more than that."""
+    parts: dict[Any, Example] = {}
+    arrays: dict[str, list[jax.Array]] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for device, shards in _places(order, over_data):
+            if shards not in parts:  # 'model' has several devices with the same rows
+                parts = {shards: _read(examples, order, shards, pool, progress)}
+            for name, value in parts[shards].items():
+                arrays.setdefault(name, []).append(jax.device_put(value, device))
+    progress.close()
+    shape = (order.shards, order.longest)
+    whole = jax.make_array_from_single_device_arrays
+    return {name: whole((*shape, *pieces[0].shape[2:]), over_data, pieces) for name, pieces in arrays.items()}
+
+
+def _read(
+    examples: Examples, order: Order, shards: range, pool: ThreadPoolExecutor, progress: Progress
+) -> dict[str, NDArray[Any]]:
+    """{name: [len(shards), R, ...]}, zeros after a virtual shard's last row."""
+    blank = examples.read(int(order.rows(shards[0])[0]))
+    out = {name: np.zeros((len(shards), order.longest, *value.shape), value.dtype) for name, value in blank.items()}
+
+    def fill(place: tuple[int, int, int]) -> None:
+        i, j, row = place
+        for name, value in examples.read(row).items():
+            out[name][i, j] = value
+
+    places = [(i, j, int(row)) for i, shard in enumerate(shards) for j, row in enumerate(order.rows(shard))]
+    for _ in pool.map(fill, places):
+        progress.add()
+    return out
+
+
+def _places(order: Order, over_data: NamedSharding) -> Iterator[tuple[jax.Device, range]]:
+    """(device of this process, its virtual shards)."""
+    for device, index in over_data.addressable_devices_indices_map((order.shards,)).items():
+        yield device, range(order.shards)[index[0]] if index else range(order.shards)
+
+
+def _own_shards(order: Order, over_data: NamedSharding) -> list[int]:
+    return sorted({shard for _, shards in _places(order, over_data) for shard in shards})
+
+
+def _from_shards(value: Callable[[int], NDArray[np.int32]], order: Order, over_data: NamedSharding) -> jax.Array:
+    """int32 [V, n] over 'data' of each virtual shard's value [n]."""
+    pieces = [
+        jax.device_put(np.stack([value(shard) for shard in shards]), device)
+        for device, shards in _places(order, over_data)
+    ]
+    return jax.make_array_from_single_device_arrays((order.shards, pieces[0].shape[1]), over_data, pieces)
