@@ -7,7 +7,7 @@ DATA/labels/NAME/                            ontology.json, prototypes.npy, shar
 
 import bisect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,7 +150,7 @@ class Dataset:
         return self._open_split(family, split)
 
     def stage(
-        self, split: str, families: Sequence[str], rows: Sequence[int], stopped: Callable[[], bool] = lambda: False
+        self, split: str, families: Sequence[str], rows: Iterable[int], stopped: Callable[[], bool] = lambda: False
     ) -> bool:
         """Brings rows near before they are read; True once all are, False when `stopped` said to end it before.
 

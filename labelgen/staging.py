@@ -15,7 +15,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,13 +156,14 @@ class StagedData(Dataset):
         self._readers: dict[tuple[str, str], SplitReader] = {}
 
     def stage(
-        self, split: str, families: Sequence[str], rows: Sequence[int], stopped: Callable[[], bool] = lambda: False
+        self, split: str, families: Sequence[str], rows: Iterable[int], stopped: Callable[[], bool] = lambda: False
     ) -> bool:
         """Fetches the rows that are not here yet, several requests at a time, and says how fast.
 
         UserError when the disk lacks room, when a record is damaged there, and when it cannot be read.
         """
-        runs = [run for family in families for run in _runs(self._open_split(family, split), rows)]
+        wanted = sorted(set(map(int, rows)))
+        runs = [run for family in families for run in _runs(self._reader_of(family, split), wanted)]
         self._check_room(runs)
         progress = _Megabytes(sum(run.size for run in runs), f"stage {split}")
         pool = ThreadPoolExecutor(_IN_FLIGHT)
@@ -175,6 +176,10 @@ class StagedData(Dataset):
             pool.shutdown(cancel_futures=True)
         say(f"staged {split} from {self._remote.url} in {self.path}: {progress.close()}")
         return True
+
+    def _reader_of(self, family: str, split: str) -> SplitReader:
+        labels = family.removeprefix("labels/")
+        return self.reader(family, split) if labels == family else self.label_reader(labels, split)
 
     def _open_split(self, folder: str, split: str) -> SplitReader:
         if (folder, split) not in self._readers:
@@ -234,9 +239,9 @@ def _version(there: dict[str, Entry], name: str, url: str) -> str:
 
 
 def _runs(reader: SplitReader, rows: Sequence[int]) -> Iterator[Run]:
-    """The rows as runs of neighbours, each up to _REQUEST_BYTES, or one record."""
+    """Ascending rows as runs of neighbours, each up to _REQUEST_BYTES, or one record."""
     run: Run | None = None
-    for row in sorted(set(map(int, rows))):
+    for row in rows:
         shard, record = cast(tuple[StagedShard, int], reader.locate(row))
         longer = run and run.shard is shard and run.last == record - 1 and Run(shard, run.first, record)
         if longer and longer.size <= _REQUEST_BYTES:

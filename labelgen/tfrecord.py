@@ -7,13 +7,13 @@ renamed to NAME, in this order, so a NAME without its index never exists.
 
 import contextlib
 import fcntl
+import functools
 import os
 import struct
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -187,13 +187,28 @@ class ShardWriter:
         sync_folder(Path(self.path).parent)
 
 
+class _Handle:
+    """A file open for reading, for as long as somebody holds this."""
+
+    def __init__(self, path: str):
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, TypeError):  # never opened; as the interpreter exits, os may be gone
+            os.close(self.number)
+
+
+@functools.lru_cache(maxsize=256)  # a split may have more shards than a process may have open files
+def _opened(shard: "ShardReader") -> _Handle:
+    return _Handle(shard.path)
+
+
 class ShardReader:
     """Random access to a finished shard: len() and [i] -> bytes, checked. Picklable; threads may share it."""
 
     def __init__(self, path: str | Path):
         """UserError when shard or index is missing, or when they do not fit together."""
         self.path = str(path)
-        self._handle: int | None = None
         self._offsets = self._read_index()
 
     @property
@@ -241,14 +256,5 @@ class ShardReader:
     def _whole(self, row: int) -> bytes | None:
         """The data of record `row`, None when its bytes were altered."""
         start, end = self.span(row, row)
-        if self._handle is None:
-            self._handle = os.open(self.path, os.O_RDONLY)
-        return unframe(os.pread(self._handle, end - start, start))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            with contextlib.suppress(TypeError):  # as the interpreter exits, os.close may be gone already
-                os.close(self._handle)  # type: ignore[arg-type]
+        handle = _opened(self)  # held while it is read: another thread may make it leave the cache
+        return unframe(os.pread(handle.number, end - start, start))

@@ -163,6 +163,11 @@ def test_labels_follow_the_remote_ones(data: Path, cache: str) -> None:
         open_data(url(data), cache).labels("default")
 
 
+def test_staging_what_is_not_labelled_says_so(data: Path, cache: str) -> None:
+    with pytest.raises(UserError, match="label first: .*--config.labels.name=other"):
+        open_data(url(data), cache).stage("train", ["features", "labels/other"], range(PHOTOS))
+
+
 def test_a_copy_that_lost_a_file_is_mended(data: Path, cache: str) -> None:
     copy = open_data(url(data), cache)
     copy.stage("train", FAMILIES, range(PHOTOS))
