@@ -200,11 +200,9 @@ class StagedData(Dataset):
         old = [name for name in names if known.get(name) != now[name] or not _has_size(self.path / name, sizes[name])]
         if not old:
             return
-        # Whatever is empty now is said to be so before it is: a run killed here leaves no old rows under new names.
-        write_json(file, {name: known[name] for name in known if name not in old})
         with ThreadPoolExecutor(_IN_FLIGHT) as pool:
             list(pool.map(lambda name: self._empty(name, sizes[name]), old))
-        write_json(file, now)
+        write_json(file, now)  # last: a run killed before begins the emptying anew
 
     def _empty(self, name: str, size: int) -> None:
         path = self.path / name

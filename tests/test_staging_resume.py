@@ -1,10 +1,12 @@
 """A staging that was cut off goes on where it was, wherever that is: no half record is taken for a whole one."""
 
+import fcntl
 import random
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ from staging_world import (  # noqa: F401
     url,
 )
 
+from labelgen import staging
 from labelgen.config import ROOT
 from labelgen.dataset import Dataset
 from labelgen.staging import open_data
+from labelgen.tfrecord import ShardReader, ShardWriter
 
 
 @pytest.mark.parametrize("cut", [1, 5, 13, -1])
@@ -89,3 +93,36 @@ def test_a_stop_keeps_what_came(data: Path, cache: str, requests: list[Request])
     assert not copy.stage("train", ["features"], range(0, PHOTOS, 2), stopped=lambda: True)
     assert requests
     assert copy.stage("train", ["features"], range(0, PHOTOS, 2)) and len(requests) == PHOTOS // 2
+
+
+def test_a_renewal_that_was_cut_off_begins_anew(data: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = data / "features/train-00001-of-00004.tfrecord"
+    open_data(url(data), cache).stage("train", ["features"], range(PHOTOS))
+    rows = [ShardReader(shard)[i] for i in range(6)]
+    shard.unlink()
+    with ShardWriter(shard) as writer:  # of the same sizes
+        for row in rows:
+            writer.append(row[::-1])
+        writer.finish()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(staging.StagedData, "_empty", half_emptied)
+        open_data(url(data), cache).reader("features", "train")
+    assert same_rows(open_data(url(data), cache), data)
+
+
+def half_emptied(copy: staging.StagedData, name: str, size: int) -> None:
+    """The new index came, the new file did not."""
+    shutil.copy(Path(copy._remote.url.removeprefix("file://")) / f"{name}.index", copy.path / f"{name}.index")
+    raise KeyboardInterrupt
+
+
+def test_processes_that_share_a_copy_prepare_it_one_at_a_time(data: Path, cache: str) -> None:
+    copy = open_data(url(data), cache)
+    (copy.path / "features").mkdir()
+    with open(copy.path / "features/train.lock", "w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(copy.reader, "features", "train")
+        assert not wait([waiting], timeout=0.3).done
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert len(waiting.result(10)) == PHOTOS
