@@ -15,7 +15,8 @@ from synthetic import write_data
 from labelgen.errors import UserError
 from labelgen.staging import open_data
 
-pytest.importorskip("moto", reason="moto[server] is not installed")
+for package in ("moto", "flask_cors"):
+    pytest.importorskip(package, reason=f"{package} is not installed")
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 
