@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     # ---- what a person sets ----
     config.ontology = ""  # file of words: one class a line, `name: word, word`
     config.weights_dir = "weights"  # folder searched first for every weight file
+    config.data_cache = ""  # keeps the rows read of a DATA on s3://, gs:// …; "": ~/.cache/fmbseg; /dev/shm: memory
     config.photos = ConfigDict()
     config.photos.root = ""  # where the photos are
     config.photos.source = "folder"  # layout of the root, see below

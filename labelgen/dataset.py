@@ -7,6 +7,7 @@ DATA/labels/NAME/                            ontology.json, prototypes.npy, shar
 
 import bisect
 import json
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,13 +48,15 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
 class SplitReader:
     """The rows of one split of one family, over all its shards: len() and [i] -> bytes. Picklable."""
 
-    def __init__(self, folder: Path, split: str, rows: list[int]):
+    def __init__(
+        self, folder: Path, split: str, rows: list[int], open_shard: Callable[[Path], ShardReader] = ShardReader
+    ):
         """rows: how many each shard has, as the finishing run counted them. UserError where a shard has others."""
-        self._shards = [ShardReader(folder / shard_name(split, i, len(rows))) for i in range(len(rows))]
+        self._shards = [open_shard(folder / shard_name(split, i, len(rows))) for i in range(len(rows))]
         for reader, expected in zip(self._shards, rows, strict=True):
             if len(reader) != expected:
                 raise UserError(
-                    f"{reader.path}: has {len(reader)} rows, {expected} are expected; it is of another run: "
+                    f"{reader.name}: has {len(reader)} rows, {expected} are expected; it is of another run: "
                     "delete it and run labelgen.run again"
                 )
         self._ends = list(accumulate(rows))
@@ -62,10 +65,21 @@ class SplitReader:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, row: int) -> bytes:
+        shard, record = self.locate(row)
+        return shard[record]
+
+    def locate(self, row: int) -> tuple[ShardReader, int]:
+        """The shard that holds `row`, and which of its records that is."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         shard = bisect.bisect_right(self._ends, row)
-        return self._shards[shard][row - (self._ends[shard - 1] if shard else 0)]
+        return self._shards[shard], row - (self._ends[shard - 1] if shard else 0)
+
+
+def check_format(info: dict[str, Any], file: Path | str) -> None:
+    """UserError when the fields of dataset.json are of another version."""
+    if info.get("format") != FORMAT:
+        raise UserError(f"{file}: format {info.get('format')!r}, this version reads {FORMAT}; encode again")
 
 
 class Labels(NamedTuple):
@@ -90,10 +104,7 @@ class Dataset:
         path = Path(path)
         mend = "DATA is not complete: run labelgen.run with it as --out until it says so"
         info = read_json(path / "dataset.json", mend)
-        if info.get("format") != FORMAT:
-            raise UserError(
-                f"{path / 'dataset.json'}: format {info.get('format')!r}, this version reads {FORMAT}; encode again"
-            )
+        check_format(info, path / "dataset.json")
         return Dataset(path, info)
 
     @property
@@ -136,7 +147,16 @@ class Dataset:
             raise UserError(
                 f"{self.path}: split {split!r} has no truth; set photos.splits.{split}.masks and encode into a new DATA"
             )
-        return SplitReader(self.path / family, split, self._split(split)["rows"])
+        return self._open_split(family, split)
+
+    def stage(
+        self, split: str, families: Sequence[str], rows: Iterable[int], stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Brings rows near before they are read; True once all are, False when `stopped` said to end it before.
+
+        families: of reader, and labels/NAME. Here there is nothing to do; see labelgen.staging.
+        """
+        return True
 
     def labels_info(self, name: str) -> dict[str, Any]:
         """What labels/NAME/labels.json says: config, digest, splits."""
@@ -164,7 +184,10 @@ class Dataset:
                 f"{self.path}/labels/{name}: split {split!r} is not labelled, only {', '.join(labelled)}; "
                 "add it to labels.splits and label under another labels.name"
             )
-        return SplitReader(self.path / "labels" / name, split, self._split(split)["rows"])
+        return self._open_split(f"labels/{name}", split)
+
+    def _open_split(self, folder: str, split: str) -> SplitReader:
+        return SplitReader(self.path / folder, split, self._split(split)["rows"])
 
     def _split(self, split: str) -> dict[str, Any]:
         try:

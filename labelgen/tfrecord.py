@@ -7,13 +7,13 @@ renamed to NAME, in this order, so a NAME without its index never exists.
 
 import contextlib
 import fcntl
+import functools
 import os
 import struct
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -36,6 +36,13 @@ def frame(data: bytes) -> bytes:
     """The bytes of one record."""
     length = struct.pack("<Q", len(data))
     return b"".join([length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))])
+
+
+def unframe(raw: bytes) -> bytes | None:
+    """The data of the one record that `raw` is, None when it is torn or altered."""
+    data = raw[_HEADER:-4]
+    whole = raw[:8] == struct.pack("<Q", len(raw) - _OVERHEAD) and raw[-4:] == struct.pack("<I", masked_crc(data))
+    return data if whole else None
 
 
 def whole_records(file: FileIO) -> Iterator[tuple[int, bytes]]:
@@ -180,18 +187,42 @@ class ShardWriter:
         sync_folder(Path(self.path).parent)
 
 
+class _Handle:
+    """A file open for reading, for as long as somebody holds this."""
+
+    def __init__(self, path: str):
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, TypeError):  # never opened; as the interpreter exits, os may be gone
+            os.close(self.number)
+
+
+@functools.lru_cache(maxsize=256)  # a split may have more shards than a process may have open files
+def _opened(shard: "ShardReader") -> _Handle:
+    return _Handle(shard.path)
+
+
 class ShardReader:
     """Random access to a finished shard: len() and [i] -> bytes, checked. Picklable; threads may share it."""
 
     def __init__(self, path: str | Path):
         """UserError when shard or index is missing, or when they do not fit together."""
         self.path = str(path)
-        self._handle: int | None = None
         self._offsets = self._read_index()
+
+    @property
+    def name(self) -> str:
+        """What messages call the shard."""
+        return self.path
+
+    @property
+    def mend(self) -> str:
+        """What to do about a damaged one."""
+        return f"delete {self.path}.index and run labelgen.run again: it keeps what is whole and writes the rest anew"
 
     def _read_index(self) -> NDArray[np.uint64]:
         index = self.path + ".index"
-        mend = f"delete {index} and run labelgen.run again: it keeps what is whole and writes the rest anew"
         try:
             raw = Path(index).read_bytes()
             size = os.path.getsize(self.path)
@@ -199,9 +230,11 @@ class ShardReader:
             raise UserError(f"{error.filename}: missing; run labelgen.run again: it writes it anew") from None
         words = np.frombuffer(raw[len(_MAGIC) :], "<u8") if len(raw) % 8 == 0 else np.zeros(0, "<u8")
         if not raw.startswith(_MAGIC) or len(words) < 2 or len(words) - 2 != words[1]:
-            raise UserError(f"{index}: not an index of a shard, or cut short; {mend}")
+            raise UserError(f"{self.name}.index: not an index of a shard, or cut short; {self.mend}")
         if words[0] != size:
-            raise UserError(f"{index}: is for a shard of {words[0]} bytes, but {self.path} has {size}; {mend}")
+            raise UserError(
+                f"{self.name}.index: is for a shard of {words[0]} bytes, but {self.name} has {size}; {self.mend}"
+            )
         return np.append(words[2:], words[0]).astype(np.uint64)
 
     def __len__(self) -> int:
@@ -211,23 +244,17 @@ class ShardReader:
         """The data of record `row`. UserError when its bytes were altered."""
         if not 0 <= row < len(self):
             raise IndexError(row)
-        start, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        if self._handle is None:
-            self._handle = os.open(self.path, os.O_RDONLY)
-        raw = os.pread(self._handle, end - start, start)
-        length = struct.pack("<Q", end - start - _OVERHEAD)
-        data = raw[_HEADER:-4]
-        if raw[:8] != length or raw[-4:] != struct.pack("<I", masked_crc(data)):
-            raise UserError(
-                f"{self.path}: record {row} is damaged (its checksum does not fit); delete {self.path}.index "
-                "and run labelgen.run again: it keeps what is whole and writes the rest anew"
-            )
+        data = self._whole(row)
+        if data is None:
+            raise UserError(f"{self.name}: record {row} is damaged (its checksum does not fit); {self.mend}")
         return data
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """(start, end) of the bytes of records `first` to `last`, framing included."""
+        return int(self._offsets[first]), int(self._offsets[last + 1])
 
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None:
-            with contextlib.suppress(TypeError):  # as the interpreter exits, os.close may be gone already
-                os.close(self._handle)  # type: ignore[arg-type]
+    def _whole(self, row: int) -> bytes | None:
+        """The data of record `row`, None when its bytes were altered."""
+        start, end = self.span(row, row)
+        handle = _opened(self)  # held while it is read: another thread may make it leave the cache
+        return unframe(os.pread(handle.number, end - start, start))

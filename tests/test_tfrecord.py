@@ -3,10 +3,13 @@
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from labelgen.config import ROOT
 from labelgen.errors import UserError
 from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc
 
@@ -114,3 +117,19 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
             writer.append(b"lost")
         writer._file = real
         assert writer.count == 1
+
+
+def test_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "0") as writer:
+        writer.append(b"one")
+        writer.finish()
+    for i in range(1, 400):
+        os.link(tmp_path / "0", tmp_path / str(i))
+        os.link(tmp_path / "0.index", tmp_path / f"{i}.index")
+    code = (
+        "import resource, sys; from labelgen.tfrecord import ShardReader\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (320, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "readers = [ShardReader(f'{sys.argv[1]}/{i}') for i in range(400)]\n"
+        "assert all(reader[0] == b'one' for _ in range(2) for reader in readers)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)

@@ -1,0 +1,111 @@
+"""A folder on gs://, s3:// or any other file system that fsspec reaches: read in ranges, listed with versions."""
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from labelgen.errors import UserError
+
+T = TypeVar("T")
+_ATTEMPTS = 5
+_FIRST_WAIT_S = 0.5
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_CREDENTIALS = {
+    "s3fs": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws, and AWS_ENDPOINT_URL where it is not Amazon's own",
+    "gcsfs": "GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
+}
+# What changes when an object is written again; each file system has some of these.
+_STAMPS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def is_remote(path: object) -> bool:
+    """Whether `path` is a url (PROTOCOL://…) and no plain path."""
+    return "://" in str(path)
+
+
+class Entry(NamedTuple):
+    """A file in a listing."""
+
+    size: int
+    version: str
+    """Another one once the file was written again."""
+
+
+class Remote:
+    """The files below a url. Every error is a UserError that names the file and what would mend it."""
+
+    def __init__(self, url: str):
+        """UserError for a protocol that is unknown, or whose package is not installed."""
+        self.url = url.rstrip("/")
+        self._package = _PACKAGES.get(url.partition("://")[0], "")
+        self._fs, self._root = self._connect()
+
+    def _connect(self) -> tuple[Any, str]:
+        fsspec = importlib.import_module("fsspec")  # not a need of those who read plain folders
+        try:
+            fs, root = fsspec.url_to_fs(self.url)
+        except ImportError as error:
+            raise UserError(f"{self.url}: {error}; pip install {self._package or 'what it names'}") from None
+        except Exception as error:  # each package has exceptions of its own
+            raise self._unreadable("", error) from error
+        return fs, str(root).rstrip("/")
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        data: bytes = self._try(name, lambda: self._fs.cat_file(f"{self._root}/{name}"))
+        return data
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes start … end - 1 of a file."""
+
+        def read() -> bytes:
+            data: bytes = self._fs.cat_file(f"{self._root}/{name}", start=start, end=end)
+            if len(data) != end - start:
+                raise EOFError(f"{len(data)} of {end - start} bytes from {start} on came")
+            return data
+
+        return self._try(name, read)
+
+    def files(self, folder: str) -> dict[str, Entry]:
+        """Name below the url -> Entry of every file below `folder`; none when there is no such folder."""
+
+        def find() -> dict[str, Any]:
+            self._fs.invalidate_cache()
+            found: dict[str, Any] = self._fs.find(f"{self._root}/{folder}", detail=True)
+            return found
+
+        found = self._try(folder, find)
+        return {name[len(self._root) + 1 :]: _entry(info) for name, info in found.items()}
+
+    def _try(self, name: str, work: Callable[[], T]) -> T:
+        """The result of `work`, tried again, ever later, while the error may pass by itself."""
+        attempt = 0
+        while True:
+            try:
+                return work()
+            except Exception as error:  # each package has exceptions of its own
+                attempt += 1
+                if attempt == _ATTEMPTS or isinstance(error, _FINAL) or _is_setup(error):
+                    raise self._unreadable(name, error) from error
+            time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
+
+    def _unreadable(self, name: str, error: Exception) -> UserError:
+        file = f"{self.url}/{name}".rstrip("/")
+        if isinstance(error, FileNotFoundError):
+            return UserError(f"{file}: not there; check the url, and copy a complete DATA there")
+        credentials = _CREDENTIALS.get(self._package, "the credentials that it asks for")
+        return UserError(
+            f"{file}: cannot be read ({type(error).__name__}: {error}); check the url, the network and {credentials}"
+        )
+
+
+def _is_setup(error: Exception) -> bool:
+    """Errors of credentials and addresses: waiting does not mend them. Told by name, their packages are optional."""
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
+
+
+def _entry(info: dict[str, Any]) -> Entry:
+    stamps = [f"{stamp}={info[stamp]}" for stamp in _STAMPS if stamp in info]
+    return Entry(int(info["size"]), " ".join([str(info["size"]), *stamps]))
