@@ -31,6 +31,7 @@ from labelgen.ontology import Ontology, read_words
 from labelgen.presence import PresenceSettings, detect
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, check_same_photo
+from labelgen.staging import open_data
 from labelgen.table import table
 from labelgen.truth import TruthReader
 
@@ -83,13 +84,14 @@ def main(args: argparse.Namespace) -> int:
     times = StageTimes()
     config = load_config(args.config, args.overrides)
     hosts.start(**vars(hosts_config(config)))
-    data = Dataset.open(args.data)
+    data = open_data(args.data, config.data_cache)
     with times("restore"):
         restored = restore_run(args.workdir)
     check_fits(restored, data)
     embed = Embedder(restored, config.eval.batch_size)
     presence = LabelSettings.from_config(config).presence
     for split in config.eval.splits:
+        data.stage(split, ("features", "evidence", "truth"), hosts.share(data.count(split)))
         words = split_words(data, restored, config, split)
         names = class_names(words.ontology, config.eval.background_threshold)
         truth = TruthReader(data, split, names, config.eval.truth)

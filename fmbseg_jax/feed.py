@@ -158,8 +158,19 @@ class Order:
         turn, at = divmod(step * self._each + i, len(self._rows[shard]))
         return int(self._rows[shard][self._permutation(shard, turn)[at]])
 
+    def rows_at(self, places: Rows) -> list[Rows]:
+        """The rows of each virtual shard that `places` of the batch belong to."""
+        return [self._rows[shard] for shard in np.unique(places // self._each)]
+
     def _permute(self, shard: int, turn: int) -> Rows:
         return np.random.default_rng([self._seed, shard, turn]).permutation(len(self._rows[shard]))
+
+
+def rows_read(train_rows: Rows, held_out_rows: Rows, config: FeedConfig, places: Rows) -> Rows:
+    """The rows, ascending, that a host with `places` of the batch trains on or holds out."""
+    order = Order(train_rows, config, steps=1)
+    held_out = held_out_rows[np.isin(np.arange(len(held_out_rows)) % config.batch_size, places)]
+    return np.unique(np.concatenate([*order.rows_at(places), held_out]))
 
 
 def check_whole_shards(places: Rows, config: FeedConfig) -> None:

@@ -29,7 +29,7 @@ from fmbseg_jax.embed import Embedder, check_fits, check_same_weights
 from fmbseg_jax.palette import overlay, palette
 from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
-from labelgen.dataset import Dataset, write_json
+from labelgen.dataset import write_json
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, read_words
 from labelgen.progress import Progress, StageTimes
@@ -37,6 +37,7 @@ from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.sources.folder import folder_source
+from labelgen.staging import open_data
 from labelgen.tfrecord import write_atomic
 
 Pixels = NDArray[np.uint8]
@@ -112,13 +113,14 @@ def wanted_words(restored: Restored, words: str | None) -> tuple[Ontology, NDArr
 
 def encoded(restored: Restored, path: str) -> Photos:
     """The photos of a DATA, split by split; their pictures from photos.root while that is there."""
-    data = Dataset.open(path)
+    data = open_data(path, restored.config.get("data_cache", ""))
     check_fits(restored, data)
 
     def rows() -> Iterator[Item]:
         for split in data.splits:
             source = pictures(restored.config, split)
             reader = data.reader("features", split)
+            data.stage(split, ["features"], hosts.share(len(reader)))
             for i in hosts.share(len(reader)):
                 row = FeatureRow.decode(reader[i])
                 image = None if source is None else picture(source, row)

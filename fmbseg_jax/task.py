@@ -1,6 +1,7 @@
 """What one training is about: words, targets and rows of a DATA, and the identity by which a RUN knows it again."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import refuse_other
 from fmbseg_jax.config import TrainConfig
-from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, split_rows
+from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, split_rows
 from fmbseg_jax.losses import class_weights
 from labelgen.config import digest
 from labelgen.dataset import Dataset, read_json, write_json
@@ -35,6 +36,18 @@ class Task:
     train_rows: Rows
     held_out_rows: Rows
     """Free labels too, or truth for the oracle; they choose the best checkpoint and are never trained on."""
+
+
+def stage_rows(data: Dataset, settings: TrainConfig, places: Rows, stopped: Callable[[], bool]) -> bool:
+    """Brings near what this host reads of a remote DATA; False when it was stopped before. All hosts must call it."""
+    feed = settings.feed
+    train_rows, held_out_rows = split_rows(data.count(feed.split), feed.holdout)
+    targets = "truth" if feed.targets == "truth" else f"labels/{settings.labels}"
+    rows = rows_read(train_rows, held_out_rows, feed, places)
+    counted = train_rows[hosts.index() :: hosts.count()]  # by class_mass
+    done = data.stage(feed.split, ["features"], rows, stopped)
+    done = done and data.stage(feed.split, [targets], np.union1d(rows, counted), stopped)
+    return not hosts.any_of(not done)
 
 
 def open_task(data: Dataset, settings: TrainConfig) -> Task:
@@ -103,7 +116,7 @@ def keep_config(workdir: Path, facts: dict[str, Any]) -> None:
     UserError too when hosts differ in what they were told or read.
     """
     path = workdir / "config.json"
-    told = {**facts["config"], "distributed": ""}
+    told = {**facts["config"], "distributed": "", "data_cache": ""}
     hosts.check_same(
         [facts["identity"], told], f"{workdir}: the hosts differ in config, words or DATA; start all with the same"
     )

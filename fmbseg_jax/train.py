@@ -41,10 +41,11 @@ from fmbseg_jax.step import (
     init_state,
     make_head,
 )
-from fmbseg_jax.task import Task, keep_config, open_task, run_facts
+from fmbseg_jax.task import Task, keep_config, open_task, run_facts, stage_rows
 from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset, write_json
+from labelgen.dataset import write_json
 from labelgen.progress import Progress, StageTimes
+from labelgen.staging import open_data
 
 
 def main(args: argparse.Namespace) -> int:
@@ -69,7 +70,11 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     check_whole_shards(places, settings.feed)
 
     with times("open"):
-        data = Dataset.open(args.data)
+        data = open_data(args.data, config.data_cache)
+    with times("stage"):
+        if not stage_rows(data, settings, places, preempted):
+            return hosts.PREEMPTED
+    with times("open"):
         task = open_task(data, settings)
         facts = run_facts(config, settings, data, task)
         keep_config(workdir, facts)

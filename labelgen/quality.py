@@ -25,6 +25,7 @@ from labelgen.presence import dense_logits
 from labelgen.progress import Progress
 from labelgen.records import EvidenceRow
 from labelgen.resample import to_pixels
+from labelgen.staging import open_data
 from labelgen.table import table
 from labelgen.truth import TruthReader
 
@@ -35,7 +36,7 @@ LabelMap = NDArray[np.integer]
 def main(args: argparse.Namespace) -> int:
     """Print and write the quality of every labelled split that has truth."""
     config = load_config(args.config, args.overrides)
-    data = Dataset.open(args.data)
+    data = open_data(args.data, config.data_cache)
     words = data.labels(config.labels.name)
     calibration = Calibration.from_json(data.labels_file(config.labels.name, "calibration.json"))
     splits = [s for s in config.labels.splits if data.has_truth(s)]
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
     out = data.path / "labels" / config.labels.name / "quality.json"
     report = {}
     for split in splits:
+        data.stage(split, ("evidence", "truth"), range(min(data.count(split), args.limit or data.count(split))))
         rows, presence = split_quality(data, split, Vocabulary(*words, calibration), config, args.limit)
         report[split] = {"readings": rows, "presence": presence}
         print(table(split, rows))

@@ -106,6 +106,14 @@ def test_devices_without_whole_virtual_shards_are_fed(examples: Examples) -> Non
     assert isinstance(open_it(examples, mesh_of(4, 1), virtual_shards=2), Placed)
 
 
+def test_training_from_a_url_is_the_same(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert training.train(path, tmp_path / "plain") == 0
+    assert training.train(f"file://{path}", tmp_path / "url") == 0  # type: ignore[arg-type]
+    assert training.digests(tmp_path / "plain") == training.digests(tmp_path / "url")
+    assert list((tmp_path / "cache").rglob("*.tfrecord")), "read through a copy"
+
+
 def test_training_is_the_same_either_way(path: Path, tmp_path: Path) -> None:
     assert training.train(path, tmp_path / "fed", train_resident_share=0) == 0
     assert training.train(path, tmp_path / "stored", train_resident_share=0.5, train_steps=60) == 0
