@@ -19,6 +19,7 @@ from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state, 
 
 WIDTH, TEXT_WIDTH, BATCH, GRID = 96, 80, 16, 12
 SMALL_BYTES = 4096
+LINEAR, BLOCK = HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")
 CE = LossConfig("prototype_ce", True, 0.5, 0.1, False, 64, 256, 1.0)
 CONTRAST = SUPCON.__class__(**{**vars(SUPCON), "patches_per_photo": 64, "supcon_samples": 256})
 ALL_PATCHES = CE.__class__(**{**vars(CE), "patches_per_photo": 0})
@@ -81,8 +82,7 @@ def batch(sharding: Any) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in like.items()}
 
 
-@pytest.mark.parametrize("loss", [CE, ALL_PATCHES, CONTRAST], ids=["ce", "ce, all patches", "t_supcon"])
-@pytest.mark.parametrize("head", [HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")], ids=["0", "1"])
+@pytest.mark.parametrize(("head", "loss"), [(LINEAR, CE), (LINEAR, CONTRAST), (BLOCK, ALL_PATCHES), (BLOCK, CONTRAST)])
 def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, loss: LossConfig) -> None:
     text, parameters = program(head, loss)
     large = moved(text)
