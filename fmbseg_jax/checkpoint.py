@@ -152,7 +152,8 @@ class Checkpoints:
 
 def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> None:
     """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
-    for field in sorted(saved.keys() | ours.keys()):
+    # One that only one of them has follows from another that both have.
+    for field in sorted(saved.keys() | ours.keys(), key=lambda name: (name not in saved or name not in ours, name)):
         if saved.get(field) != ours.get(field):
             raise UserError(
                 f"{where}: was trained with {field}={saved.get(field)!r}, now it is {ours.get(field)!r}; "
