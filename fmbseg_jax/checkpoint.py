@@ -152,8 +152,7 @@ class Checkpoints:
 
 def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> None:
     """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
-    # One that only one of them has follows from another that both have.
-    for field in sorted(saved.keys() | ours.keys(), key=lambda name: (name not in saved or name not in ours, name)):
+    for field in sorted(saved.keys() | ours.keys()):
         if saved.get(field) != ours.get(field):
             raise UserError(
                 f"{where}: was trained with {field}={saved.get(field)!r}, now it is {ours.get(field)!r}; "
