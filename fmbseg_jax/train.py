@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from jax.sharding import NamedSharding
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.config import TrainConfig, train_config
+from fmbseg_jax.costs import Cost, cost
 from fmbseg_jax.feed import Rows, check_whole_shards, held_out_batches
 from fmbseg_jax.gather import Batch
 from fmbseg_jax.logs import MetricsLog, NoLog
@@ -46,6 +48,8 @@ from labelgen.config import command, load_config, parser
 from labelgen.dataset import write_json
 from labelgen.progress import Progress, StageTimes
 from labelgen.staging import open_data
+
+_IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -113,6 +117,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         checkpoints=checkpoints,
         log=MetricsLog(workdir, start) if hosts.is_first() else NoLog(),
         times=times,
+        logged=start,
     )
     reached = loop.run(state, start, preempted)
     loop.close()
@@ -155,7 +160,8 @@ class Loop:
 
     settings: TrainConfig
     feed: Batches
-    step: Callable[[State, Batch, Teacher], tuple[State, Metrics]]
+    step: Any
+    """State, batch, teacher -> state, metrics: jitted, compiled with the first batch."""
     held_out: HeldOut
     teacher: Teacher
     flags: tuple[Batch, Batch]
@@ -164,6 +170,10 @@ class Loop:
     times: StageTimes
     loss: float | None = None
     """The last one on held-out rows."""
+    cost: Cost | None = None
+    """Of a step, once it is compiled."""
+    logged: int = 0
+    """The step of the last line of figures."""
 
     def run(self, state: State, start: int, preempted: Callable[[], bool]) -> int:
         """Steps from `start` to the end, or until any host is preempted; returns the step reached, which is saved."""
@@ -176,7 +186,9 @@ class Loop:
             while step < steps and not stop:
                 with self.times("wait for data"):
                     batch = {**next(self.feed), **self.flags[preempted()]}
-                with self.times("first step" if step == start else "steps"):
+                if step == start:
+                    self._compile(state, batch)
+                with self.times("steps"):
                     state, metrics = self.step(state, batch, self.teacher)
                     stop = self._finish(pending)
                 step, pending = step + 1, (step + 1, metrics)
@@ -191,6 +203,14 @@ class Loop:
         progress.close()
         return step
 
+    def _compile(self, state: State, batch: Batch) -> None:
+        with self.times("compile"), jax.transfer_guard("allow"):
+            arguments = state, batch, self.teacher
+            compiled = self.step.lower(*arguments).compile()
+            self.cost = cost(self.step, compiled, arguments, jax.device_count())
+            self.step = compiled
+        print(self.cost, file=hosts.errors())
+
     def _finish(self, pending: tuple[int, Metrics] | None) -> bool:
         """Waits for a step and logs it, while the next one is at work: never more than two are in flight.
 
@@ -202,8 +222,17 @@ class Loop:
         jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
         if step % self.settings.log_every == 0:
             figures = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "stop"}
-            self.log.write(step, figures)
+            self.log.write(step, figures | self._speed(step))
         return bool(jax.device_get(metrics["stop"]))
+
+    def _speed(self, step: int) -> dict[str, float]:
+        """Where the time since the last line went, and how near the steps come to what the device could do."""
+        seconds = self.times.taken()
+        figures = {f"seconds/{stage}": taken for stage, taken in seconds.items() if stage in _IN_THE_LOOP}
+        done, self.logged = step - self.logged, step
+        if self.cost and done > 0 and seconds.get("steps"):
+            figures["share_of_peak"] = self.cost.least_seconds * done / (seconds["steps"] + seconds["wait for data"])
+        return figures
 
     def _evaluate_and_save(self, step: int, state: State) -> None:
         with self.times("held-out loss"):

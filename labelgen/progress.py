@@ -81,6 +81,7 @@ class StageTimes:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._seconds: dict[str, float] = {}
+        self._told: dict[str, float] = {}
         self._inside: dict[str, StageTimes] = {}
 
     @contextmanager
@@ -94,6 +95,12 @@ class StageTimes:
     def inside(self, stage: str, parts: "StageTimes") -> None:
         """`parts` says where the time of `stage` went."""
         self._inside[stage] = parts
+
+    def taken(self) -> dict[str, float]:
+        """Seconds of each stage since the last call."""
+        since = {stage: seconds - self._told.get(stage, 0.0) for stage, seconds in self._seconds.items()}
+        self._told = dict(self._seconds)
+        return since
 
     def summary(self) -> str:
         """`load 1.2 s, encode 30.4 s (clip 20.0 s, sam 10.2 s), write 0.8 s`, in the order of first use."""

@@ -19,6 +19,7 @@ from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state, 
 
 WIDTH, TEXT_WIDTH, BATCH, GRID = 96, 80, 16, 12
 SMALL_BYTES = 4096
+LINEAR, BLOCK = HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")
 CE = LossConfig("prototype_ce", True, 0.5, 0.1, False, 64, 256, 1.0)
 CONTRAST = SUPCON.__class__(**{**vars(SUPCON), "patches_per_photo": 64, "supcon_samples": 256})
 ALL_PATCHES = CE.__class__(**{**vars(CE), "patches_per_photo": 0})
@@ -93,9 +94,17 @@ def stored_batch(sharding: Any) -> dict[str, Any]:
     return {**{name: array(x) for name, x in rows.items() if name != "stop"}, "stop": rows["stop"], "index": index}
 
 
-@pytest.mark.parametrize("stored", [False, True], ids=["fed", "stored"])
-@pytest.mark.parametrize("loss", [CE, ALL_PATCHES, CONTRAST], ids=["ce", "ce, all patches", "t_supcon"])
-@pytest.mark.parametrize("head", [HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")], ids=["0", "1"])
+@pytest.mark.parametrize(
+    ("head", "loss", "stored"),
+    [
+        (LINEAR, CE, False),
+        (LINEAR, CE, True),
+        (LINEAR, CONTRAST, True),
+        (BLOCK, ALL_PATCHES, False),
+        (BLOCK, ALL_PATCHES, True),
+        (BLOCK, CONTRAST, False),
+    ],
+)
 def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, loss: LossConfig, stored: bool) -> None:
     text, parameters = program(head, loss, stored)
     large = moved(text)

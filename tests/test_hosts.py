@@ -105,9 +105,10 @@ def command(data: Path, workdir: Path, **fields: Any) -> list[str]:
     return ["-m", "fmbseg_jax.train", *argv(data, workdir, **{**FIELDS, **fields})]
 
 
-def on_two(data: Path, workdir: Path, log: Path, **environment: str) -> Any:
-    commands = pair(lambda how: [*command(data, workdir, distributed=how), "--config.distributed_silent_s=10"])
-    return hosts(commands, log, 2, **environment)
+def on_two(data: Path, workdir: Path, log: Path, devices: int = 2, silent_s: int = 60, **environment: str) -> Any:
+    silent = f"--config.distributed_silent_s={silent_s}"
+    commands = pair(lambda how: [*command(data, workdir, distributed=how), silent])
+    return hosts(commands, log, devices, **environment)
 
 
 def on_one(data: Path, workdir: Path, log: Path, **environment: str) -> Any:
@@ -154,7 +155,7 @@ def cut_off_latest(workdir: Path) -> int:
 
 
 def test_a_signal_while_the_step_is_compiled_is_obeyed(data: Path, tmp_path: Path) -> None:
-    with on_two(data, tmp_path / "run", tmp_path / "log") as started:
+    with on_two(data, tmp_path / "run", tmp_path / "log", 1) as started:
         wait_for(tmp_path / "run/metrics.jsonl", 0)  # opened just before
         started.processes[0].send_signal(signal.SIGTERM)
         ended = started.end()
@@ -164,20 +165,20 @@ def test_a_signal_while_the_step_is_compiled_is_obeyed(data: Path, tmp_path: Pat
 def test_a_signal_before_the_hosts_have_met_is_obeyed(data: Path, tmp_path: Path) -> None:
     port = free_port()
     one, other = ([*HOST_RUN, *command(data, tmp_path / "run", distributed=f"127.0.0.1:{port},2,{i}")] for i in (0, 1))
-    with hosts([one], tmp_path / "a", 2) as first:
+    with hosts([one], tmp_path / "a", 1) as first:
         wait_for_port(port)
         first.processes[0].send_signal(signal.SIGTERM)
-        with hosts([other], tmp_path / "b", 2) as second:
+        with hosts([other], tmp_path / "b", 1) as second:
             assert [end.code for end in (*first.end(), *second.end())] == [75, 75]
     assert not digests(tmp_path / "run")
 
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_host_that_dies_makes_the_other_end_with_an_error(data: Path, tmp_path: Path, killed: int) -> None:
-    with on_two(data, tmp_path / "run", tmp_path / "log", HOST_SECONDS="0.05") as started:
+    with on_two(data, tmp_path / "run", tmp_path / "log", 1, 10, HOST_SECONDS="0.05") as started:
         wait_for(tmp_path / "run/metrics.jsonl", 3)
         started.processes[killed].kill()
-        ended = started.end(40)
+        ended = started.end(90)
     assert ended[killed].code == -signal.SIGKILL
     assert ended[1 - killed].code not in (0, 75)
     assert "another task died" in ended[1 - killed].err or "Connection closed by peer" in ended[1 - killed].err
@@ -193,7 +194,7 @@ def test_an_error_on_one_host_is_said_there_and_ends_the_other(data: Path, tmp_p
     at = raw.index(reader[row]) + len(reader[row]) // 2
     del reader
     shard.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-    with on_two(damaged, tmp_path / "run", tmp_path / "log") as started:
-        ended = started.end(60)
+    with on_two(damaged, tmp_path / "run", tmp_path / "log", 1, 10) as started:
+        ended = started.end(90)
     assert ended[1].code == 2 and f"train-00000-of-00003.tfrecord: record {row} is damaged" in ended[1].err
     assert ended[0].code not in (0, 2, 75)
