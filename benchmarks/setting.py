@@ -104,9 +104,7 @@ def photo_rows(
     box = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
     return (
         FeatureRow(photo_id, size_hw, box, (h, w), (centres[classes] + noise).astype(bfloat16)),
-        LabelRow(
-            photo_id, present, scores, label_map, confidence, targets.astype(np.uint16), shares.astype(np.uint8)
-        ),
+        LabelRow(photo_id, present, scores, label_map, confidence, targets.astype(np.uint16), shares.astype(np.uint8)),
     )
 
 

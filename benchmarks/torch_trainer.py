@@ -218,9 +218,7 @@ def take_patches(x: Tensor, index: Tensor) -> Tensor:
 
 def compared(training: Training, photos: Photos, settings: Settings) -> dict[str, float]:
     """Loss and gradient norm of all patches of the given rows, before the first step."""
-    batch = {
-        name: torch.stack([photos[row][name] for row in settings.rows]).to(settings.device) for name in photos[0]
-    }
+    batch = {name: torch.stack([photos[row][name] for row in settings.rows]).to(settings.device) for name in photos[0]}
     loss, _ = training.losses(batch, 0)
     loss.backward()
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in training.head.parameters() if p.grad is not None))
