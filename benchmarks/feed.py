@@ -3,10 +3,15 @@
     python -m benchmarks.feed [--pocket] [--photos=64] [--repeats=7] [--out=FILE.json]
 
 Makes a DATA of random features and reads it once, so that the page cache holds it: no disk is measured. Then, in turns:
-the plain read (the features' files from end to end into one buffer), the feed over a DATA just opened (every record
-read, checked, decoded and batched), the same feed once it holds the photos in memory, and tf.data (TFRecordDataset,
-parse, batch) where TensorFlow is installed. Bytes are those of the features' files for all. --profile says which
-functions the feed's time is spent in, on one thread.
+
+- the plain read: the features' files from end to end into one buffer of 4 MiB, which stays in the processor's cache;
+- the same into as much memory as a batch takes, which every reader of batches must fill;
+- the feed over a DATA just opened: every record read, checked, decoded and batched;
+- the feed once it holds the photos in memory;
+- tf.data (TFRecordDataset, parse, batch) where TensorFlow is installed.
+
+Bytes are those of the features' files for all. --profile says which functions the feed's time is spent in, on one
+thread. Processor time tells more than the clock where others use the machine too.
 """
 
 import argparse
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.setting import POCKET, REAL, Shape, median, publish, scratch_data, spread, table
 from fmbseg_jax.config import FeedConfig, train_config
@@ -30,7 +36,9 @@ from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 
 BLOCK_BYTES = 4 << 20
-PLAIN = "plain sequential read"
+PLAIN, FILLING = "plain sequential read", "the same, into memory for a batch"
+Spent = tuple[float, float]
+"""(seconds, processor seconds of all threads)"""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         files = sorted((path / "features").glob("*.tfrecord"))
         size = sum(file.stat().st_size for file in files)
         ways = readers(path, files, shape)
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[Spent]] = {name: [] for name in ways}
         for turn in range(args.repeats + 1):
             for name, read in ways.items():
                 spent = timed(read)
@@ -59,9 +67,10 @@ def readers(path: Path, files: list[Path], shape: Shape) -> dict[str, Callable[[
     """Each reads all of DATA once."""
     settings = train_config(load_config("configs/default.py", shape.overrides)).feed
     held = examples(path)
-    buffer = bytearray(BLOCK_BYTES)
+    buffers = np.empty(BLOCK_BYTES, np.uint8), np.empty(batch_bytes(shape), np.uint8)
     ways = {
-        PLAIN: lambda: plain_read(files, buffer),
+        PLAIN: lambda: plain_read(files, buffers[0]),
+        FILLING: lambda: plain_read(files, buffers[1]),
         "feed, from the files": lambda: one_pass(examples(path), settings, shape),
         "feed, from memory": lambda: one_pass(held, settings, shape),
     }
@@ -78,12 +87,18 @@ def examples(path: Path) -> Examples:
     return Examples(data, "train", free_labels(data, "default", "train"))
 
 
-def plain_read(files: list[Path], buffer: bytearray) -> None:
-    """Every byte of the files, in order."""
+def batch_bytes(shape: Shape) -> int:
+    """Of a batch's features."""
+    return 2 * shape.batch_size * shape.grid_hw[0] * shape.grid_hw[1] * shape.feature_width
+
+
+def plain_read(files: list[Path], buffer: NDArray[np.uint8]) -> None:
+    """Every byte of the files, in order, 4 MiB at a time, round and round the buffer."""
+    at = 0
     for file in files:
         with file.open("rb", buffering=0) as opened:
-            while opened.readinto(buffer):
-                pass
+            while count := opened.readinto(memoryview(buffer)[at : at + BLOCK_BYTES]):
+                at = 0 if at + count >= len(buffer) else at + count
 
 
 def one_pass(photos: Examples, settings: FeedConfig, shape: Shape) -> None:
@@ -96,7 +111,7 @@ def one_pass(photos: Examples, settings: FeedConfig, shape: Shape) -> None:
 
 def tf_data(files: list[Path], shape: Shape) -> Callable[[], None]:
     """The same features by TensorFlow's own reader, parser and batches."""
-    import tensorflow as tf  # type: ignore[import-not-found,unused-ignore]
+    import tensorflow as tf  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     fields = {"features": tf.io.FixedLenFeature([], tf.string), "grid_hw": tf.io.FixedLenFeature([2], tf.int64)}
     width = [*shape.grid_hw, shape.feature_width]
@@ -115,11 +130,11 @@ def tf_data(files: list[Path], shape: Shape) -> Callable[[], None]:
     return read
 
 
-def timed(read: Callable[[], None]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
+def timed(read: Callable[[], None]) -> Spent:
+    """What it took."""
+    start, work = time.perf_counter(), time.process_time()
     read()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - work
 
 
 def profile(path: Path, shape: Shape) -> None:
@@ -138,19 +153,24 @@ def profile(path: Path, shape: Shape) -> None:
 def text(result: dict[str, Any], shape: Shape) -> str:
     """The README's rows."""
     rows = []
-    plain = result["seconds"][PLAIN]
-    for name, seconds in result["seconds"].items():
-        ratio = [a / b for a, b in zip(plain, seconds, strict=True)]
+    for name, spent in result["seconds"].items():
+        seconds, work = ([float(one[i]) for one in spent] for i in range(2))
         rows.append(
             [
                 name,
-                f"D={shape.feature_width}, N={shape.grid_hw[0]} x {shape.grid_hw[1]}",
                 spread([shape.photos / s for s in seconds]),
                 spread([result["bytes"] / s / 1e9 for s in seconds]),
-                f"**{median(ratio):.2f}**" if name != PLAIN else "1",
+                *(share(result["seconds"], base, name) for base in (PLAIN, FILLING)),
+                spread([1e3 * s / shape.photos for s in work]),
             ]
         )
-    return table(["reader", "shape", "photos/s", "GB/s", "of the plain read"], rows)
+    heads = [f"D={shape.feature_width}, {shape.grid_hw[0]} x {shape.grid_hw[1]}", "photos/s", "GB/s"]
+    return table([*heads, "of the plain read", "of the one into memory", "processor ms a photo"], rows)
+
+
+def share(seconds: dict[str, list[Spent]], base: str, name: str) -> str:
+    """Median over the turns of the speed as a share of the base's."""
+    return f"**{median([a[0] / b[0] for a, b in zip(seconds[base], seconds[name], strict=True)]):.2f}**"
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -65,8 +65,9 @@ def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Bat
         "row": np.arange(b, dtype=np.int32),
         "stop": np.zeros(b, np.float32),
     }
-    teacher = Teacher(prototypes / np.linalg.norm(prototypes, axis=1)[:, None], np.ones(shape.classes, np.float32))
-    return jax.device_put(batch, over), jax.device_put(jax.tree.map(jnp.asarray, teacher), whole)
+    unit = prototypes / np.linalg.norm(prototypes, axis=1)[:, None]
+    teacher = Teacher(jnp.asarray(unit), jnp.ones(shape.classes))
+    return jax.device_put(batch, over), jax.device_put(teacher, whole)
 
 
 def matmul_flops(jaxpr: Any) -> int:

@@ -29,8 +29,10 @@ from labelgen.errors import UserError
 from labelgen.ontology import parse_words
 
 CONFIGS = ("configs/pocket.py", "configs/voc.py", "configs/coco_stuff.py", "configs/context.py")
-WIDTHS = {"vit_large_patch14_dinov2.lvd142m": (1024, 14), "ViT-L-14": 768, "ViT-B-16": 512}
-"""Encoder -> (D, patch in px); CLIP -> E."""
+ENCODERS = {"vit_large_patch14_dinov2.lvd142m": (1024, 14)}
+"""Name -> (D, patch in px)."""
+TEXT_WIDTHS = {"ViT-L-14": 768, "ViT-B-16": 512}
+"""CLIP's name -> E."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,16 +43,16 @@ def main(args: argparse.Namespace) -> int:
 
 
 def shape_of(config: ConfigDict, args: argparse.Namespace) -> Shape:
-    """Sizes of a config's features, text and step. UserError for an encoder that is not in WIDTHS."""
+    """Sizes of a config's features, text and step. UserError for an encoder without a known width."""
     if config.encoder.name.endswith(".json"):
         folder = Path(ROOT, config.weights_dir)
         encoder = json.loads((folder / config.encoder.name).read_text())["model_args"]
         width, patch = encoder["embed_dim"], encoder["patch_size"]
         text_width = json.loads((folder / config.clip.name).read_text())["embed_dim"]
-    elif config.encoder.name not in WIDTHS or config.clip.name not in WIDTHS:
-        raise UserError(f"{config.encoder.name} or {config.clip.name}: no known width; add it to WIDTHS")
+    elif config.encoder.name not in ENCODERS or config.clip.name not in TEXT_WIDTHS:
+        raise UserError(f"{config.encoder.name} or {config.clip.name}: no known width; add it to {__file__}")
     else:
-        (width, patch), text_width = WIDTHS[config.encoder.name], WIDTHS[config.clip.name]
+        (width, patch), text_width = ENCODERS[config.encoder.name], TEXT_WIDTHS[config.clip.name]
     words = parse_words(Path(ROOT, config.ontology).read_text().splitlines(), config.ontology)
     height = config.encoder.height_px or config.encoder.size_px
     return Shape(

@@ -63,25 +63,26 @@ CHIPS = {
 }
 
 
-def step_seconds(chip: Chip, hosts: int, flops: float, moved: float, exchanged: float, fed: float) -> dict[str, float]:
+def step_seconds(chip: Chip, hosts: int, flops: float, moved: float, sent: float, fed: float) -> dict[str, float]:
     """Seconds of a step on `hosts` hosts with all their chips, as long as nothing but the peaks limits it.
 
     With n = hosts * per_host chips, and a device's own share of flops, bytes moved to and from its memory, bytes of
-    the gradients that are summed, and bytes of features fed to it from the store each step:
+    the collectives' results (those of sums twice: once to add and once to spread, as in a ring), and bytes of
+    features fed to it from the store each step:
 
         work = max(flops / chip.flops, moved / chip.memory)
-        sum = 2 (n - 1) / n * exchanged / link,  a ring: each byte is sent twice, once to add and once to spread;
-              link = min(exchange, network) where a ring crosses hosts (network: a host's ports, all of which
-              a hierarchical ring uses), else exchange
+        sum = (n - 1) / n * sent / link;  link = min(exchange, network) where the ring crosses hosts
+              (network: all of a host's ports, which a hierarchical ring uses), else exchange
         feed = fed * per_host / store, read ahead, so that it hides behind the rest or bounds it
-        step = max(work + sum, feed);  nothing is fed where the features lie on the devices: max(work + sum)
+        step = max(work + sum, feed);  work + sum where the features lie on the devices and nothing is fed
 
-    Sum and work are added, as the gradient of a linear head is there at the end only. Latencies are left out.
+    Sum and work are added, as the gradient of a linear head is there at the end only. Latencies, of some ten
+    microseconds a collective and more a launch, are left out: a step of a tenth of a millisecond is not to be had.
     """
     chips = hosts * chip.per_host
     work = max(flops / chip.flops, moved / chip.memory)
     link = min(chip.exchange, chip.network) if chip.network and hosts > 1 else chip.exchange
-    summed = 2 * (chips - 1) / chips * exchanged / link
+    summed = (chips - 1) / chips * sent / link
     feed = fed * chip.per_host / chip.store
     return {"work": work, "sum": summed, "feed": feed, "resident": work + summed, "fed": max(work + summed, feed)}
 
@@ -118,7 +119,7 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
     memory = made.compiled.memory_analysis()
     return {
         "devices": devices,
-        "collectives": collectives(made.compiled.as_text()),
+        "collectives": collectives(made.compiled.as_text()) if devices > 1 else {},  # there with oneself to sum
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "flops": matmul_flops(made.jaxpr) / devices,
@@ -172,6 +173,11 @@ def exchanged(row: dict[str, Any]) -> int:
     return sum(sum(sizes) for sizes in row["collectives"].values())
 
 
+def sent(row: dict[str, Any]) -> int:
+    """Bytes that a ring sends of them, but for its (n - 1) / n: a sum goes round twice."""
+    return exchanged(row) + sum(map(int, row["collectives"].get("all-reduce", [])))
+
+
 def on_paper(rows: list[dict[str, Any]], batch: int) -> str:
     """The model's table, from the figures of 8 devices."""
     lines = []
@@ -181,8 +187,8 @@ def on_paper(rows: list[dict[str, Any]], batch: int) -> str:
         moved = needed_bytes(row)
         for name, most in (("TPU v5e", 32), ("H100 SXM", 4)):
             chip = CHIPS[name]
-            for hosts in [n for n in (1, 2, 4, 8, 16, 32) if n <= most]:
-                times = step_seconds(chip, hosts, row["flops"], moved, exchanged(row), row["feature_bytes"])
+            for hosts in [n for n in (1, 4, 32) if n <= most]:
+                times = step_seconds(chip, hosts, row["flops"], moved, sent(row), row["feature_bytes"])
                 photos = hosts * chip.per_host * batch
                 lines.append(
                     [

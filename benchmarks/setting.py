@@ -42,7 +42,6 @@ class Shape:
     def overrides(self) -> list[str]:
         """Fields of configs/default.py that make the trainer's step one of this shape, on all its photos."""
         return [
-            "mesh.data=1",
             f"head.blocks={self.blocks}",
             f"train.batch_size={self.batch_size}",
             f"train.virtual_shards={min(16, self.batch_size)}",

@@ -134,7 +134,8 @@ class Head(nn.Module):
         x = features.float()
         for block in self.blocks:
             x = block(x, valid)
-        return F.normalize(self.project(self.norm(x)), dim=-1)
+        z: Tensor = F.normalize(self.project(self.norm(x)), dim=-1)
+        return z
 
     def load(self, values: dict[str, np.ndarray[Any, Any]]) -> None:
         """Takes parameters in flax's names: kernels are [in, ..., out] there, qkv's [D, 3, heads, D / heads]."""
@@ -164,7 +165,7 @@ class Training:
         self._class_weights = torch.from_numpy(values["class_weights"]).to(settings.device)
         matrices = [p for p in self.head.parameters() if p.ndim > 1]
         others = [p for p in self.head.parameters() if p.ndim == 1]
-        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         self._optimiser = torch.optim.AdamW(
             groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -181,15 +182,12 @@ class Training:
         """(loss, agreement with the targets) of a batch, of `draw` patches a photo (0: of all that there are)."""
         features, valid, classes = batch["features"], batch["valid"], batch["classes"]
         shares = batch["shares"].float() / 255
-        z = None
+        take = draw_patches(shares, draw) if draw else None
         if self._settings.blocks:
-            z = self.head(features, valid)
-        if draw:
-            take = draw_patches(shares, draw)
-            features, z = (None if x is None else take_patches(x, take) for x in (features, z))
-            valid, classes, shares = (take_patches(x, take) for x in (valid, classes, shares))
-        if z is None:
-            z = self.head(features, valid)
+            z = taken(self.head(features, valid), take)
+        else:
+            z = self.head(taken(features, take), taken(valid, take))
+        classes, shares = taken(classes, take), taken(shares, take)
         scores = z @ self._prototypes.T
         log_p = F.log_softmax(scores / self._settings.temperature, -1)
         weighted = shares * self._class_weights[classes]
@@ -204,23 +202,23 @@ class Training:
         """One update."""
         self._optimiser.zero_grad(set_to_none=True)
         loss, agreement = self._losses(batch, draw)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.head.parameters(), self._settings.clip_norm)
         self._optimiser.step()
         self._schedule.step()
         return loss.detach(), agreement
 
 
-def take_patches(x: Tensor, index: Tensor) -> Tensor:
-    """x [B, N, ...] at index [B, n]."""
-    return x[torch.arange(len(x), device=x.device)[:, None], index]
+def taken(x: Tensor, index: Tensor | None) -> Tensor:
+    """x [B, N, ...] at index [B, n]; all of it where there is none."""
+    return x if index is None else x[torch.arange(len(x), device=x.device)[:, None], index]
 
 
 def compared(training: Training, photos: Photos, settings: Settings) -> dict[str, float]:
     """Loss and gradient norm of all patches of the given rows, before the first step."""
     batch = {name: torch.stack([photos[row][name] for row in settings.rows]).to(settings.device) for name in photos[0]}
     loss, _ = training.losses(batch, 0)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in training.head.parameters() if p.grad is not None))
     training.head.zero_grad()
     return {"loss": loss.item(), "gradient_norm": norm}
