@@ -97,7 +97,7 @@ def plain_read(files: list[Path], buffer: NDArray[np.uint8]) -> None:
     at = 0
     for file in files:
         with file.open("rb", buffering=0) as opened:
-            while count := opened.readinto(memoryview(buffer)[at : at + BLOCK_BYTES]):
+            while count := opened.readinto(buffer.data[at : at + BLOCK_BYTES]):
                 at = 0 if at + count >= len(buffer) else at + count
 
 

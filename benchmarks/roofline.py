@@ -76,7 +76,7 @@ def measured(path: str, args: argparse.Namespace) -> dict[str, Any]:
     gradient = with_gradient(shape, settings.head.dtype)
     step = stepping(made)
     ways = {"step": step, "product": product, "product and gradient": gradient}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(args.repeats + 3):
         for name, run in ways.items():
             spent = timed(run)
@@ -132,18 +132,21 @@ def with_gradient(shape: Shape, dtype: str) -> Callable[[], jax.Array]:
     return lambda: gradient(kernel, x)
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds until the result is there."""
-    start = time.perf_counter()
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """(seconds, processor seconds of all threads) until the result is there."""
+    start, work = time.perf_counter(), time.process_time()
     jax.block_until_ready(run())  # type: ignore[no-untyped-call]
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - work
 
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The README's rows."""
     lines = []
     for row in rows:
-        rates = {n: [row["flops"][n] / s / 1e9 for s in seconds] for n, seconds in row["seconds"].items()}
+        rates, worked = (
+            {name: [row["flops"][name] / spent[i] / 1e9 for spent in turns] for name, turns in row["seconds"].items()}
+            for i in range(2)
+        )
         share = [a / b for a, b in zip(rates["step"], rates["product"], strict=True)]
         lines.append(
             [
@@ -152,13 +155,14 @@ def text(rows: list[dict[str, Any]]) -> str:
                     **row["shape"]
                 ),
                 f"{row['flops']['step'] / 1e9:.1f}",
-                spread([1e3 * s for s in row["seconds"]["step"]]),
+                spread([1e3 * clock for clock, _ in row["seconds"]["step"]]),
                 *(spread(rates[name]) for name in ("step", "product", "product and gradient")),
                 f"**{median(share):.2f}** ({min(share):.2f} .. {max(share):.2f})",
+                f"{median(worked['step']) / median(worked['product']):.2f}",
             ]
         )
     heads = ["config", "shape", "GFLOP a step", "ms a step", "step, GFLOP/s", "product, GFLOP/s", "and gradient"]
-    return table([*heads, "step / product"], lines)
+    return table([*heads, "step / product", "by processor time"], lines)
 
 
 def arguments() -> argparse.ArgumentParser:

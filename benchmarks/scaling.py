@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> int:
                 XLA_FLAGS=flag,
                 JAX_PLATFORMS="cpu",
             )
-            rows.append({"case": case, **json.loads(out)})
+            rows.append({"case": case, **json.loads(out.out)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     publish(args, {"batch a device": args.batch, "rows": rows}, f"{text(rows)}\n\n{on_paper(rows, args.batch)}")
     return 0

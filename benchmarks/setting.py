@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -130,26 +130,64 @@ def environment(cores: int = 0) -> dict[str, str]:
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **threads}
 
 
-def fresh_process(module: str, arguments: Sequence[str], cores: int = 0, **variables: str) -> str:
-    """What `python -m module arguments` prints, run on the first `cores` cores that this process may use (0: all).
+class Finished(NamedTuple):
+    """A process that has ended well."""
+
+    out: str
+    """What it printed."""
+    used: list[tuple[float, float]]
+    """(time.time(), processor seconds until then, its children's too), some twenty times a second."""
+
+
+def fresh_process(module: str, arguments: Sequence[str], cores: int = 0, **variables: str) -> Finished:
+    """Runs `python -m module arguments` on the first `cores` cores that this process may use (0: all).
 
     CalledProcessError where it fails; its stderr is shown.
     """
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(mine)[: cores or None])  # the process inherits it
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             env={**environment(cores), **variables},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
     finally:
         os.sched_setaffinity(0, mine)
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        done.check_returncode()
-    return done.stdout
+    with process:
+        out, err, used = watched(process)
+    if process.returncode:
+        print(err, file=sys.stderr)
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return Finished(out, used)
+
+
+def watched(process: subprocess.Popen[str]) -> tuple[str, str, list[tuple[float, float]]]:
+    """Waits for it: stdout, stderr, Finished.used."""
+    used = []
+    try:
+        while True:
+            try:
+                return *process.communicate(timeout=0.05), used
+            except subprocess.TimeoutExpired:
+                used.append((time.time(), processor_seconds(process.pid)))
+    except BaseException:
+        process.kill()
+        raise
+
+
+def processor_seconds(session: int) -> float:
+    """Of all processes of a session so far."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def where() -> dict[str, Any]:

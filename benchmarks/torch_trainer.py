@@ -117,7 +117,8 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm_0(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None, None, :])
         x = x + self.out(y.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm_1(x)), approximate="tanh"))
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm_1(x)), approximate="tanh"))
+        return out
 
 
 class Head(nn.Module):
