@@ -167,7 +167,7 @@ def fresh_process(module: str, arguments: Sequence[str], cores: int = 0, **varia
 
 def watched(process: subprocess.Popen[str]) -> tuple[str, str, list[tuple[float, float]]]:
     """Waits for it: stdout, stderr, Finished.used."""
-    used = []
+    used: list[tuple[float, float]] = []
     try:
         while True:
             try:
