@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -44,7 +45,7 @@ class Shape:
         return [
             f"head.blocks={self.blocks}",
             f"train.batch_size={self.batch_size}",
-            f"train.virtual_shards={min(16, self.batch_size)}",
+            f"train.virtual_shards={math.gcd(16, self.batch_size)}",
             f"train.patches_per_photo={self.patches_per_photo}",
             "train.holdout=0.0",
         ]
