@@ -1,0 +1,94 @@
+"""The compiled training step of a shape without DATA: what the roofline and the scaling benchmarks look at."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from ml_dtypes import bfloat16
+
+from benchmarks.setting import Shape
+from fmbseg_jax import optim
+from fmbseg_jax.config import HeadConfig, LossConfig, TrainConfig, train_config
+from fmbseg_jax.mesh import make_mesh, over_data, replicated
+from fmbseg_jax.step import Batch, Objective, State, Teacher, born_sharded, compile_train_step, init_state, make_head
+from labelgen.config import load_config
+
+LARGE = 1 << 16
+"""Bytes of an array above which a collective counts as one that matters; below are sums and norms."""
+
+
+def settings_of(shape: Shape, *fields: str) -> TrainConfig:
+    """The default settings with this shape and with fields "train.loss=..."."""
+    return train_config(load_config("configs/default.py", [*shape.overrides, *fields]))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A training step over all devices, its state in place."""
+
+    compiled: Any
+    jaxpr: Any
+    state: State
+    batch: Batch
+    teacher: Teacher
+    compile_s: float
+
+
+def program(shape: Shape, head: HeadConfig, loss: LossConfig, seed: int = 0) -> Program:
+    """Compiles the step for a random batch; one word a class."""
+    mesh = make_mesh(-1, 1)
+    module, optimiser = make_head(head, shape.text_width), optim.adamw(1e-3, 1, 100, 0.01, 1.0)
+    state = born_sharded(lambda key: init_state(module, loss, optimiser, shape.feature_width, key), seed, mesh)
+    objective = Objective(module, loss, tuple(range(shape.classes)), mesh)
+    step: Any = compile_train_step(objective, optimiser, seed, state, mesh)
+    batch, teacher = inputs(shape, over_data(mesh), replicated(mesh))
+    traced = step.trace(state, batch, teacher)
+    start = time.perf_counter()
+    compiled = traced.lower().compile()
+    return Program(compiled, traced.jaxpr, state, batch, teacher, time.perf_counter() - start)
+
+
+def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Batch, Teacher]:
+    """A random batch and teacher on the devices."""
+    rng, (b, h, w) = np.random.default_rng(0), (shape.batch_size, *shape.grid_hw)
+    prototypes = rng.normal(size=(shape.classes, shape.text_width)).astype(np.float32)
+    batch = {
+        "features": rng.standard_normal((b, h, w, shape.feature_width), np.float32).astype(bfloat16),
+        "grid_hw": np.full((b, 2), shape.grid_hw, np.int32),
+        "classes": rng.integers(shape.classes, size=(b, h, w, 3)).astype(np.uint16),
+        "shares": np.broadcast_to(np.array([204, 51, 0], np.uint8), (b, h, w, 3)),
+        "row": np.arange(b, dtype=np.int32),
+        "stop": np.zeros(b, np.float32),
+    }
+    unit = prototypes / np.linalg.norm(prototypes, axis=1)[:, None]
+    teacher = Teacher(jnp.asarray(unit), jnp.ones(shape.classes))
+    return jax.device_put(batch, over), jax.device_put(teacher, whole)
+
+
+def matmul_flops(jaxpr: Any) -> int:
+    """Floating-point operations of the matrix products of a (closed) jaxpr on all devices, loops counted in full.
+
+    2 M N K each. What is inside a shard_map is written for one device: it counts as often as there are shards.
+    """
+    total = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "dot_general":
+            (axes, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total += 2 * math.prod(out) * math.prod(left[axis] for axis in axes)
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "shard_map":
+            times = equation.params["mesh"].size
+        total += times * sum(matmul_flops(inner) for inner in inner_jaxprs(equation.params))
+    return total
+
+
+def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    """The jaxprs that an equation calls."""
+    values = [value for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
+    return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
