@@ -200,8 +200,22 @@ class _Ordered:
         return {name: np.zeros_like(value) for name, value in self._examples[0].items()}
 
 
+def _stack(examples: Sequence[Example]) -> Example:
+    """The examples as one batch, in memory that jax takes over as it is: from then on it is jax's."""
+    places = {name: _aligned((len(examples), *value.shape), value.dtype) for name, value in examples[0].items()}
+    return {name: np.stack([example[name] for example in examples], out=out) for name, out in places.items()}
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory that begins at a multiple of 64 bytes: from any other place jax copies it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 def _batches(examples: Examples, order: Order | list[int], batch_size: int, places: Rows) -> Any:
-    source = grain.MapDataset.source(_Ordered(examples, order, batch_size, places)).batch(len(places))
+    source = grain.MapDataset.source(_Ordered(examples, order, batch_size, places)).batch(len(places), batch_fn=_stack)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(source.to_iter_dataset(options))
 

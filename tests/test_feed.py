@@ -87,6 +87,7 @@ def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:
             assert tuple(batch["grid_hw"][place]) == view.grid_hw
             np.testing.assert_array_equal(batch["classes"][place], label.target_classes)
             np.testing.assert_array_equal(batch["shares"][place], label.target_shares)
+    assert all(value.ctypes.data % 64 == 0 for value in batch.values()), "jax takes it over without a copy"
     assert batch["features"].shape == (8, *GRID, WIDTH) and batch["features"].dtype.name == "bfloat16"
     with pytest.raises(StopIteration):
         next(feed)
