@@ -11,7 +11,6 @@ torch.compile; each a setting, since what helps differs from machine to machine.
 import functools
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from labelgen.config import parser
 from labelgen.dataset import Dataset as Data
 from labelgen.records import FeatureRow, LabelRow
 
@@ -261,5 +261,8 @@ def train(settings: Settings) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    given = json.loads(Path(sys.argv[1]).read_text() if sys.argv[1].endswith(".json") else sys.argv[1])
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("settings", metavar="SETTINGS", help="the fields of Settings, as JSON or as a file *.json")
+    text = flags.parse_args().settings
+    given = json.loads(Path(text).read_text() if text.endswith(".json") else text)
     print(json.dumps(train(Settings(**given))))
