@@ -19,6 +19,7 @@ from labelgen.config import ROOT
 from labelgen.tfrecord import ShardReader
 
 FIELDS = {"train_steps": 80, "train_save_every": 40, "train_log_every": 1, "train_loss": "t_supcon"}
+FIELDS |= {"train_resident_share": 0}  # what each host reads is recorded as it is read
 SRUN = """#!/usr/bin/env bash
 # Two tasks on this machine, with the variables that Slurm gives them.
 for i in 0 1; do
