@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from fmbseg_jax.gather import Batch
+
 # Published peaks of dense bf16, 1e12 operations a second, and of memory, 1e9 bytes a second, of one device.
 PEAKS = {
     "NVIDIA H100 80GB HBM3": (989, 3350),
@@ -28,6 +30,8 @@ class Cost:
 
     parameters: int
     argument_bytes: int
+    stored_bytes: int
+    """Of the arguments: a split that lives on the device; a step reads the few patches that it draws."""
     output_bytes: int
     temp_bytes: int
     flops: int
@@ -38,8 +42,8 @@ class Cost:
 
     @property
     def moved_bytes(self) -> int:
-        """At least: every argument and temporary once there, every output once back."""
-        return self.argument_bytes + self.output_bytes + self.temp_bytes
+        """At least: every argument but the split and every temporary once there, every output once back."""
+        return self.argument_bytes - self.stored_bytes + self.output_bytes + self.temp_bytes
 
     @property
     def bound(self) -> str:
@@ -68,12 +72,18 @@ def cost(step: Any, compiled: Any, arguments: tuple[Any, ...], devices: int) -> 
     return Cost(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params)),
         argument_bytes=memory.argument_size_in_bytes,
+        stored_bytes=stored_bytes(arguments[1]) // devices,
         output_bytes=memory.output_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         flops=matmul_flops(jax.make_jaxpr(step)(*arguments)) // devices,
         peak_flops=peak_flops,
         peak_bytes=peak_bytes,
     )
+
+
+def stored_bytes(batch: Batch) -> int:
+    """Of the arrays of a split that lives on the devices, all together; 0 for a batch that is fed."""
+    return sum(batch[name].nbytes for name in batch if name not in ("index", "stop")) if "index" in batch else 0
 
 
 def matmul_flops(program: ClosedJaxpr | Jaxpr) -> int:

@@ -48,10 +48,16 @@ def test_a_linear_head_step_by_hand(devices: int) -> None:
 
 
 def test_the_bound_is_what_takes_longer() -> None:
-    one = Cost(1, 600, 300, 100, 5000, 1000.0, 500.0)
+    one = Cost(1, 10_600, 10_000, 300, 100, 5000, 1000.0, 500.0)
     assert one.moved_bytes == 1000 and one.bound == "compute" and one.least_seconds == 5
-    two = Cost(1, 6000, 3000, 1000, 5000, 1000.0, 500.0)
+    two = Cost(1, 6000, 0, 3000, 1000, 5000, 1000.0, 500.0)
     assert two.bound == "memory" and two.least_seconds == 20 and "bound by memory: 20000.00 ms at best" in str(two)
+
+
+def test_a_split_on_the_devices_is_not_moved() -> None:
+    rows = {"features": jnp.ones((4, 5, 6), jnp.bfloat16), "row": jnp.ones((4, 5), jnp.int32)}
+    assert costs.stored_bytes({**rows, "stop": jnp.ones(4)}) == 0
+    assert costs.stored_bytes({**rows, "stop": jnp.ones(4), "index": jnp.ones((4, 1), jnp.int32)}) == 240 + 80
 
 
 def test_peaks_are_published_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:
