@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     #   source            photos                  masks
     #   folder            folder                  folder of PNGs, class index = line of the words
     #   black_and_white   folder                  folder of PNGs, white is "foreground", black "background"
-    #   voc, context      list: val, trainaug     folder: SegmentationClassAug, SegmentationClassContext
+    #   voc, context      list: val, trainaug     folder: SegmentationClass, …Aug, …Context
     #   cityscapes        split: val              labelIds or labelTrainIds
     #   ade20k            split: validation       annotations
     #   camvid            split: test             folder: testannot

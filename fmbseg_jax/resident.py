@@ -5,7 +5,7 @@ batch from its own rows: no byte of a feature travels after the start. The batch
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,11 +31,21 @@ class Resident:
     def __init__(self, examples: Examples, order: Order, over_data: NamedSharding, progress: Progress, step: int = 0):
         self._order, self._over_data, self._step = order, over_data, step
         self._arrays = _load(examples, order, over_data, progress)
+        self._places = list(_places(order, over_data))
 
     def __next__(self) -> Arrays:
-        at = {shard: self._order.within(self._step, shard) for shard in _own_shards(self._order, self._over_data)}
+        index = self._index(self._step)
         self._step += 1
-        return {**self._arrays, "index": _from_shards(at.__getitem__, self._order, self._over_data)}
+        return {**self._arrays, "index": index}
+
+    def _index(self, step: int) -> jax.Array:
+        """int32 [V, B / V] over 'data': which rows of each virtual shard stand in the batch of a step."""
+        pieces = [
+            jax.device_put(np.stack([self._order.within(step, shard) for shard in shards]), device)
+            for device, shards in self._places
+        ]
+        shape = (self._order.shards, pieces[0].shape[1])
+        return jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)
 
     @property
     def position(self) -> dict[str, int]:
@@ -49,7 +59,8 @@ def fits(examples: Examples, order: Order, over_data: NamedSharding, share: floa
     if order.shards % devices:
         return False
     rows = order.shards // devices * order.longest
-    first = order.rows(_own_shards(order, over_data)[0])[0]
+    _, own = next(_places(order, over_data))
+    first = order.rows(own[0])[0]
     row_bytes = sum(value.nbytes for value in examples.read(int(first)).values())
     return bool(rows * row_bytes <= share * memory_bytes())
 
@@ -101,16 +112,3 @@ def _places(order: Order, over_data: NamedSharding) -> Iterator[tuple[jax.Device
     """(device of this process, its virtual shards)."""
     for device, index in over_data.addressable_devices_indices_map((order.shards,)).items():
         yield device, range(order.shards)[index[0]] if index else range(order.shards)
-
-
-def _own_shards(order: Order, over_data: NamedSharding) -> list[int]:
-    return sorted({shard for _, shards in _places(order, over_data) for shard in shards})
-
-
-def _from_shards(value: Callable[[int], NDArray[np.int32]], order: Order, over_data: NamedSharding) -> jax.Array:
-    """int32 [V, n] over 'data' of each virtual shard's value [n]."""
-    pieces = [
-        jax.device_put(np.stack([value(shard) for shard in shards]), device)
-        for device, shards in _places(order, over_data)
-    ]
-    return jax.make_array_from_single_device_arrays((order.shards, pieces[0].shape[1]), over_data, pieces)
