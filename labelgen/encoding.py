@@ -131,19 +131,26 @@ def encode(config: ConfigDict, data_plan: DataPlan, mine: Sequence[Shard], times
     data = data_plan.data
     left = [shard for shard in mine if not is_done(data, shard, data_plan.families(shard.split))]
     if left:
-        (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
-        with times("load models"):
-            encoders = load_encoders(config)
-        _claim_encoders(data, encoders)
-        times.inside("encode", encoders.times)
-        for family in FAMILIES:
-            if any(family in data_plan.families(shard.split) for shard in data_plan.shards):
-                (data / family).mkdir(exist_ok=True)
+        encoders = open_encoders(config, data_plan, times)
         progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "encode")
         for shard in left:
-            _encode_shard(data_plan, shard, encoders, times, progress)
+            encode_shard(data_plan, shard, encoders, times, progress)
         progress.close()
     return _complete(data_plan, mine, times)
+
+
+def open_encoders(config: ConfigDict, data_plan: DataPlan, times: StageTimes) -> PhotoEncoder:
+    """The models of `config`, once DATA is known to be theirs and ready to be written into."""
+    data = data_plan.data
+    (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
+    with times("load models"):
+        encoders = load_encoders(config)
+    _claim_encoders(data, encoders)
+    times.inside("encode", encoders.times)
+    for family in FAMILIES:
+        if any(family in data_plan.families(shard.split) for shard in data_plan.shards):
+            (data / family).mkdir(exist_ok=True)
+    return encoders
 
 
 def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
@@ -157,9 +164,10 @@ def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
     claim(data / "encoders.json", fields, str(data), mend, _begun(data))
 
 
-def _encode_shard(
+def encode_shard(
     data_plan: DataPlan, shard: Shard, encoders: PhotoEncoder, times: StageTimes, progress: Progress
 ) -> None:
+    """Encodes the photos of one shard that it does not have yet, and finishes it."""
     source = data_plan.sources[shard.split]
     photo_ids = data_plan.photo_ids[shard.split][shard.start : shard.stop]
     with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids) as writing:
