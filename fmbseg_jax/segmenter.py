@@ -1,0 +1,190 @@
+"""A trained RUN as a function of a photo and a list of words.
+
+from fmbseg_jax import Segmenter
+segmenter = Segmenter.restore("run")
+segmenter("photo.jpg", words=["cat", "sofa: sofa, couch", "background: wall, floor"]).overlay().save("cat.jpg")
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.embed import Embedder
+from fmbseg_jax.palette import overlay, palette
+from fmbseg_jax.segment import Background, pixel_classes
+from fmbseg_jax.towers import Towers
+from labelgen.errors import UserError
+from labelgen.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
+from labelgen.sources.base import Photo, PhotoError
+from labelgen.sources.pictures import read_photo, to_rgb
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What a photo shows, pixel by pixel."""
+
+    image: Pixels
+    """uint8 [H, W, 3], upright."""
+    names: tuple[str, ...]
+    """C class names; one more, background, where a threshold was asked for and no class has this name."""
+    label_map: NDArray[np.uint16]
+    """[H, W] indices into `names`."""
+    similarity: Floats
+    """[h, w, C] cosine of each patch with the best word of each class; the patches cover the photo exactly."""
+    temperature: float
+    """Of the softmax that turns similarities into probabilities."""
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """Class -> probability at the patch where it is most probable, in 0..1, the most certain class first."""
+        logits = self.similarity.astype(np.float64) / self.temperature
+        probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+        best = (probabilities / probabilities.sum(-1, keepdims=True)).max((0, 1))
+        order = np.argsort(-best, kind="stable")
+        return {self.names[i]: float(best[i]) for i in order}
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Class -> share of the photo's pixels, for the classes that have any, the largest first."""
+        count = np.bincount(self.label_map.ravel(), minlength=len(self.names))
+        order = np.argsort(-count, kind="stable")
+        return {self.names[i]: float(count[i] / self.label_map.size) for i in order if count[i]}
+
+    def overlay(self) -> Image.Image:
+        """The photo, tinted by its classes, RGB [H, W]."""
+        return Image.fromarray(overlay(self.image, self.label_map, palette(max(256, len(self.names)))))
+
+    def mask(self) -> Image.Image:
+        """Class indices as a palette picture; 16-bit grey beyond 256 classes."""
+        if len(self.names) > 256:
+            return Image.fromarray(self.label_map)
+        image = Image.fromarray(self.label_map.astype(np.uint8), "P")
+        image.putpalette(palette(256).tobytes())
+        return image
+
+    def save(self, path: str | Path) -> None:
+        """The mask as PNG. UserError for another suffix: lossy formats change class indices."""
+        if Path(path).suffix.lower() != ".png":
+            raise UserError(f"{path}: a mask is saved as .png; overlay().save({Path(path).name!r}) is the picture")
+        self.mask().save(path)
+
+
+class Segmenter:
+    """The head and the frozen encoders of a RUN, ready for any photo and any words.
+
+    Photos and words are remembered, the last few of each: other words for the same photo encode no picture, other
+    photos for the same words encode no text. Encoders load at the first photo (or the first new words). Not for several
+    threads at a time.
+    """
+
+    def __init__(self, restored: Restored, weights_dir: str = "") -> None:
+        self._restored, self._towers = restored, Towers(restored, weights_dir)
+        self._embed = Embedder(restored, batch_size=1)
+        self._photos: Recent[bytes] = Recent()
+        self._words: Recent[Ontology] = Recent()
+
+    @staticmethod
+    def restore(workdir: str | Path, which: str = "best", weights_dir: str | Path = "") -> "Segmenter":
+        """The segmenter of a RUN that fmbseg_jax.train wrote.
+
+        which: "best" by the loss on held-out free labels, or "latest"; weights_dir: where the encoders' weight files
+        are, if not where they were in training. UserError when there is nothing to restore.
+        """
+        return Segmenter(restore_run(workdir, which), str(weights_dir))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names it was trained with, which it answers with unless asked for other words."""
+        return self._restored.ontology.names
+
+    def __call__(
+        self,
+        image: Image.Image | NDArray[np.uint8] | str | Path,
+        words: Sequence[str] | str | Path | None = None,
+        background_threshold: float = 0.0,
+    ) -> Segmentation:
+        """Names every pixel.
+
+        image: a PIL picture, uint8 [H, W, 3] RGB or [H, W] grey, or a file, of any size; words: a class each, "name" or
+        "name: word, word", or a file of such lines, or None for the words of the training; background_threshold: pixels
+        whose best class is less probable than this are background. UserError for words or pictures that cannot be used.
+        """
+        pixels = as_pixels(image, self._restored.config.photos.max_pixels)
+        ontology = self._restored.ontology if words is None else as_ontology(words)
+        temperature = self._restored.temperature
+        background = Background(background_threshold, temperature) if background_threshold else None
+        patches, prototypes = self.embeddings(pixels), self._prototypes(ontology)
+        size_hw = pixels.shape[0], pixels.shape[1]
+        label_map = pixel_classes(patches, prototypes, ontology.word_class, size_hw, None, background)
+        names = _fold_background(ontology.names, label_map) if background else ontology.names
+        similarity = class_scores(patches @ prototypes.T, ontology.word_class).astype(np.float32)
+        return Segmentation(pixels, names, label_map, similarity, temperature)
+
+    def embeddings(self, image: Pixels) -> Floats:
+        """The photo's patches in CLIP's text space: unit rows float32 [h, w, E] of uint8 [H, W, 3]."""
+        key = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).data).digest()
+        return self._photos.get(key, lambda: self._embed([self._towers.features(Photo("", image))])[0])
+
+    def _prototypes(self, ontology: Ontology) -> Floats:
+        return self._words.get(ontology, lambda: self._towers.prototypes(ontology))
+
+
+class Recent(Generic[K]):
+    """Arrays by key, the last few that were asked for."""
+
+    def __init__(self, size: int = 8) -> None:
+        self._size, self._arrays = size, OrderedDict[K, Floats]()
+
+    def get(self, key: K, make: Callable[[], Floats]) -> Floats:
+        """The array of a key, made when it is not among the last ones."""
+        if key not in self._arrays:
+            self._arrays[key] = make()
+        self._arrays.move_to_end(key)
+        if len(self._arrays) > self._size:
+            self._arrays.popitem(last=False)
+        return self._arrays[key]
+
+
+def as_pixels(image: Image.Image | NDArray[np.uint8] | str | Path, max_pixels: int) -> Pixels:
+    """uint8 [H, W, 3] RGB, upright, of a picture in any of these forms. UserError where it cannot be one."""
+    try:
+        if isinstance(image, (str, Path)):
+            return read_photo(Path(image), max_pixels)
+        if isinstance(image, Image.Image):
+            return to_rgb(ImageOps.exif_transpose(image))
+    except PhotoError as error:
+        raise UserError(f"{image}: {error.reason}; {error.mend}") from None
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+        raise UserError(
+            f"image: {array.dtype} {list(array.shape)} is no picture; give uint8 [H, W, 3] RGB or [H, W] grey, a PIL "
+            "image or a file"
+        )
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
+
+
+def as_ontology(words: Sequence[str] | str | Path) -> Ontology:
+    """The classes of a list of lines, each "name" or "name: word, word", or of a file of them."""
+    return read_words(words) if isinstance(words, (str, Path)) else parse_words(words, "words")
+
+
+def _fold_background(names: tuple[str, ...], label_map: NDArray[np.uint16]) -> tuple[str, ...]:
+    """The class after the last one becomes the background among the words, in place, or is named so."""
+    known = [i for i, name in enumerate(names) if name.casefold() == BACKGROUND]
+    if not known:
+        return (*names, BACKGROUND)
+    label_map[label_map == len(names)] = known[0]
+    return names

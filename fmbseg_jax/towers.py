@@ -1,0 +1,58 @@
+"""The frozen encoders that a RUN was trained with, for photos and words that no DATA has. torch is loaded when used."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmbseg_jax.checkpoint import Restored
+from fmbseg_jax.embed import check_same_weights
+from labelgen.ontology import Ontology
+from labelgen.records import FEATURE_DTYPES, FeatureRow
+from labelgen.sources.base import Photo
+
+if TYPE_CHECKING:
+    from labelgen.clip import ClipEncoder
+    from labelgen.dinov2 import PatchEncoder
+
+
+class Towers:
+    """The patch encoder and CLIP's text tower of a RUN; each is loaded at its first use and checked against the RUN."""
+
+    def __init__(self, restored: Restored, weights_dir: str = "") -> None:
+        """weights_dir: where the weights are now; empty: where they were in training."""
+        self._restored = restored
+        self._weights_dir = weights_dir or restored.config.weights_dir
+
+    @cached_property
+    def patches(self) -> "PatchEncoder":
+        """UserError when the weights are not there, or are not those of the RUN."""
+        from labelgen.dinov2 import load_encoder
+
+        config = self._restored.config
+        encoder = load_encoder(config.encoder, self._weights_dir, config.device, config.dtype)
+        check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
+        return encoder
+
+    @cached_property
+    def _clip(self) -> "ClipEncoder":
+        from labelgen.clip import load_clip
+
+        config = self._restored.config
+        clip = load_clip(config.clip, self._weights_dir, config.device, config.dtype)
+        check_same_weights(self._restored, "clip", clip.identity(), self._weights_dir)
+        return clip
+
+    def features(self, photo: Photo) -> FeatureRow:
+        """The row that labelgen would have written of this photo."""
+        from labelgen.encode import feature_row
+
+        dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
+        return feature_row(photo, self.patches.features(photo.image), self.patches.grid_hw, dtype)
+
+    def prototypes(self, ontology: Ontology) -> NDArray[np.float32]:
+        """float32 [K, E] unit rows of the words; those that the RUN was trained with need no text tower."""
+        if ontology == self._restored.ontology:
+            return self._restored.prototypes
+        return self._clip.text(ontology.words, self._restored.config.labels.templates)

@@ -1,0 +1,194 @@
+"""A RUN as a Python function: pictures in any form, words of any kind, nothing encoded twice, answers that add up."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import tiny_models
+from PIL import Image
+from reference import pixel_logits
+
+from fmbseg_jax import Segmentation, Segmenter
+from fmbseg_jax.palette import palette
+from fmbseg_jax.segmenter import Recent
+from fmbseg_jax.towers import Towers
+from labelgen.clip import load_clip
+from labelgen.dinov2 import load_encoder
+from labelgen.errors import UserError
+from labelgen.ontology import parse_words
+
+WORDS = parse_words(["ball", "box: box, crate"], "words")
+KERNEL = np.random.default_rng(0).normal(size=(32, 24))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.write(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def segmenter(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """Of a random linear head over a small random DINOv2."""
+    config = tiny_models.config(weights)
+    common = (config.weights_dir, config.device, config.dtype)
+    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
+    prototypes = clip.text(WORDS.words, config.labels.templates)
+    identities = {"clip": clip.identity(), "encoder": encoder.identity()}
+    run = tiny.write_run(tmp_path_factory.mktemp("run"), config, KERNEL, WORDS, prototypes, identities)
+    return Segmenter.restore(run)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3)).astype(np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def logits(weights: Path, image: Image.Image, words: tuple[str, ...], word_class: tuple[int, ...]) -> np.ndarray:
+    """float64 cosines [C, H, W] of every pixel, from the models themselves."""
+    config = tiny_models.config(weights)
+    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
+    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    z = encoder.features(np.asarray(image)).astype(np.float64) @ KERNEL
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    prototypes = clip.text(words, config.labels.templates)
+    return pixel_logits(z, prototypes, word_class, (image.height, image.width))
+
+
+def test_every_pixel_has_the_class_whose_words_fit_best(weights: Path, segmenter: Segmenter) -> None:
+    image = picture(40, 53)
+    result = segmenter(image)
+    wanted = logits(weights, image, WORDS.words, WORDS.word_class).argmax(0)
+    assert 0.02 < wanted.mean() < 0.98
+    assert result.names == segmenter.names == ("ball", "box")
+    assert result.label_map.shape == (40, 53)
+    assert (result.label_map != wanted).mean() < 0.02  # features are kept in bfloat16
+
+
+def test_other_words_as_a_list_and_as_a_file(weights: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    image, lines = picture(48, 40, 5), ["lid: ll", "loo: boo, ooo", "box"]
+    (tmp_path / "words.txt").write_text("\n".join(lines))
+    result = segmenter(image, words=lines)
+    wanted = logits(weights, image, ("ll", "boo", "ooo", "box"), (0, 1, 1, 2)).argmax(0)
+    assert result.names == ("lid", "loo", "box")
+    assert (result.label_map != wanted).mean() < 0.02
+    assert np.array_equal(segmenter(image, words=tmp_path / "words.txt").label_map, result.label_map)
+
+
+def test_a_picture_may_come_as_a_file_an_array_or_an_image(segmenter: Segmenter, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(20, 50).save(tmp_path / "a.png", exif=turned)
+    upright = np.asarray(picture(20, 50).rotate(-90, expand=True))
+    wanted = segmenter(upright)
+    assert wanted.image.shape == (50, 20, 3)
+    for form in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        assert np.array_equal(segmenter(form).label_map, wanted.label_map)
+    grey = np.asarray(picture(30, 30).convert("L"))
+    assert np.array_equal(segmenter(grey).label_map, segmenter(np.stack([grey] * 3, -1)).label_map)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (700, 3)])
+def test_photos_of_any_size(size: tuple[int, int], segmenter: Segmenter) -> None:
+    result = segmenter(picture(*size))
+    assert result.label_map.shape == size and result.overlay().size == size[::-1]
+
+
+def test_nothing_is_encoded_twice(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    for name in ("features", "prototypes"):
+        inner = getattr(Towers, name)
+        monkeypatch.setattr(
+            Towers, name, lambda self, x, name=name, inner=inner: (calls.append(name), inner(self, x))[1]
+        )
+    one, other = picture(32, 32, 21), picture(32, 32, 22)
+    segmenter(one, words=["lo"])
+    assert calls == ["features", "prototypes"]
+    segmenter(one, words=["bo", "ba"])
+    segmenter(one.copy(), words=["lo"])
+    assert calls == ["features", "prototypes", "prototypes"]
+    segmenter(other, words=["lo"])
+    assert calls[3:] == ["features"]
+
+
+def test_the_trained_words_need_no_text_tower(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Segmenter(segmenter._restored)
+    monkeypatch.setattr("labelgen.clip.load_clip", None)
+    assert fresh(picture(20, 20)).names == ("ball", "box")
+
+
+def test_what_was_asked_for_long_ago_is_forgotten() -> None:
+    made: list[str] = []
+    recent: Recent[str] = Recent(2)
+    for key in "abacab":  # b goes when c comes, and c when b comes back
+        recent.get(key, lambda key=key: (made.append(key), np.zeros(1, np.float32))[1])
+    assert "".join(made) == "abcb"
+
+
+def segmentation() -> Segmentation:
+    """Two patches side by side over 2 x 4 pixels."""
+    similarity = np.log(np.array([[[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]])) * 0.1
+    label_map = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], np.uint16)
+    image = np.full((2, 4, 3), 200, np.uint8)
+    return Segmentation(image, ("cat", "sofa", "wall"), label_map, similarity.astype(np.float32), 0.1)
+
+
+def test_scores_are_the_probabilities_at_the_best_patch() -> None:
+    scores = segmentation().scores
+    assert list(scores) == ["cat", "sofa", "wall"]
+    assert np.allclose(list(scores.values()), [0.6, 0.5, 0.3], atol=1e-6)
+
+
+def test_shares_count_pixels_of_the_classes_that_are_there() -> None:
+    assert segmentation().shares == {"sofa": 0.75, "cat": 0.25}
+
+
+def test_a_saved_mask_reads_back(tmp_path: Path) -> None:
+    segmentation().save(tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "P" and mask.getpalette()[:9] == palette(3).ravel().tolist()
+    assert np.array_equal(np.asarray(mask), segmentation().label_map)
+    tinted = np.asarray(segmentation().overlay())
+    assert np.array_equal(tinted[0, 0], (200 * 0.45 + palette(3)[1] * 0.55).astype(np.uint8))
+
+
+def test_uncertain_pixels_become_background(segmenter: Segmenter) -> None:
+    image = picture(40, 53)
+    plain, certain = segmenter(image), segmenter(image, background_threshold=0.6)
+    is_background = certain.label_map == 2
+    assert certain.names == ("ball", "box", "background") and 0 < is_background.mean() < 1
+    assert np.array_equal(certain.label_map[~is_background], plain.label_map[~is_background])
+    assert certain.shares["background"] == is_background.mean()
+
+
+def test_uncertain_pixels_join_the_background_that_has_words(segmenter: Segmenter) -> None:
+    image, words = picture(40, 53), ["background: ll", "ball", "box"]
+    plain, certain = segmenter(image, words), segmenter(image, words, background_threshold=0.99)
+    assert certain.names == ("background", "ball", "box")
+    changed = certain.label_map != plain.label_map
+    assert changed.any() and not certain.label_map[changed].any()
+
+
+@pytest.mark.parametrize(
+    ("image", "words", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), None, r"float32 \[4, 4, 3\] is no picture; give uint8"),
+        (np.zeros((4, 4, 4), np.uint8), None, r"uint8 \[4, 4, 4\] is no picture"),
+        (np.zeros((0, 4, 3), np.uint8), None, "is no picture"),
+        (picture(4, 4), ["cat", "cat"], "words:2: class 'cat' is named twice"),
+        (picture(4, 4), [], "words: no class in it"),
+        (picture(4, 4), "nowhere.txt", "nowhere.txt: no such file of words"),
+        (Image.fromarray(np.zeros((4, 4), np.float32)), None, "floating-point pixels; convert it"),
+        (__file__, None, "test_segmenter.py: not a picture in a format that can be read"),
+        ("nowhere.jpg", None, "nowhere.jpg"),
+    ],
+)
+def test_what_the_caller_must_mend(image: Any, words: Any, message: str, segmenter: Segmenter) -> None:
+    with pytest.raises(UserError, match=message):
+        segmenter(image, words)
+
+
+def test_a_mask_is_not_saved_in_a_lossy_format(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a mask is saved as .png"):
+        segmentation().save(tmp_path / "mask.jpg")
