@@ -125,10 +125,8 @@ class RemoteRun(Run):
         self._send(f"{folder}/{_MARK}")
 
     def _remove(self, folder: str) -> None:
-        files = list(self._remote.files(folder))
-        mark = f"{folder}/{_MARK}"
-        self._remote.delete([mark] if mark in files else [])
-        self._remote.delete([file for file in files if file != mark])
+        self._remote.delete(f"{folder}/{_MARK}")
+        self._remote.delete(folder)
 
     def drop_cut_off(self) -> list[str]:
         for step in self._cut_off:

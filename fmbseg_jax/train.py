@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding
 
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
+from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import TrainConfig, train_config
 from fmbseg_jax.costs import Cost, cost
 from fmbseg_jax.feed import Rows, check_whole_shards, held_out_batches
@@ -74,6 +75,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
 
     with times("open"):
         run = open_run(args.workdir)
+        keep_compiled(run, settings.compile_cache)
         data = open_data(args.data, config.data_cache)
     with times("stage"):
         if not stage_rows(data, settings, places, preempted):

@@ -1,10 +1,9 @@
 """A folder on gs://, s3:// or any other file system that fsspec reaches: read, listed, written, tried again."""
 
 import contextlib
-import functools
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from labelgen.errors import UserError
@@ -92,15 +91,15 @@ class Remote:
         self._make_folder(f"{self._root}/{other}")
         self._try(other, lambda: self._fs.cp_file(f"{self._root}/{name}", f"{self._root}/{other}"), "written")
 
-    def delete(self, names: Sequence[str]) -> None:
-        """Files; one that is gone already is no error."""
+    def delete(self, name: str) -> None:
+        """A file, or a folder with all that is in it; one that is gone already is no error."""
 
-        def remove(name: str) -> None:
+        def remove() -> None:
+            self._fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(f"{self._root}/{name}")
+                self._fs.rm(f"{self._root}/{name}", recursive=True)
 
-        for name in names:
-            self._try(name, functools.partial(remove, name), "deleted")
+        self._try(name, remove, "deleted")
 
     def _make_folder(self, path: str) -> None:
         if not self._package:  # object stores have none, and making one may make a bucket

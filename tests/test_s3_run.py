@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training import argv, digests, metrics, train
 
 from fmbseg_jax import evaluate, predict
-from labelgen.config import ROOT, command
+from fmbseg_jax import hosts as fmbseg_hosts
+from labelgen.config import ROOT, command, load_config
 
 __all__ = ["fresh_connections_fixture", "s3_fixture", "server_fixture"]
 FIELDS = {"train_save_every": 20, "train_log_every": 1, "train_resident_share": 0, "head_hidden": 24}
@@ -69,12 +70,17 @@ def assert_same_run(there: Path, whole: Path) -> None:
 def killed(s3: Any, data: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run at s3://bucket/killed left that was killed after a checkpoint, and went on to the end."""
     run, log = "s3://bucket/killed", tmp_path_factory.mktemp("log")
-    with hosts([[*HOST_RUN, *on_s3(run)]], log, 4, HOST_SECONDS="0.05") as started:
+    line, cached = [*HOST_RUN, *on_s3(run)], {"JAX_ENABLE_COMPILATION_CACHE": "true"}
+    with hosts([line], log, 4, HOST_SECONDS="0.05", **cached) as started:
         wait_for_object(s3, f"{run}/checkpoints/20/commit_success.txt")
         started.processes[0].kill()
         assert started.end()[0].code == -signal.SIGKILL
     assert not s3.exists(f"{run}/summary.json")
-    assert train(DATA, run, **FIELDS) == 0
+    with hosts([line], log, 4, **cached) as started:
+        (ended,) = started.end()
+        assert ended.code == 0 and "going on from step" in ended.err, ended.err
+        assert started.record(0)["cache"]["cache_hits"] > 3, "the step among them: it is in RUN"
+    assert s3.glob(f"{run}/compiled/jit_step-*")
     return fetched(s3, run, log / "run")
 
 
@@ -91,6 +97,8 @@ def test_a_checkpoint_without_all_its_objects_is_passed_over(
     run = "s3://bucket/cut"
     s3.put(f"{killed}/", run, recursive=True)
     s3.rm([file for file in s3.find(f"{run}/checkpoints/60/params") if "/d/" in file])
+    capsys.readouterr()
+    fmbseg_hosts.errors.cache_clear()
     assert train(DATA, run, **FIELDS) == 0
     error = capsys.readouterr().err
     assert f"{run}/checkpoints/60 is broken" in error and "going on from step 40" in error
@@ -118,14 +126,14 @@ def test_two_processes_are_stopped_on_s3_and_one_goes_on(s3: Any, whole: Path, t
 
 
 def test_evaluate_and_predict_read_and_write_on_s3_what_they_do_on_disk(s3: Any, tmp_path: Path) -> None:
-    config = f"--config={ROOT / 'configs/default.py'}"
-    folder = tiny.write_data(tmp_path / "data"), tiny.write_run(tmp_path / "run")
+    default = str(ROOT / "configs/default.py")
+    folder = tiny.write_data(tmp_path / "data"), tiny.write_run(tmp_path / "run", load_config(default))
     bucket = "s3://bucket/tiny/data", "s3://bucket/tiny/run"
     for path, url in zip(folder, bucket, strict=True):
         s3.put(f"{path}/", url, recursive=True)
     masks = []
     for data, run in (folder, bucket):
-        line = [config, f"--data={data}", f"--workdir={run}", "--config.eval.splits=eval"]
+        line = [f"--config={default}", f"--data={data}", f"--workdir={run}", "--config.eval.splits=eval"]
         assert command(evaluate.main, evaluate.arguments(), line) == 0
         out = tmp_path / str(len(masks))
         assert command(predict.main, predict.arguments(), [f"--data={data}", f"--workdir={run}", f"--out={out}"]) == 0
@@ -139,7 +147,7 @@ def test_evaluate_and_predict_read_and_write_on_s3_what_they_do_on_disk(s3: Any,
     [
         ("s3://nobucket/run", "s3://nobucket/run: not there; check the url, and make the bucket"),
         ("gs://bucket/run", "pip install gcsfs"),
-        ("nowhere://bucket/run", "nowhere://bucket/run: Protocol not known: nowhere"),
+        ("nowhere://bucket/run", "nowhere://bucket/run: cannot be read (ValueError: Protocol not known: nowhere)"),
     ],
 )
 def test_a_run_that_cannot_be_is_said_in_one_line(data: Path, capsys: Any, run: str, message: str) -> None:
