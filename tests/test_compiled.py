@@ -30,25 +30,27 @@ def started(lines: list[list[str]], log: Path, devices: int = 4) -> tuple[list[E
 
 def test_a_second_start_finds_all_that_was_compiled_and_computes_the_same_bits(data: Path, tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("first", "second")]
-    shared = tmp_path / "first/compiled"
+    moved = tmp_path / "moved"
     ended, asked = [], []
-    for run, cache in zip(runs, ("compiled", shared), strict=True):
+    for run, cache in zip(runs, ("compiled", moved), strict=True):
         one, (what,) = started([[*HOST_RUN, *line(data, run, cache)]], tmp_path / f"log-{run.name}")
         ended, asked = [*ended, *one], [*asked, what]
+        if run == runs[0]:
+            (run / "compiled").rename(moved)
     requests = asked[0]["compile_requests_use_cache"]
     assert asked[0].get("cache_hits", 0) == 0 and asked[0]["cache_misses"] == requests > 3
     assert asked[1].get("cache_misses", 0) == 0 and asked[1]["cache_hits"] == requests
-    assert len(list(shared.glob("jit_step-*-cache"))) == len(list(shared.glob("jit_held_out-*-cache"))) == 1
+    assert len(list(moved.glob("jit_step-*-cache"))) == len(list(moved.glob("jit_held_out-*-cache"))) == 1
     assert digests(runs[0]) == digests(runs[1])
     costs = [next(row for row in end.err.splitlines() if row.startswith("a step")) for end in ended]
     assert costs[0].split("; bound")[0] == costs[1].split("; bound")[0], "what a step costs is known all the same"
 
 
-def test_hosts_find_what_the_first_of_them_compiled(data: Path, tmp_path: Path) -> None:
+def test_of_two_hosts_the_first_finds_it_and_both_compute_the_same_bits(data: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         lines = pair(lambda how: line(data, tmp_path / name, tmp_path / "kept", distributed=how))  # noqa: B023
         _, asked = started(lines, tmp_path / f"log-{name}", 2)
-    assert [what.get("cache_misses", 0) for what in asked] == [0, 0] and asked[1]["cache_hits"] > 3
+    assert asked[0]["cache_hits"] == asked[0]["compile_requests_use_cache"] > 3
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
 
 
