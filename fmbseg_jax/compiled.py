@@ -2,9 +2,9 @@
 
 JAX finds them by the program, its own version, XLA's flags, and a fingerprint of the devices, which for a CPU depends
 on its instructions (restricted by --xla_cpu_max_isa it is another): what was compiled for other machines is passed
-over. Of several hosts the first one writes and all read; on CPUs only the first one finds its own, as the key depends on
-the process (on GPUs JAX makes it the same; not tried). What is kept is executed: go on only with a RUN that you would
-trust as code.
+over. Of several hosts the first one writes and all read; on CPUs only the first one finds its own, as the others ask
+for something else (on GPUs JAX makes it the same; not tried). What is kept is executed: go on only with a RUN that you
+would trust as code.
 """
 
 from pathlib import Path
