@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
     config.distributed = "off"  # off; auto: as TPU pods, Slurm or MPI say; or ADDRESS:PORT,COUNT,ID of this process
     config.distributed_start_s = 300  # seconds to wait until all processes are there
     config.distributed_silent_s = 60  # seconds after which a process that says nothing is dead, and the others end
+    config.compile_cache = "compiled"  # folder of compiled functions, below RUN; or an absolute one; "": none is kept
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices on the 'data' axis; -1: all that 'model' leaves
     config.mesh.model = 1

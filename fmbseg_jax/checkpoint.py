@@ -12,10 +12,8 @@ renames and writes what is not an array.
 """
 
 import logging
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from fmbseg_jax import hosts
 from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import HeadConfig, head_config
 from fmbseg_jax.head import Head
+from fmbseg_jax.runs import Run, disk_errors, open_run
 from fmbseg_jax.step import State, make_head
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology
@@ -71,18 +70,20 @@ class Restored:
 class Checkpoints:
     """The checkpoints of a training run: saved without stopping the steps, restored from the newest whole one."""
 
-    def __init__(self, workdir: Path, prototypes: NDArray[np.float32], facts: dict[str, Any]):
+    def __init__(self, workdir: Path | Run, prototypes: NDArray[np.float32], facts: dict[str, Any]):
         """facts: JSON-able, saved with every checkpoint: config, ontology, identity and data."""
-        self._folder = workdir / "checkpoints"
+        self._run = open_run(workdir)
+        self._name = f"{self._run.name}/checkpoints"
         self._prototypes, self._facts = prototypes, facts
+        self._sender, self._sending = ThreadPoolExecutor(1), Future[None]()
+        self._sending.set_result(None)
         policy = [
             keep.LatestN(2),
             keep.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
         ]
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_loss, best_mode="min", preservation_policy=keep.AnyPreservationPolicy(policy)
+        self._manager = _manager(
+            self._run, best_fn=_loss, best_mode="min", preservation_policy=keep.AnyPreservationPolicy(policy)
         )
-        self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
 
     def save(self, step: int, state: State, feed: dict[str, int], loss: float | None) -> None:
         """Begins to write checkpoint `step`; loss: on held-out rows, None where it was not measured (never best)."""
@@ -90,13 +91,26 @@ class Checkpoints:
         arrays = jax.tree.map(jnp.copy, {"params": state.params, "moments": state.moments})
         arrays["prototypes"] = {"prototypes": self._prototypes}
         meta = {**self._facts, "feed": feed, "digests": {name: checksum(tree) for name, tree in arrays.items()}}
+        if self._run.private:
+            arrays = hosts.whole(arrays)
+            if not hosts.is_first():
+                return
+            self._sending.result()
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        with _disk_errors(self._folder):
+        with disk_errors(self._name):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)),
                 metrics=None if loss is None else {"loss": loss},
             )
+        if self._run.private:
+            self._sending = self._sender.submit(self._send)
+
+    def _send(self) -> None:
+        with disk_errors(self._name):
+            self._manager.wait_until_finished()
+        self._run.send()
+        self._run.send_checkpoints()
 
     def restore(self, like: State, identity: dict[str, Any], note: Note = _say) -> tuple[int, State, dict[str, int]]:
         """(step, state, feed position) of the newest whole checkpoint; (0, like, start) when there is none.
@@ -106,25 +120,29 @@ class Checkpoints:
         another training, or when the hosts do not see the same ones.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        hosts.check_same(steps, f"{self._folder}: not all hosts see the same; RUN must be on a disk that they share")
+        hosts.check_same(steps, f"{self._name}: not all hosts see the same; RUN must be on a disk that they share")
+        for cut_off in self._run.drop_cut_off() if hosts.is_first() else []:
+            note(f"{self._name}/{cut_off} was cut off while it was written: deleted")
         for step in steps:
             whole = self._whole(step, like, identity)
             if hosts.any_of(isinstance(whole, Exception)):
                 if hosts.is_first():
-                    _set_aside(self._folder, step, whole, note)
+                    became = f"it is now {self._run.set_aside(step)}; going on from the one before"
+                    note(f"{self._name}/{step} is broken ({_first_line(whole)}): {became}")
                 hosts.barrier(f"{step} is set aside")
                 self._manager.reload()
             elif not isinstance(whole, Exception):
                 return step, *whole
         if steps:
-            raise UserError(f"{self._folder}: no checkpoint can be read; delete RUN to train from the start")
+            raise UserError(f"{self._name}: no checkpoint can be read; delete RUN to train from the start")
         return 0, like, {"next_index": 0}
 
     def _whole(self, step: int, like: State, identity: dict[str, Any]) -> tuple[State, dict[str, int]] | Exception:
         """(state, feed position) of one checkpoint, or why it cannot be had."""
         try:
+            self._run.bring(f"checkpoints/{step}")
             meta = _meta(self._manager, step)
-            refuse_other(meta["identity"], identity, self._folder)
+            refuse_other(meta["identity"], identity, self._name)
             wanted = {"params": like.params, "moments": like.moments}
             wanted = jax.tree.map(lambda x: _abstract(x, x.sharding), wanted)
             arrays = _arrays(self._manager, step, wanted, meta["digests"])
@@ -137,20 +155,24 @@ class Checkpoints:
 
     def best(self) -> dict[str, float]:
         """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
-        with _disk_errors(self._folder):
+        with disk_errors(self._name):
             self._manager.wait_until_finished()
         ranked = _ranked(self._manager, "best")
         metrics = self._manager.metrics(ranked[0]) if ranked else None
         return {"best_step": ranked[0], "best_held_out_loss": _loss(metrics)} if metrics else {}
 
     def close(self) -> None:
-        """Returns when everything is on disk."""
-        with _disk_errors(self._folder):
+        """Returns when everything is on disk, or at the url."""
+        self._sending.result()
+        self._sender.shutdown()
+        with disk_errors(self._name):
             self._manager.wait_until_finished()
             self._manager.close()
+        if self._run.private:
+            hosts.barrier("all is sent")
 
 
-def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> None:
+def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path | str) -> None:
     """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
     for field in sorted(saved.keys() | ours.keys()):
         if saved.get(field) != ours.get(field):
@@ -160,24 +182,36 @@ def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path) -> No
             )
 
 
-def restore_run(workdir: str | Path, which: str = "best", note: Note = _say) -> Restored:
+def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _say) -> Restored:
     """The head of a RUN from its checkpoints alone, on this process's first device.
 
     which: "best" (lowest loss on held-out free labels; the latest where none was held out) or "latest". A broken
     checkpoint is passed over for the next in this order, and said so; UserError when there is none to read.
     """
-    folder = Path(workdir) / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{workdir}: no checkpoints in it; train first: python -m fmbseg_jax.train --workdir={workdir}")
+    run = open_run(workdir)
+    folder = f"{run.name}/checkpoints"
+    if not (run.path / "checkpoints").is_dir():
+        raise UserError(f"{run.name}: no checkpoints in it; train first: fmbseg_jax.train --workdir={run.name}")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that read-only means read-only
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+    with _manager(run, read_only=True) as manager:
         for step in _ranked(manager, which):
+            run.bring(*(f"checkpoints/{step}/{item}" for item in ("meta", "params", "prototypes")))
             try:
                 return _restore(manager, step)
             except Exception as error:
                 note(f"{folder}/{step} is broken ({_first_line(error)}); trying another checkpoint")
     raise UserError(f"{folder}: no checkpoint can be read; train again into it, or name another --workdir")
+
+
+def _manager(run: Run, **options: Any) -> ocp.CheckpointManager:
+    """Orbax's manager; of a private copy one that waits for no other process."""
+    folder = (run.path / "checkpoints").absolute()
+    if run.private:
+        folder.mkdir(exist_ok=True)
+        here = hosts.index()
+        alone = ocp.options.MultiprocessingOptions(here, {here}, f"process {here}")
+        options = {**options, "create": False, "multiprocessing_options": alone}
+    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
 
 
 def _ranked(manager: ocp.CheckpointManager, which: str) -> list[int]:
@@ -236,31 +270,6 @@ def _arrays(
 
 def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """A full disk and the like as an OSError that names the folder; tensorstore says it in words of its own."""
-    try:
-        yield
-    except Exception as error:
-        number = re.search(r"os_error_code='(\d+)'", str(error))
-        code = error.errno if isinstance(error, OSError) else number and int(number[1])
-        if not code:
-            raise
-        raise OSError(code, os.strerror(code), str(folder)) from error
-
-
-def _set_aside(folder: Path, step: int, error: object, note: Note) -> None:
-    """Renames a broken checkpoint, so that its step can be saved again."""
-    taken = {path.name for path in folder.iterdir()}
-    name = next(name for name in _names(step) if name not in taken)
-    (folder / str(step)).rename(folder / name)
-    note(f"{folder}/{step} is broken ({_first_line(error)}): it is now {name}; going on from the one before")
-
-
-def _names(step: int) -> Iterable[str]:
-    return (f"broken-{step}" + (f"-{i}" if i else "") for i in range(1000))
 
 
 def _first_line(error: object) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmbseg_jax import hosts
+from fmbseg_jax import compiled, hosts
 from labelgen.errors import UserError
 
 
@@ -82,12 +82,14 @@ class TrainConfig:
     mesh_model: int
     log_every: int
     save_every: int
+    compile_cache: str
 
 
 def train_config(config: ConfigDict) -> TrainConfig:
     """The typed settings of a ConfigDict. UserError names the first field that is out of range, its value, the mend."""
     train = config.train
     _check(config)
+    compiled.check(config.compile_cache)
     return TrainConfig(
         head=head_config(config),
         loss=LossConfig(**{name: train[name] for name in LossConfig.__annotations__}),
@@ -100,6 +102,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
         mesh_model=config.mesh.model,
         log_every=train.log_every,
         save_every=train.save_every,
+        compile_cache=config.compile_cache,
     )
 
 

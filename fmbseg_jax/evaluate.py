@@ -9,7 +9,6 @@ share of the photos and the matrices are summed: the same figures to the last di
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.config import hosts_config
 from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.protocol import class_names, protocol, summary
+from fmbseg_jax.runs import open_run
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, read_json, read_prototypes, write_json
@@ -86,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
     hosts.start(**vars(hosts_config(config)))
     data = open_data(args.data, config.data_cache)
     with times("restore"):
-        restored = restore_run(args.workdir)
+        run = open_run(args.workdir)
+        restored = restore_run(run)
     check_fits(restored, data)
     embed = Embedder(restored, config.eval.batch_size)
     presence = LabelSettings.from_config(config).presence
@@ -102,16 +103,17 @@ def main(args: argparse.Namespace) -> int:
         rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
         meaning = protocol(data, split, restored, names, words.source, config)
         result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
-        path = Path(args.workdir) / "eval" / f"{split}.json"
+        path = run.path / "eval" / f"{split}.json"
         if hosts.is_first():
             path.parent.mkdir(exist_ok=True)
             write_json(path, result)
+            run.send()
         hosts.say(table(f"{split}, {data.count(split)} photos", rows))
         hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
         hosts.say("  " + summary(meaning))
     hosts.say(f"time: {times.summary()}")
     hosts.say(
-        f"wrote {Path(args.workdir) / 'eval'}; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
+        f"wrote {run.name}/eval; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
         f"--data={args.data} --out=MASKS"
     )
     return 0
@@ -182,8 +184,8 @@ def count_split(
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.evaluate`."""
     flags = parser(__doc__ or "")
-    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
-    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder or url that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
     return flags
 
 

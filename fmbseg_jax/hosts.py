@@ -8,9 +8,12 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import jax
@@ -70,6 +73,17 @@ def start(distributed: str, distributed_start_s: int = START_S, distributed_sile
     if errors:
         raise UserError(f"distributed={distributed}: {errors[0]}; {_MENDS[distributed == AUTO]}") from errors[0]
     _joined.set()
+
+
+@contextmanager
+def preemption() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM ends nothing; it makes the function that is given return True."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leave(code: int) -> NoReturn:
@@ -178,6 +192,11 @@ def check_same(value: Any, message: str) -> None:
     values = gather(json.dumps(value, sort_keys=True))
     if any(other != values[0] for other in values):
         raise UserError(message)
+
+
+def whole(tree: Any) -> Any:
+    """The tree in numpy, the parts of its arrays that lie with other processes included. All must call it."""
+    return jax.device_get(tree) if count() == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
 
 def _gather_bytes(data: NDArray[np.uint8]) -> NDArray[np.uint8]:

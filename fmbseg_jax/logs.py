@@ -8,6 +8,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from fmbseg_jax import hosts
+from fmbseg_jax.runs import Run
 from labelgen.tfrecord import naming, write_atomic
 
 
@@ -20,8 +22,9 @@ class MetricsLog:
         write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
         self._path, self._lines = path, path.open("a")
         self._events = EventFileWriter(str(workdir))
-        # Tells TensorBoard to forget what other files in RUN have after this step.
-        self._events.add_event(Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START)))
+        # Tells TensorBoard to forget what other files in RUN have from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._events.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One line and one event; both are on their way to the disk when this returns."""
@@ -36,6 +39,14 @@ class MetricsLog:
         """Closes both files."""
         self._lines.close()
         self._events.close()
+
+
+def open_log(run: Run, step: int) -> "MetricsLog | NoLog":
+    """The log of a run that goes on after `step`, on the first process."""
+    if not hosts.is_first():
+        return NoLog()
+    run.bring("metrics.jsonl")
+    return MetricsLog(run.path, step)
 
 
 class NoLog:

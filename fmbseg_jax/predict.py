@@ -235,9 +235,9 @@ def words_of(ontology: Ontology, index: int) -> list[str]:
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
     flags = parser(__doc__ or "", config=False)
-    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
     photos = flags.add_mutually_exclusive_group(required=True)
-    photos.add_argument("--data", metavar="DATA", help="encoded photos: folder that labelgen.run wrote")
+    photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
     flags.add_argument("--words", metavar="FILE", help="other words, a class a line: `name: word, word`")
     flags.add_argument("--weights_dir", metavar="FOLDER", help="where the weights are now (default: as when trained)")

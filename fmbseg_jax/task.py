@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from fmbseg_jax.checkpoint import refuse_other
 from fmbseg_jax.config import TrainConfig
 from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, split_rows
 from fmbseg_jax.losses import class_weights
+from fmbseg_jax.runs import Run
 from labelgen.config import digest
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.errors import UserError
@@ -110,20 +110,22 @@ def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Ta
     }
 
 
-def keep_config(workdir: Path, facts: dict[str, Any]) -> None:
+def keep_config(run: Run, facts: dict[str, Any]) -> None:
     """Writes RUN/config.json, or refuses (UserError) a RUN that has one of another training.
 
     UserError too when hosts differ in what they were told or read.
     """
-    path = workdir / "config.json"
+    run.bring("config.json")
+    path, name = run.path / "config.json", f"{run.name}/config.json"
     told = {**facts["config"], "distributed": "", "data_cache": ""}
     hosts.check_same(
-        [facts["identity"], told], f"{workdir}: the hosts differ in config, words or DATA; start all with the same"
+        [facts["identity"], told], f"{run.name}: the hosts differ in config, words or DATA; start all with the same"
     )
     if path.exists():
         saved = read_json(path, "delete RUN to train anew")
-        refuse_other(saved.get("identity", {}), facts["identity"], path)
+        refuse_other(saved.get("identity", {}), facts["identity"], name)
     elif hosts.is_first():
-        workdir.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir(parents=True, exist_ok=True)
         write_json(path, facts)
+        run.send()
     hosts.barrier("config.json")

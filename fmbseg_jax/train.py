@@ -2,8 +2,9 @@
 
     python -m fmbseg_jax.train --config=configs/X.py --data=DATA --workdir=RUN
 
-Over several hosts: the same command on each, with --config.distributed (configs/default.py), DATA and RUN where all of
-them can read, RUN where all can write. A signal to one of them is enough; they save the same step.
+Over several hosts: the same command on each, with --config.distributed (configs/default.py). DATA and RUN lie where all
+can reach them: on a shared disk, or at urls (s3://, gs://, whatever fsspec knows). A signal to one is enough; they save
+the same step.
 
 Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
 TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
@@ -11,11 +12,8 @@ TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: st
 """
 
 import argparse
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,13 +22,15 @@ from jax.sharding import NamedSharding
 
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
+from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import TrainConfig, train_config
 from fmbseg_jax.costs import Cost, cost
 from fmbseg_jax.feed import Rows, check_whole_shards, held_out_batches
 from fmbseg_jax.gather import Batch
-from fmbseg_jax.logs import MetricsLog, NoLog
+from fmbseg_jax.logs import MetricsLog, NoLog, open_log
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
 from fmbseg_jax.place import Batches, open_batches, place, place_flags
+from fmbseg_jax.runs import Run, open_run
 from fmbseg_jax.step import (
     Metrics,
     Objective,
@@ -54,7 +54,7 @@ _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 
 def main(args: argparse.Namespace) -> int:
     """Trains; whatever stage it is in, SIGTERM makes it save and say so."""
-    with preemption() as preempted:
+    with hosts.preemption() as preempted:
         return train(args, preempted)
 
 
@@ -62,7 +62,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     """Config, hosts, mesh, feed, state, restore, step, loop, close."""
     times = StageTimes()
     config = load_config(args.config, args.overrides)
-    settings, workdir = train_config(config), Path(args.workdir)
+    settings = train_config(config)
     steps, seed = settings.optim.steps, settings.feed.seed
 
     with times("hosts"):
@@ -74,6 +74,8 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     check_whole_shards(places, settings.feed)
 
     with times("open"):
+        run = open_run(args.workdir)
+        keep_compiled(run, settings.compile_cache)
         data = open_data(args.data, config.data_cache)
     with times("stage"):
         if not stage_rows(data, settings, places, preempted):
@@ -81,7 +83,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     with times("open"):
         task = open_task(data, settings)
         facts = run_facts(config, settings, data, task)
-        keep_config(workdir, facts)
+        keep_config(run, facts)
 
     with times("state"):
         head = make_head(settings.head, data.text_width)
@@ -91,11 +93,11 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         )
 
     with times("restore"):
-        checkpoints = Checkpoints(workdir, task.prototypes, facts)
+        checkpoints = Checkpoints(run, task.prototypes, facts)
         start, state, position = checkpoints.restore(fresh, facts["identity"])
     if start == steps:
         checkpoints.close()
-        hosts.say(f"{workdir} is trained already, to step {steps}; {next_command(args)}")
+        hosts.say(f"{run.name} is trained already, to step {steps}; {next_command(args)}")
         return 0
     if start:
         print(f"going on from step {start}", file=hosts.errors())
@@ -115,13 +117,13 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         teacher=teacher,
         flags=place_flags(places, over_data),
         checkpoints=checkpoints,
-        log=MetricsLog(workdir, start) if hosts.is_first() else NoLog(),
+        log=open_log(run, start),
         times=times,
         logged=start,
     )
     reached = loop.run(state, start, preempted)
     loop.close()
-    return finish(args, settings, loop, reached)
+    return finish(args, run, settings, loop, reached)
 
 
 class HeldOut:
@@ -251,18 +253,7 @@ class Loop:
         self.log.close()
 
 
-@contextmanager
-def preemption() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM ends nothing; it makes the function that is given return True."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached: int) -> int:
+def finish(args: argparse.Namespace, run: Run, settings: TrainConfig, loop: Loop, reached: int) -> int:
     """summary.json, the last lines and the exit code."""
     print(f"time: {loop.times.summary()}", file=hosts.errors())
     if reached < settings.optim.steps:
@@ -270,7 +261,8 @@ def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached:
         return hosts.PREEMPTED
     best = loop.checkpoints.best()
     if hosts.is_first():
-        write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
+        write_json(run.path / "summary.json", {"step": reached, **best})
+        run.send()
     hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
     return 0
 
@@ -290,8 +282,8 @@ def next_command(args: argparse.Namespace) -> str:
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.train`."""
     flags = parser(__doc__ or "")
-    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
-    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder for checkpoints and logs")
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder or url that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url for checkpoints and logs")
     return flags
 
 

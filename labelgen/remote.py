@@ -1,5 +1,6 @@
-"""A folder on gs://, s3:// or any other file system that fsspec reaches: read in ranges, listed with versions."""
+"""A folder on gs://, s3:// or any other file system that fsspec reaches: read, listed, written, tried again."""
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable
@@ -36,9 +37,9 @@ class Entry(NamedTuple):
 class Remote:
     """The files below a url. Every error is a UserError that names the file and what would mend it."""
 
-    def __init__(self, url: str):
-        """UserError for a protocol that is unknown, or whose package is not installed."""
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, mend: str = "copy a complete DATA there"):
+        """mend: what to do where something is missing. UserError for an unknown protocol or a missing package."""
+        self.url, self._mend = url.rstrip("/"), mend
         self._package = _PACKAGES.get(url.partition("://")[0], "")
         self._fs, self._root = self._connect()
 
@@ -49,7 +50,7 @@ class Remote:
         except ImportError as error:
             raise UserError(f"{self.url}: {error}; pip install {self._package or 'what it names'}") from None
         except Exception as error:  # each package has exceptions of its own
-            raise self._unreadable("", error) from error
+            raise self._failed("", error) from error
         return fs, str(root).rstrip("/")
 
     def read(self, name: str) -> bytes:
@@ -79,7 +80,32 @@ class Remote:
         found = self._try(folder, find)
         return {name[len(self._root) + 1 :]: _entry(info) for name, info in found.items()}
 
-    def _try(self, name: str, work: Callable[[], T]) -> T:
+    def write(self, name: str, data: bytes) -> None:
+        """A whole file, in place of one that may be there."""
+        path = f"{self._root}/{name}"
+        self._make_folder(path)
+        self._try(name, lambda: self._fs.pipe_file(path, data), "written")
+
+    def copy(self, name: str, other: str) -> None:
+        """A file under another name, without bringing it here."""
+        self._make_folder(f"{self._root}/{other}")
+        self._try(other, lambda: self._fs.cp_file(f"{self._root}/{name}", f"{self._root}/{other}"), "written")
+
+    def delete(self, name: str) -> None:
+        """A file, or a folder with all that is in it; one that is gone already is no error."""
+
+        def remove() -> None:
+            self._fs.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm(f"{self._root}/{name}", recursive=True)
+
+        self._try(name, remove, "deleted")
+
+    def _make_folder(self, path: str) -> None:
+        if not self._package:  # object stores have none, and making one may make a bucket
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+    def _try(self, name: str, work: Callable[[], T], done: str = "read") -> T:
         """The result of `work`, tried again, ever later, while the error may pass by itself."""
         attempt = 0
         while True:
@@ -88,16 +114,18 @@ class Remote:
             except Exception as error:  # each package has exceptions of its own
                 attempt += 1
                 if attempt == _ATTEMPTS or isinstance(error, _FINAL) or _is_setup(error):
-                    raise self._unreadable(name, error) from error
+                    raise self._failed(name, error, done) from error
             time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
 
-    def _unreadable(self, name: str, error: Exception) -> UserError:
+    def _failed(self, name: str, error: Exception, done: str = "read") -> UserError:
         file = f"{self.url}/{name}".rstrip("/")
+        if isinstance(error, FileNotFoundError) and done == "written":
+            return UserError(f"{file}: cannot be written: there is no such bucket; make it, or check the url")
         if isinstance(error, FileNotFoundError):
-            return UserError(f"{file}: not there; check the url, and copy a complete DATA there")
+            return UserError(f"{file}: not there; check the url, and {self._mend}")
         credentials = _CREDENTIALS.get(self._package, "the credentials that it asks for")
         return UserError(
-            f"{file}: cannot be read ({type(error).__name__}: {error}); check the url, the network and {credentials}"
+            f"{file}: cannot be {done} ({type(error).__name__}: {error}); check the url, the network and {credentials}"
         )
 
 

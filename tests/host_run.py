@@ -1,8 +1,8 @@
 """`python host_run.py -m MODULE ARGUMENTS [+ -m MODULE ARGUMENTS]`: commands as `python -m`, one after the other.
 
 HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
-digest of each, and how often each jitted function was compiled; it is written when all have ended well. HOST_SECONDS is
-slept before every step.
+digest of each, how often each jitted function was compiled, and how often JAX found one in its cache or did not; it is
+written when all have ended well. HOST_SECONDS is slept before every step.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from labelgen.config import command
 
 BATCHES: list[list[tuple[int, str]]] = []
 COMPILED: Counter[str] = Counter()
+CACHE: Counter[str] = Counter()
 
 
 def watch() -> None:
@@ -39,7 +40,12 @@ def watch() -> None:
         if name == "/jax/core/compile/backend_compile_duration":
             COMPILED[about["fun_name"]] += 1
 
+    def event(name: str, **about: Any) -> None:
+        folder, _, what = name.rpartition("/")
+        CACHE.update([what] if folder == "/jax/compilation_cache" else [])
+
     Feed.__next__ = read  # type: ignore[method-assign]
+    jax.monitoring.register_event_listener(event)
     jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
@@ -59,7 +65,7 @@ def main(argv: list[str]) -> int:
         codes.append(command(run.main, run.arguments(), arguments))
     if not any(codes):
         log = Path(os.environ["HOST_LOG"]) / f"{jax.process_index()}.json"
-        log.write_text(json.dumps({"batches": BATCHES, "compiled": COMPILED}))
+        log.write_text(json.dumps({"batches": BATCHES, "compiled": COMPILED, "cache": CACHE}))
     return max(codes)
 
 

@@ -23,7 +23,7 @@ SMALL = {
 }
 
 
-def argv(data: Path, workdir: Path, **fields: Any) -> list[str]:
+def argv(data: Path | str, workdir: Path | str, **fields: Any) -> list[str]:
     """The command line; fields as train_steps=500 for train.steps."""
     settings = SMALL | {name.replace("_", ".", 1): value for name, value in fields.items()}
     return [
@@ -34,7 +34,7 @@ def argv(data: Path, workdir: Path, **fields: Any) -> list[str]:
     ]
 
 
-def train(data: Path, workdir: Path, **fields: Any) -> int:
+def train(data: Path | str, workdir: Path | str, **fields: Any) -> int:
     """Trains here; returns the exit code."""
     return command(main, arguments(), argv(data, workdir, **fields))
 

@@ -1,0 +1,187 @@
+"""RUN as a folder, or as a url (gs://, s3://, whatever fsspec knows) with a local copy that each process works in.
+
+A folder is shared by the hosts and used in place. Of a url every process keeps a copy in a temporary folder (TMPDIR):
+it brings what it reads, and what the first host wrote is sent when a checkpoint is finished and at the end. The store
+alone is what a run resumes from; the copy dies with the process. Orbax sees plain folders in both cases, so there is
+one way to write, restore, check and retain checkpoints, and a bucket holds what a folder would: either can be copied
+to the other. (Orbax itself reaches gs:// and, with three of its private functions replaced, s3://.)
+
+Nothing can be renamed in an object store: a checkpoint is finished once its commit_success.txt is there, Orbax's own
+mark, which is sent last and deleted first. One without is a save that was cut off. Nothing can be appended either:
+metrics.jsonl and TensorBoard's events are sent whole with each checkpoint, before its mark, so that a run that goes on
+has every line up to it; lines after the last save are lost with a killed process, as the steps are.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from labelgen.errors import UserError
+from labelgen.remote import Remote, is_remote
+
+_CHECKPOINTS = "checkpoints"
+_MARK = "commit_success.txt"
+_HEAD = ("_CHECKPOINT_METADATA", _MARK, "metrics")  # of a checkpoint, to list and to rank it
+_IN_FLIGHT = 16  # requests
+
+
+class Run:
+    """A RUN in a folder, which all hosts share."""
+
+    private = False
+    """Whether each process has a copy of its own, and what it writes there must be sent."""
+
+    def __init__(self, path: Path, name: str = ""):
+        self.path = path
+        """Where this process reads and writes."""
+        self.name = name or str(path)
+        """What the user calls it."""
+
+    def bring(self, *names: str) -> None:
+        """Makes files, and folders with all that is in them, be here as they were there when RUN was opened."""
+
+    def send(self) -> None:
+        """Makes the files outside of checkpoints/ be there as they are here."""
+
+    def send_checkpoints(self) -> None:
+        """Makes the finished checkpoints there be those that are here."""
+
+    def drop_cut_off(self) -> list[str]:
+        """Deletes checkpoints whose writing was cut off, and returns their names; Orbax does it in folders."""
+        return []
+
+    def set_aside(self, step: int) -> str:
+        """Renames a checkpoint, so that its step can be saved again; returns the new name."""
+        folder = self.path / _CHECKPOINTS
+        name = _free_name(step, (path.name for path in folder.iterdir()))
+        (folder / str(step)).rename(folder / name)
+        return name
+
+
+def open_run(workdir: str | Path | Run) -> Run:
+    """The RUN at a path or a url. UserError when a url cannot be reached, and when its bucket does not exist."""
+    if isinstance(workdir, Run):
+        return workdir
+    return RemoteRun(str(workdir)) if is_remote(workdir) else Run(Path(workdir))
+
+
+class RemoteRun(Run):
+    """A RUN at a url. At the start only what ranks the checkpoints is here."""
+
+    private = True
+
+    def __init__(self, url: str):
+        self._remote = Remote(url, "make the bucket")
+        self._folder = tempfile.TemporaryDirectory(prefix="fmbseg-run-", ignore_cleanup_errors=True)
+        super().__init__(Path(self._folder.name), self._remote.url)
+        self._there = self._remote.files("")
+        self._same: dict[str, tuple[int, int]] = {}
+        steps = _steps(self._there)
+        self._finished = {step for step in steps if f"{_CHECKPOINTS}/{step}/{_MARK}" in self._there}
+        self._cut_off = steps - self._finished
+        self.bring(*(f"{_CHECKPOINTS}/{step}/{name}" for step in self._finished for name in _HEAD))
+
+    def bring(self, *names: str) -> None:
+        wanted = [file for file in self._there if any(_is_within(file, name) for name in names)]
+        _each(self._bring, [file for file in wanted if file not in self._same])
+
+    def _bring(self, file: str) -> None:
+        path = self.path / file
+        try:
+            data = self._remote.read(file)
+        except UserError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return  # deleted since, by the training that goes on there
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        self._same[file] = _stamp(path)
+
+    def send(self) -> None:
+        files = (file for file in _files(self.path) if not _is_within(file, _CHECKPOINTS))
+        _each(self._send, [file for file in files if self._same.get(file) != _stamp(self.path / file)])
+
+    def _send(self, file: str) -> None:
+        stamp = _stamp(self.path / file)  # first: what is appended from here on is sent the next time
+        self._remote.write(file, (self.path / file).read_bytes())
+        self._same[file] = stamp
+
+    def send_checkpoints(self) -> None:
+        here = _steps(f"{_CHECKPOINTS}/{path.name}/" for path in (self.path / _CHECKPOINTS).iterdir())
+        for step in sorted(here - self._finished):
+            self._send_checkpoint(f"{_CHECKPOINTS}/{step}")
+        for step in self._finished - here:
+            self._remove(f"{_CHECKPOINTS}/{step}")
+        self._finished = here
+
+    def _send_checkpoint(self, folder: str) -> None:
+        self._remove(folder)  # what a save that was cut off left
+        files = [f"{folder}/{file}" for file in _files(self.path / folder)]
+        _each(self._send, [file for file in files if file != f"{folder}/{_MARK}"])
+        self._send(f"{folder}/{_MARK}")
+
+    def _remove(self, folder: str) -> None:
+        self._remote.delete(f"{folder}/{_MARK}")
+        self._remote.delete(folder)
+
+    def drop_cut_off(self) -> list[str]:
+        for step in self._cut_off:
+            self._remove(f"{_CHECKPOINTS}/{step}")
+        return sorted(map(str, self._cut_off))
+
+    def set_aside(self, step: int) -> str:
+        old = f"{_CHECKPOINTS}/{step}"
+        new = _free_name(step, (file.split("/")[1] for file in self._remote.files(_CHECKPOINTS)))
+        files = [file for file in self._remote.files(old) if file != f"{old}/{_MARK}"]
+        _each(lambda file: self._remote.copy(file, f"{_CHECKPOINTS}/{new}{file.removeprefix(old)}"), files)
+        self._remove(old)
+        self._finished.discard(step)
+        (self.path / old).rename(self.path / _CHECKPOINTS / new)
+        return new
+
+
+@contextmanager
+def disk_errors(folder: str) -> Iterator[None]:
+    """A full disk and the like as an OSError that names the folder; tensorstore says it in words of its own."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        code = error.errno if isinstance(error, OSError) else number and int(number[1])
+        if not code:
+            raise
+        raise OSError(code, os.strerror(code), folder) from error
+
+
+def _steps(files: Iterable[str]) -> set[int]:
+    """Numbers of the checkpoints that have one of the files."""
+    parts = (file.split("/") for file in files)
+    return {int(part[1]) for part in parts if part[0] == _CHECKPOINTS and len(part) > 2 and part[1].isdigit()}
+
+
+def _is_within(file: str, name: str) -> bool:
+    return file == name or file.startswith(f"{name}/")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _free_name(step: int, taken: Iterable[str]) -> str:
+    names = set(taken)
+    return next(name for i in range(1000) if (name := f"broken-{step}" + (f"-{i}" if i else "")) not in names)
+
+
+def _each(work: Callable[[str], None], files: Iterable[str]) -> None:
+    """The first error is raised once no request is under way."""
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        list(pool.map(work, files))
