@@ -27,11 +27,9 @@ def _count(state: State, outlines: Outlines) -> None:
     state.counts[_PIXELS] += outlines.unlabelled_px
 
 
-def _painted(name: str, counts: Counter[str], then: str = "") -> list[str]:
+def _painted(counts: Counter[str]) -> list[str]:
     """What is to be said where a polygon has a hole."""
-    if not counts[_HOLES]:
-        return []
-    return [f"{name}: {counts[_HOLES]} polygons have holes, filled by the polygons painted after them{then}"]
+    return [f"{counts[_HOLES]} polygons have holes, which polygons after them are to paint over"] * bool(counts[_HOLES])
 
 
 def _label(classes: Sequence[ClassInfo], region: Region) -> str:
@@ -65,7 +63,7 @@ class LabelmeWriter:
         pass
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return _painted("labelme", counts)
+        return _painted(counts)
 
     def _shape(self, region: Region) -> dict[str, Any]:
         confidence = rounded(region.confidence)
@@ -112,7 +110,7 @@ class CvatWriter:
         save(self._folder / "annotations.xml", text.encode())
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return _painted("cvat", counts)
+        return _painted(counts)
 
     def _polygon(self, z: int, region: Region) -> str:
         points = ";".join(f"{x},{y}" for x, y in region.ring_xy.tolist())
@@ -161,5 +159,5 @@ class YoloWriter:
         save(self._folder / "data.yaml", text.encode())
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        lost = f"; {counts[_PIXELS]} unlabelled pixels in them count as the class around" if counts[_PIXELS] else ""
-        return _painted("yolo", counts, lost)
+        lost = f"{counts[_PIXELS]} unlabelled pixels in holes count as the class around them"
+        return _painted(counts) + [lost] * bool(counts[_PIXELS])

@@ -47,18 +47,19 @@ def outlines(label_map: NDArray[np.int32], confidence: NDArray[np.uint8] | None 
     Of unlabelled pixels, only regions in holes are there.
     """
     ids, values = number_regions(label_map)
-    rings = trace(ids)
-    outer = {number: ring for number, ring in rings if signed_area(ring) > 0}
-    holes = np.bincount([number for number, ring in rings if signed_area(ring) < 0], minlength=len(values) + 1)
+    rings = [(number, ring, signed_area(ring)) for number, ring in trace(ids)]
+    outer = {number: ring for number, ring, area in rings if area > 0}
+    areas = {number: area for number, _, area in rings if area > 0}
+    holes = np.bincount([number for number, _, area in rings if area < 0], minlength=len(values) + 1)
     covered = in_holes(ids, np.flatnonzero(holes)) & (label_map < 0)
-    wanted = [number for number in outer if values[number - 1] >= 0]
-    wanted += np.unique(ids[covered]).tolist()
-    means = None if confidence is None else ndimage.mean(confidence, ids, wanted) / 255
+    wanted = [number for number in outer if values[number - 1] >= 0] + np.unique(ids[covered]).tolist()
+    wanted.sort(key=lambda number: -areas[number])
+    means = [None] * len(wanted) if confidence is None else (ndimage.mean(confidence, ids, wanted) / 255).tolist()
     found = [
-        Region(int(values[number - 1]), outer[number], int(holes[number]), None if means is None else float(means[i]))
-        for i, number in enumerate(wanted)
+        Region(int(values[number - 1]), outer[number], int(holes[number]), mean)
+        for number, mean in zip(wanted, means, strict=True)
     ]
-    return Outlines(sorted(found, key=lambda region: -signed_area(region.ring_xy)), int(covered.sum()))
+    return Outlines(found, int(covered.sum()))
 
 
 def number_regions(label_map: NDArray[np.int32]) -> tuple[Ids, NDArray[np.int32]]:
@@ -86,7 +87,7 @@ def in_holes(ids: Ids, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
 def signed_area(ring: Ring) -> float:
     """Area of a ring in px, above 0 for one that runs clockwise as seen: an outer border (the shoelace formula)."""
     x, y = ring.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    return float(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0]) / 2
 
 
 def trace(ids: Ids) -> list[tuple[int, Ring]]:
@@ -159,8 +160,7 @@ def _corners(padded: Ids) -> _Corners:
 
 def _turns(flat: NDArray[Any], heading: int, steps: tuple[int, ...]) -> _Turns:
     ahead, left = steps[heading], steps[heading - 1]
-    pixel = np.flatnonzero(flat)
-    pixel = pixel[flat[pixel] != flat[pixel + left]]
+    pixel = np.flatnonzero((flat != np.roll(flat, -left)) & (flat > 0))
     own = flat[pixel]
     blocked = flat[pixel + ahead] != own
     to_left = ~blocked & (flat[pixel + ahead + left] == own)
