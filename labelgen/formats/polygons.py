@@ -154,7 +154,7 @@ class YoloWriter:
         names = "".join(f"  {i}: {json.dumps(info.name, ensure_ascii=False)}\n" for i, info in enumerate(self._classes))
         text = (
             "# labels/NAME.txt belongs to images/NAME.*: put the photos into images/, or link their folder there.\n"
-            f"path: .\ntrain: images\nval: images\nnames:\n{names}"
+            f"train: images\nval: images\nnames:\n{names}"
         )
         save(self._folder / "data.yaml", text.encode())
 

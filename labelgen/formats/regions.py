@@ -51,7 +51,8 @@ def outlines(label_map: NDArray[np.int32], confidence: NDArray[np.uint8] | None 
     outer = {number: ring for number, ring, area in rings if area > 0}
     areas = {number: area for number, _, area in rings if area > 0}
     holes = np.bincount([number for number, _, area in rings if area < 0], minlength=len(values) + 1)
-    covered = in_holes(ids, np.flatnonzero(holes)) & (label_map < 0)
+    of_classes = np.flatnonzero((holes[1:] > 0) & (values >= 0)) + 1
+    covered = in_holes(ids, of_classes) & (label_map < 0)
     wanted = [number for number in outer if values[number - 1] >= 0] + np.unique(ids[covered]).tolist()
     wanted.sort(key=lambda number: -areas[number])
     means = [None] * len(wanted) if confidence is None else (ndimage.mean(confidence, ids, wanted) / 255).tolist()
