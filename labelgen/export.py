@@ -10,7 +10,7 @@ coco/semantic.json come back by `python -m labelgen.run --labels_from=FOLDER`.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     print(
         f"wrote the labels {name!r} of {sum(map(data.count, splits))} photos ({', '.join(formats)}) to {args.out}"
         f"{missing}{out.remarks(states)}; once corrected: python -m labelgen.run --config={args.config} "
-        f"--out={args.data} --stage=label --labels_from={args.out} --config.labels.name=corrected"
+        f"--out={args.data} --stage=label --labels_from={come_back(args.out, formats)} --config.labels.name=corrected"
     )
     return 0
 
@@ -69,6 +69,11 @@ def labelled(data: Dataset, config: ConfigDict, splits: list[str]) -> Iterator[A
             file, path = locate(config.photos.root, source, row.photo_id, name)
             yield Annotated(number, name, file, path, label_map, row.confidence)
             number += 1
+
+
+def come_back(out: str, formats: Sequence[str]) -> str:
+    """What is to be given to labelgen.run once it is corrected; what a tool writes where it is none of these files."""
+    return f"{out}/masks" if "png" in formats else f"{out}/coco/semantic.json" if "coco" in formats else "FOLDER"
 
 
 def arguments() -> argparse.ArgumentParser:

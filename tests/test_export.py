@@ -38,7 +38,7 @@ def test_the_free_labels_of_every_photo(
     assert list(json.loads((tmp_path / "classes.json").read_text())) == ["ball", "grass", "sky"]
     said = capsys.readouterr().out
     assert f"wrote the labels 'default' of 10 photos (png, coco) to {tmp_path}; once corrected: " in said
-    assert f"--stage=label --labels_from={tmp_path} --config.labels.name=corrected" in said
+    assert f"--stage=label --labels_from={tmp_path}/masks --config.labels.name=corrected" in said
 
 
 def test_pictures_that_are_no_longer_there(
