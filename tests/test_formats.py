@@ -32,11 +32,11 @@ Maps = dict[str, np.ndarray]
 
 def photos(folder: Path, confident: bool = True) -> list[Annotated]:
     """A map with a hole that holds an island and an unlabelled pixel, and one of noise; pictures beside them."""
-    ring = np.zeros((7, 9), np.int32)
-    ring[2:6, 2:7] = 1
-    ring[3:5, 3:6] = -1
-    ring[3, 4] = 2
-    ring[6, 8] = -1
+    ring = np.zeros((8, 10), np.int32)
+    ring[1:7, 2:8] = 1
+    ring[2:6, 3:7] = -1
+    ring[3:5, 4:6] = 2
+    ring[7, 9] = -1
     rng = np.random.default_rng(0)
     found = []
     for i, (name, label_map) in enumerate({"a/ring": ring, "b & c/noise": rng.integers(-1, 3, (11, 6))}.items()):
@@ -164,6 +164,7 @@ def test_cvat(out: Path, shown: list[Annotated]) -> None:
         polygons = sorted(image.iterfind("polygon"), key=lambda polygon: int(polygon.attrib["z_order"]))
         rings = [[list(map(int, pair.split(","))) for pair in p.attrib["points"].split(";")] for p in polygons]
         drawn = [(index(p.attrib["label"]), np.array(ring)) for p, ring in zip(polygons, rings, strict=True)]
+        assert [polygon.attrib["z_order"] for polygon in polygons] == list(map(str, range(len(polygons))))
         size_hw = int(image.attrib["height"]), int(image.attrib["width"])
         found[os.path.splitext(image.attrib["name"])[0]] = painted(drawn, size_hw)
         assert all(0 <= float(p.findtext("attribute[@name='confidence']") or "") <= 1 for p in polygons)
@@ -192,8 +193,8 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
     export = Export(tmp_path / "out", ("png", "coco", "labelme", "yolo"), CLASSES)
     export.add(photos(tmp_path)[0])
     assert export.remarks([export.state()]) == (
-        "; labelme, yolo: 2 polygons have holes, which polygons after them are to paint over"
-        "; yolo: 5 unlabelled pixels in holes count as the class around them"
+        "; labelme, yolo: 3 polygons have holes, which polygons after them are to paint over"
+        "; yolo: 12 unlabelled pixels in holes count as the class around them"
     )
     assert Export(tmp_path / "none", ("labelme",), CLASSES).remarks([]) == ""
 

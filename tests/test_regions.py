@@ -60,6 +60,12 @@ def test_a_hole_is_painted_over_by_what_lies_in_it() -> None:
     assert found.regions[0].value == 0 and found.with_holes == 1 and found.unlabelled_px == 3
 
 
+def test_what_lies_in_unlabelled_pixels_that_lie_in_a_hole_is_painted_last() -> None:
+    found = of("000000", "0....0", "0.21.0", "0....0", "000000")
+    assert [region.value for region in found.regions[:2]] == [0, NO_CLASS] and found.regions[1].holes == 1
+    assert sorted(region.value for region in found.regions[2:]) == [1, 2] and found.unlabelled_px == 10
+
+
 def test_unlabelled_pixels_outside_of_holes_need_no_polygon() -> None:
     found = of("..1", "...", "2..")
     assert sorted(region.value for region in found.regions) == [1, 2] and found.unlabelled_px == 0
