@@ -1,4 +1,4 @@
-"""Label maps as a person gives them back: a folder of PNGs or a COCO json, in the classes of the words.
+"""Label maps as a person gives them back: PNGs, LabelMe's files or a COCO json, in the classes of the words.
 
 What is read here is what labelgen.formats writes, and what tools make of it: names of pictures with other folders in
 front, other ids, other orders of classes. UserErrors name the file.
@@ -18,7 +18,7 @@ from labelgen.formats.polygons import UNLABELLED
 from labelgen.ontology import Ontology
 from labelgen.sources.coco import Annotation, read_annotations
 from labelgen.sources.coco_json import AS_PUBLISHED
-from labelgen.sources.coco_masks import mask_of
+from labelgen.sources.coco_masks import mask_of, polygon_mask
 from labelgen.sources.pictures import read_mask
 
 LabelMap = NDArray[np.int32]
@@ -118,6 +118,37 @@ class CocoJson:
         return mask, _known(where, self._found.categories[annotation.category_id], self._index)
 
 
+class LabelmeFolder:
+    """LabelMe's polygons, a file a photo, painted in their order; what none covers, or __ignore__, is unlabelled."""
+
+    def __init__(self, folder: Path, words: Ontology) -> None:
+        self._folder = folder
+        self._index = {name: i for i, name in enumerate(words.names)} | {UNLABELLED: -1}
+
+    def names(self) -> Sequence[str]:
+        """See Corrections; so the other methods."""
+        return sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*.json"))
+
+    def where(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def load(self, name: str) -> LabelMap:
+        where, mend = self.where(name), "draw polygons with LabelMe, and save it again"
+        read = read_json(self._folder / name, mend)
+        try:
+            label_map = np.full((read["imageHeight"], read["imageWidth"]), -1, np.int32)
+            shapes = [(shape["label"], shape["shape_type"], shape["points"]) for shape in read["shapes"]]
+            drawn = [(label, kind, np.ravel(np.asarray(points, np.float64))) for label, kind, points in shapes]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: not a file of LabelMe's ({error!r}); {mend}") from None
+        for label, kind, points in drawn:
+            value = _known(where, label, self._index)
+            if kind != "polygon" or len(points) < 6 or not np.isfinite(points).all():
+                raise UserError(f"{where}: a {kind} of {label!r} with {len(points) // 2} points; {mend}")
+            label_map[polygon_mask(points, (label_map.shape[0], label_map.shape[1]))] = value
+        return label_map
+
+
 _MEND = "mend it, or take the file of words that the labels were exported with"
 
 
@@ -128,31 +159,36 @@ def _known(where: str, name: str, index: Mapping[str, int]) -> int:
 
 
 def open_corrections(folder: Path, words: Ontology) -> Corrections:
-    """What lies in the folder that labelgen.export wrote, in one of PNGs, or in a json; UserError when nothing does.
+    """What lies in a folder: PNGs, LabelMe's files, or one COCO json, which may be named itself.
 
-    Where there are PNGs as well as a json the one that was corrected is to be named.
+    UserError when nothing does, and where there are several kinds, as labelgen.export writes them.
     """
     if folder.is_file():
         return CocoJson(folder, words)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of corrected labels; mend --labels_from")
-    masks = folder / "masks" if (folder / "masks").is_dir() else folder
-    jsons = sorted(path for path in folder.rglob("*.json") if _is_coco(path, folder))
-    pngs = any(path.suffix == ".png" for path in masks.rglob("*.png") if "panoptic" not in path.parts)
-    if len(jsons) + pngs > 1:
-        found = " and ".join([f"PNGs in {masks}"] * pngs + list(map(str, jsons)))
-        raise UserError(f"{folder}: has {found}; name the one that was corrected: --labels_from={jsons[0]}")
-    if jsons:
-        return CocoJson(jsons[0], words)
-    if not pngs:
-        raise UserError(f"{folder}: no PNG and no COCO json in it; write some with labelgen.export, and correct them")
-    return PngFolder(masks, words)
+    jsons = [path for path in sorted(folder.rglob("*.json")) if path.name not in _LEGENDS]
+    drawn = [path for path in jsons if _is_labelme(path)]
+    coco = [path for path in jsons if path not in drawn]
+    parts = {"confidence", "panoptic"}  # of labelgen.export, beside its masks
+    pngs = [path for path in folder.rglob("*.png") if not parts & set(path.relative_to(folder).parts)]
+    found = [folder / "masks" if (folder / "masks").is_dir() else folder] * bool(pngs)
+    found += [folder / "labelme" if (folder / "labelme").is_dir() else folder] * bool(drawn) + coco
+    if not found:
+        raise UserError(f"{folder}: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export")
+    if len(found) > 1:
+        named = " and ".join(map(str, found))
+        raise UserError(f"{folder}: has labels in {named}; name those that were corrected: --labels_from={found[0]}")
+    return PngFolder(found[0], words) if pngs else LabelmeFolder(found[0], words) if drawn else CocoJson(coco[0], words)
 
 
-def _is_coco(path: Path, folder: Path) -> bool:
-    """Not classes.json, not the panoptic json beside a semantic one, nothing of LabelMe's."""
-    inside = path.relative_to(folder)
-    return path.name not in ("classes.json", "panoptic.json") and inside.parts[0] != "labelme"
+_LEGENDS = ("classes.json", "panoptic.json")
+
+
+def _is_labelme(path: Path) -> bool:
+    """By a key that each of LabelMe's files has, and COCO's have not."""
+    with open(path, "rb") as file:
+        return b'"shapes"' in file.read()
 
 
 def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey, str]:

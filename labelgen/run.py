@@ -12,8 +12,8 @@ whoever finds all photos encoded labels what nobody has labelled. A DATA belongs
 labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
 and listed with the reason in DATA/failures.jsonl.
 
---labels_from: labels that labelgen.export wrote and a person corrected, PNGs or a COCO json, take the place of the free
-ones. Photos without a file keep the free ones; with --only_corrected they have none.
+--labels_from: labels that labelgen.export wrote and a person corrected, PNGs, LabelMe's files or a COCO json, take the
+place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.
 """
 
 import argparse
@@ -132,7 +132,9 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
-    flags.add_argument("--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs or a COCO json")
+    flags.add_argument(
+        "--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs, LabelMe's files, a COCO json"
+    )
     flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
     flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
     return flags
