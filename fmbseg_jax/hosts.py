@@ -150,10 +150,14 @@ def say(text: str) -> None:
         print(text)
 
 
-@functools.cache
 def errors() -> TextIO:
-    """stderr on the first process; what the others write there is nobody's."""
-    return sys.stderr if is_first() else open(os.devnull, "w")
+    """stderr on the first process, as it is now; what the others write there is nobody's."""
+    return sys.stderr if is_first() else _nowhere()
+
+
+@functools.cache
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 def barrier(name: str) -> None:

@@ -19,6 +19,7 @@ from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
 from labelgen.sam import load_sam
 from labelgen.sources.base import Photo
+from labelgen.views import feature_row
 from labelgen.windows import HW, crop_windows, resize, tile
 
 Image = NDArray[np.uint8]
@@ -86,15 +87,6 @@ class Encoders:
         fields["encoder"] |= self._dino.identity()
         fields["clip"] |= {name: list(fields["clip"][name]) for name in ("crop_scales", "variants")}
         return {**fields, "dtype": compute.dtype_name(self._clip.dtype), "torch": torch.__version__.partition("+")[0]}
-
-
-def feature_row(photo: Photo, features: Floats, grid_hw: HW, dtype: np.dtype[Any]) -> FeatureRow:
-    """The features float32 [h', w', D] of a whole photo, laid on the fixed grid in the DATA's type."""
-    h, w, width = features.shape
-    padded = np.zeros((*grid_hw, width), dtype)
-    padded[:h, :w] = features
-    height, across, _ = photo.image.shape
-    return FeatureRow(photo.photo_id, (height, across), (0.0, 0.0, float(across), float(height)), (h, w), padded)
 
 
 class ClipViews:

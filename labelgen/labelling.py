@@ -1,9 +1,10 @@
 """The label stage: words and evidence to labels/NAME. No image tower runs, and with ready text embeddings no model."""
 
 import contextlib
+import functools
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from labelgen import calibration
 from labelgen.calibration import Calibration
+from labelgen.corrected import CorrectedFrom, open_corrected
 from labelgen.dataset import read_json, read_prototypes, write_json
 from labelgen.encoding import check_dtype, identity
 from labelgen.errors import UserError
@@ -67,7 +69,13 @@ def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
 
 
 def label(
-    config: ConfigDict, data: Path, words: Ontology, mine: Sequence[Shard], shards: Sequence[Shard], times: StageTimes
+    config: ConfigDict,
+    data: Path,
+    words: Ontology,
+    mine: Sequence[Shard],
+    shards: Sequence[Shard],
+    times: StageTimes,
+    corrected_from: CorrectedFrom | None = None,
 ) -> str:
     """Labels the shards of `mine`, and finishes labels/NAME when nobody's are left; what was done, in words.
 
@@ -78,22 +86,27 @@ def label(
     missing = [shard for shard in _labelled(config, shards) if not (data / "evidence" / shard.name).exists()]
     if missing:
         raise UserError(f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first")
+    corrected = corrected_from and open_corrected(corrected_from, words, data, _labelled(config, shards))
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / "prototypes.npy").exists()
-    fields = claim(folder / "config.json", settings(config, words), str(folder), mend, begun)
+    wanted = settings(config, words) | (corrected.settings() if corrected else {})
+    fields = claim(folder / "config.json", wanted, str(folder), mend, begun)
     labeller = _labeller(config, data, folder, words, shards, times)
     left = [shard for shard in _labelled(config, mine) if not _done(data, folder, shard)]
     progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
     for shard in left:
         with contextlib.suppress(ShardBusyError):  # its owner finishes it, and labels/NAME if it is the last
-            _label_shard(data, folder, shard, labeller, times, progress)
+            free = labeller.label
+            make = functools.partial(corrected.record, shard.split, label=free) if corrected else free
+            _label_shard(data, folder, shard, make, times, progress)
     progress.close()
     by_split = {split: [shard for shard in shards if shard.split == split] for split in {s.split for s in shards}}
     done = sorted(split for split, members in by_split.items() if all(_done(data, folder, shard) for shard in members))
     if not set(config.labels.splits) <= set(done):
         return f"{folder}: this worker's share is labelled"
     finish_labels(folder, shards, done, fields, labeller.grid_hw)
-    return f"{folder}: labelled {', '.join(done)} with {len(words.words)} words for {len(words.names)} classes"
+    done_by = f"with {len(words.words)} words for {len(words.names)} classes{corrected.said() if corrected else ''}"
+    return f"{folder}: labelled {', '.join(done)} {done_by}"
 
 
 def _labelled(config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
@@ -176,8 +189,14 @@ def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
 
 
 def _label_shard(
-    data: Path, folder: Path, shard: Shard, labeller: Labeller, times: StageTimes, progress: Progress
+    data: Path,
+    folder: Path,
+    shard: Shard,
+    make: Callable[[bytes], bytes],
+    times: StageTimes,
+    progress: Progress,
 ) -> None:
+    """make: a LabelRow's record of an EvidenceRow's."""
     evidence = ShardReader(data / "evidence" / shard.name)
     with ShardWriter(folder / shard.name) as writer:
         pairs = zip(writer.records(), range(len(evidence)), strict=False)
@@ -186,7 +205,7 @@ def _label_shard(
         progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
         for row in range(writer.count, len(evidence)):
             with times("label"):
-                record = labeller.label(evidence[row])
+                record = make(evidence[row])
             with times("write labels"):
                 writer.append(record)
             progress.add(1)

@@ -1,13 +1,15 @@
 """Free labels against truth, stage by stage, where the source has truth.
 
 Each row of the table is one reading of the same photos: dense CLIP by itself (the floor), stages 1.1 and 1.2, their
-merge on all pixels and on the pixels it labels, and the merge with the true classes given (the ceiling of naming).
+merge on all pixels and on the pixels it labels, and the merge with the true classes given (the ceiling of naming);
+where a person has corrected labels, the labels as they are now too.
 Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/NAME/quality.json.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ from labelgen.metrics import Counts, confusion, scores
 from labelgen.ontology import Ontology
 from labelgen.presence import dense_logits
 from labelgen.progress import Progress
-from labelgen.records import EvidenceRow
+from labelgen.records import EvidenceRow, LabelRow, ignore_value
 from labelgen.resample import to_pixels
 from labelgen.staging import open_data
 from labelgen.table import table
@@ -76,13 +78,18 @@ def split_quality(
     pairs = np.zeros(3, np.int64)
     evidence_rows, truth_rows = data.reader("evidence", split), TruthReader(data, split, names, config.eval.truth)
     photos = min(len(evidence_rows), limit or len(evidence_rows))
+    name = config.labels.name
+    corrected = data.label_reader(name, split) if "corrected" in data.labels_info(name) else None
     progress = Progress(photos, "photos", f"quality {split}")
     for i in range(photos):
         evidence = EvidenceRow.decode(evidence_rows[i])
         truth = truth_rows[i].label_map
         stages = label_stages(evidence, settings, *words)
-        for name, against, prediction in readings(evidence, truth, stages, settings, words):
-            counts[name] = counts.get(name, 0) + confusion(against, prediction, len(names))
+        seen = readings(evidence, truth, stages, settings, words)
+        if corrected is not None:
+            seen = chain(seen, as_they_are(LabelRow.decode(corrected[i]), truth))
+        for reading, against, prediction in seen:
+            counts[reading] = counts.get(reading, 0) + confusion(against, prediction, len(names))
         pairs += presence_pairs(truth, stages.presence.present)
         progress.add(1)
     progress.close()
@@ -115,6 +122,13 @@ def readings(
     yield "merged, labelled pixels", on_labelled, stages.merged
     given = true_classes(truth, len(words.ontology.names))
     yield "true classes given", truth, label_stages(evidence, settings, *words, given).full
+
+
+def as_they_are(row: LabelRow, truth: LabelMap) -> Iterator[tuple[str, LabelMap, LabelMap]]:
+    """The readings of labels that are not, or not all, the free ones."""
+    label_map = np.where(row.label_map == ignore_value(row.label_map), -1, row.label_map.astype(np.int64))
+    yield "with corrections", truth, label_map
+    yield "with corrections, labelled pixels", np.where(label_map >= 0, truth, -1), label_map
 
 
 def argmax_pixels(maps: Array, size_hw: tuple[int, int]) -> LabelMap:

@@ -3,6 +3,7 @@
     python -m labelgen.run --config=configs/my_photos.py --out=DATA --limit=20    # try it on twenty photos of a split
     python -m labelgen.run --config=configs/my_photos.py --out=DATA               # all of them
     python -m labelgen.run --config=... --out=DATA --config.ontology=other.txt --config.labels.name=other
+    python -m labelgen.run --config=... --out=DATA --labels_from=FOLDER --config.labels.name=corrected
 
 Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
 encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
@@ -10,6 +11,9 @@ and DATA ends the same to the byte; so it does with several workers, --worker=0/
 whoever finds all photos encoded labels what nobody has labelled. A DATA belongs to the config it was begun with, and
 labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
 and listed with the reason in DATA/failures.jsonl.
+
+--labels_from: labels that labelgen.export wrote and a person corrected, PNGs, LabelMe's files or a COCO json, take the
+place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.
 """
 
 import argparse
@@ -23,6 +27,7 @@ from ml_collections import ConfigDict
 
 from labelgen import encoding, labelling
 from labelgen.config import command, load_config, parser
+from labelgen.corrected import CorrectedFrom
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
@@ -53,17 +58,23 @@ def main(args: argparse.Namespace) -> int:
 def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Namespace, times: StageTimes) -> str:
     """Labels this worker's share. After encoding, the worker that finds DATA complete labels all that nobody has."""
     shards = labelling.prepare(config, data)
+    corrected = CorrectedFrom(Path(args.labels_from), args.only_corrected) if args.labels_from else None
     if args.stage == "label":
-        return labelling.label(config, data, words, owned(shards, *args.worker), shards, times)
+        return labelling.label(config, data, words, owned(shards, *args.worker), shards, times, corrected)
     if not (data / "dataset.json").exists():
         return "labels wait until the other workers have encoded their share"
-    return labelling.label(config, data, words, shards, shards, times)
+    return labelling.label(config, data, words, shards, shards, times, corrected)
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
     """The words, read before anything dear begins. None where encoding alone does not need them."""
     if args.stage == "label" and args.limit:
         raise UserError("--limit belongs to encoding: labels cover every photo of DATA; encode with --limit to try out")
+    if args.labels_from and (args.stage == "encode" or not Path(args.labels_from).exists()):
+        lacks = "belongs to labelling" if args.stage == "encode" else "no such folder of corrected labels"
+        raise UserError(f"--labels_from={args.labels_from}: {lacks}; mend --labels_from or --stage")
+    if args.only_corrected and not args.labels_from:
+        raise UserError("--only_corrected: of which? Name the folder of corrected labels: --labels_from=FOLDER")
     if args.stage == "encode" and not config.ontology:
         return None
     if not config.ontology:
@@ -82,8 +93,10 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
     same = f"--config={args.config} " + "".join(f"--config.{override} " for override in args.overrides)
+    again = f"{same}--labels_from={args.labels_from} " if args.labels_from else same
+    again += "--only_corrected " * args.only_corrected
     if not (Path(args.out) / "dataset.json").exists():
-        return f"the other workers, then python -m labelgen.run {same}--out={args.out}"
+        return f"the other workers, then python -m labelgen.run {again}--out={args.out}"
     if args.stage == "encode":
         return f"python -m labelgen.run {same}--out={args.out} --stage=label"
     if not (Path(args.out) / "labels" / config.labels.name / "labels.json").exists():
@@ -119,6 +132,10 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
+    flags.add_argument(
+        "--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs, LabelMe's files, a COCO json"
+    )
+    flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
     flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
     return flags
 

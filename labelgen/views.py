@@ -6,7 +6,14 @@ the photo's rows i H/h' ... (i+1) H/h' and its columns j W/w' ... (j+1) W/w'; wh
 is outside the photo.
 """
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from labelgen.errors import UserError
+from labelgen.records import FeatureRow
+from labelgen.sources.base import Photo
 
 HW = tuple[int, int]
 
@@ -40,3 +47,12 @@ def view_grid(size_hw: HW, size_px: int, patch_px: int, height_px: int = 0) -> t
     fills = 0 if size_hw[0] * fixed_hw[1] >= size_hw[1] * fixed_hw[0] else 1
     h, w = (max(1, int(fixed_hw[fills] * side / size_hw[fills] + 0.5)) for side in size_hw)
     return (h, w), (h * patch_px, w * patch_px)
+
+
+def feature_row(photo: Photo, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]) -> FeatureRow:
+    """The features float32 [h', w', D] of a whole photo, laid on the fixed grid in the DATA's type."""
+    h, w, width = features.shape
+    padded = np.zeros((*grid_hw, width), dtype)
+    padded[:h, :w] = features
+    height, across, _ = photo.image.shape
+    return FeatureRow(photo.photo_id, (height, across), (0.0, 0.0, float(across), float(height)), (h, w), padded)

@@ -5,12 +5,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import stub_run
+from PIL import Image
+
+from labelgen import export
+from labelgen.config import command
+from labelgen.dataset import Dataset
+from labelgen.records import LabelRow
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = [sys.executable, str(ROOT / "tests/stub_run.py")]
@@ -62,3 +69,33 @@ def same(first: Path, second: Path) -> bool:
     a, b = files(first), files(second)
     assert a.keys() == b.keys()
     return [name for name in a if a[name] != b[name]] == []
+
+
+@pytest.fixture(scope="module", name="exported")
+def exported_fixture(world: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The free labels as labelgen.export writes them."""
+    out = tmp_path_factory.mktemp("exported")
+    arguments = [f"--config={world}/config.py", f"--data={whole}", f"--out={out}", "--format=png,coco,labelme"]
+    assert command(export.main, export.arguments(), arguments) == 0
+    return out
+
+
+@pytest.fixture(name="out")
+def out_fixture(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "out"))
+
+
+def label_rows(data: Path, name: str) -> dict[str, LabelRow]:
+    reader = Dataset.open(data).label_reader(name, "train")
+    found = [LabelRow.decode(reader[i]) for i in range(len(reader))]
+    return {row.photo_id: row for row in found}
+
+
+def edit_mask(path: Path, change: Callable[[np.ndarray], None]) -> None:
+    image = Image.open(path)
+    values = np.array(image)
+    change(values)
+    edited = Image.fromarray(values, image.mode)
+    if image.mode == "P":
+        edited.putpalette(image.getpalette() or [])
+    edited.save(path)

@@ -21,7 +21,7 @@ def evaluation(data: Path, run: Path, how: str = "off") -> list[str]:
 
 
 def prediction(data: Path, run: Path, out: Path) -> list[str]:
-    return [f"--workdir={run}", f"--data={data}", f"--out={out}"]
+    return [f"--workdir={run}", f"--data={data}", f"--out={out}", "--format=png,coco,cvat"]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_two_processes_write_the_masks_that_one_writes(data: Path, two: Any, tmp
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (two[0] / "masks", tmp_path)
     )
-    assert masks == expected and len(masks) == 5 + 2 + 2
-    assert "wrote 7 masks and 0 overlays" in two[1][0]
+    assert masks == expected and len(masks) == 5 + 2 + 2 + (2 + 5 + 2) + 1
+    assert "wrote 7 masks (png, coco, cvat) and 0 overlays" in two[1][0]
 
 
 def test_a_distributed_that_is_none_is_refused_by_all_commands(

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fmbseg_jax.palette import _EYES, _lab, overlay, palette
+from fmbseg_jax.palette import overlay
+from labelgen.palette import _EYES, _lab, palette
 
 
 def test_a_longer_palette_starts_with_the_shorter() -> None:

@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
 from fmbseg_jax.embed import check_same_weights
+from fmbseg_jax.inputs import Item
 from fmbseg_jax.palette import palette
 from labelgen.clip import load_clip
 from labelgen.config import command, load_config
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
+from labelgen.formats.pictures import class_infos
 from labelgen.ontology import parse_words
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +87,8 @@ def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
     ontology = parse_words([f"class {i}" for i in range(300)], "words")
     label_map = np.array([[0, 299], [255, 256]], np.uint16)
     row = tiny.features(0)
-    predict.Masks(tmp_path, ontology).write(predict.Item("a", row, None), label_map)
+    classes = class_infos(ontology, ontology.names)
+    predict.Masks(tmp_path, classes, ("png",)).write(Item(0, "a", row, None, "a", None), label_map)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "masks/a.png")), label_map)
 
 

@@ -1,0 +1,59 @@
+"""All formats that are wanted of a folder at once."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from labelgen.errors import UserError
+from labelgen.formats.base import Annotated, ClassInfo, Writer
+from labelgen.formats.coco import CocoWriter
+from labelgen.formats.png import PngWriter
+from labelgen.formats.polygons import CvatWriter, LabelmeWriter, YoloWriter
+
+FORMATS: dict[str, Callable[[Path, Sequence[ClassInfo]], Writer]] = {
+    "png": PngWriter,
+    "coco": CocoWriter,
+    "labelme": LabelmeWriter,
+    "cvat": CvatWriter,
+    "yolo": YoloWriter,
+}
+
+
+def read_formats(text: str) -> tuple[str, ...]:
+    """ "png,coco" -> ("png", "coco"). UserError for a name that is no format."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise UserError(f"--format={text}: {(unknown or [text])[0]!r} is no format; there are {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(names))
+
+
+class Export:
+    """Writes photos in every format; `state`s of several hosts make the files about all photos."""
+
+    def __init__(self, folder: Path, formats: Sequence[str], classes: Sequence[ClassInfo]) -> None:
+        self._writers = {name: FORMATS[name](folder, classes) for name in formats}
+
+    def add(self, photo: Annotated) -> None:
+        """The photo's own files in every format."""
+        for writer in self._writers.values():
+            writer.add(photo)
+
+    def state(self) -> dict[str, Any]:
+        """What this process knows of its photos, JSON-able."""
+        return {name: [writer.state.records, writer.state.counts] for name, writer in self._writers.items()}
+
+    def remarks(self, states: Sequence[dict[str, Any]]) -> str:
+        """What the last line must say of all processes' photos: "" or "; …"."""
+        said: dict[str, list[str]] = {}
+        for name, writer in self._writers.items():
+            for remark in writer.remarks(sum((Counter(state[name][1]) for state in states), Counter())):
+                said.setdefault(remark, []).append(name)
+        return "".join(f"; {', '.join(names)}: {remark}" for remark, names in said.items())
+
+    def finish(self, states: Sequence[dict[str, Any]]) -> None:
+        """The files about all photos, from the states of all processes."""
+        for name, writer in self._writers.items():
+            records = [record for state in states for record in state[name][0]]
+            writer.finish([record for _, record in sorted(records, key=lambda record: record[0])])

@@ -1,0 +1,136 @@
+"""Labels go out, are corrected and come back: rows differ where a person changed them and nowhere else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rows import evidence_row
+from run_world import copy_fixture as copy_fixture  # noqa: F401
+from run_world import edit_mask as edit
+from run_world import exported_fixture as exported_fixture
+from run_world import files, run, same
+from run_world import label_rows as rows
+from run_world import out_fixture as out_fixture
+from run_world import own_signals_fixture as own_signals_fixture
+from run_world import whole_fixture as whole_fixture
+from run_world import world_fixture as world_fixture
+
+from labelgen.corrected import corrected_row, unlabelled_row
+from labelgen.label import WORKING_PX
+from labelgen.records import EvidenceRow
+
+LABEL = ("--stage=label", "--config.labels.name=new")
+
+
+def shards(data: Path, name: str) -> dict[str, bytes]:
+    kept = files(data / "labels" / name).items()
+    return {file: content for file, content in kept if not file.endswith("config.json") and file != "labels.json"}
+
+
+@pytest.mark.parametrize("kind", ["masks", "coco", "coco/semantic.json", "labelme"])
+def test_labels_that_nobody_touched_come_back_as_they_were(world: Path, copy: Path, out: Path, kind: str) -> None:
+    assert run(world, copy, *LABEL, f"--labels_from={out / kind}") == 0
+    assert shards(copy, "new") == shards(copy, "default")
+    labels = json.loads((copy / "labels/new/labels.json").read_text())
+    assert labels["corrected"]["photos"] == 10 and labels["corrected"]["other_photos"] == "free labels"
+    assert labels["digest"] != json.loads((copy / "labels/default/labels.json").read_text())["digest"]
+
+
+def test_rows_differ_where_a_person_changed_them(world: Path, copy: Path, out: Path, capsys: Any) -> None:
+    free = rows(copy, "default")
+    y, x = np.argwhere(free["005"].label_map != 255)[-1]
+
+    def change(values: np.ndarray) -> None:
+        values[:6, :10] = 2
+        values[y, x] = 255
+
+    edit(out / "masks/train/005.png", change)
+    for path in sorted((out / "masks/train").glob("*.png"))[5:]:
+        path.unlink()  # photos without a file keep the free labels
+    assert run(world, copy, *LABEL, f"--labels_from={out / 'masks'}") == 0
+    assert "3 classes, 5 photos as corrected. " in capsys.readouterr().out
+    new = rows(copy, "new")
+    assert [photo for photo in free if free[photo].encode() != new[photo].encode()] == ["005"]
+    before, after = free["005"], new["005"]
+    wanted = before.label_map.copy()
+    change(wanted)
+    changed = wanted != before.label_map
+    assert changed[:6].any() and changed[y, x] and y > 11 and np.array_equal(after.label_map, wanted)
+    assert (after.confidence[changed & (wanted == 2)] == 255).all() and after.confidence[y, x] == 0
+    assert np.array_equal(after.confidence[~changed], before.confidence[~changed])
+    assert after.classes.tolist() == sorted(set(wanted[wanted != 255].tolist())) and (after.scores == 1).all()
+    # 17 x 20 px on 6 x 6 patches: the first two rows and three columns of patches lie in the corrected rectangle
+    assert (after.target_classes[:2, :3, 0] == 2).all() and (after.target_shares[:2, :3, 0] == 255).all()
+    untouched = [row for row in range(3, 6) if row not in (6 * y // 17, (6 * y + 5) // 17)]
+    assert untouched and np.array_equal(after.target_classes[untouched], before.target_classes[untouched])
+    assert np.array_equal(after.target_shares[untouched], before.target_shares[untouched])
+
+
+def test_photos_without_a_file_may_be_left_unlabelled(world: Path, copy: Path, out: Path) -> None:
+    for path in (out / "masks/train").glob("*.png"):
+        if path.stem != "005":
+            path.unlink()
+    assert run(world, copy, *LABEL, f"--labels_from={out / 'masks'}", "--only_corrected") == 0
+    free, new = rows(copy, "default"), rows(copy, "new")
+    assert (free["005"].label_map != 255).any()
+    assert np.array_equal(new["005"].label_map, free["005"].label_map)
+    assert np.array_equal(new["005"].target_shares, free["005"].target_shares)
+    assert np.array_equal(new["005"].confidence == 255, free["005"].label_map != 255)
+    others = [row for photo, row in new.items() if photo != "005"]
+    assert all((row.label_map == 255).all() and not row.target_shares.any() and not len(row.classes) for row in others)
+    assert [row.label_map.shape for row in new.values()] == [row.label_map.shape for row in free.values()]
+
+
+def test_workers_and_a_second_start_write_the_same(world: Path, copy: Path, out: Path, tmp_path: Path) -> None:
+    edit(out / "masks/train/007.png", lambda values: values.fill(1))
+    corrected = (*LABEL, f"--labels_from={out / 'masks'}")
+    assert run(world, copy, *corrected) == 0
+    once = files(copy)
+    for file in (copy / "labels/new").glob("*train-*"):
+        file.unlink()
+    (copy / "labels/new/labels.json").unlink()
+    for worker in (1, 0):
+        assert run(world, copy, *corrected, f"--worker={worker}/2") == 0
+    assert files(copy) == once
+
+
+def test_the_whole_run_takes_them_too(world: Path, copy: Path, out: Path, tmp_path: Path) -> None:
+    edit(out / "masks/train/007.png", lambda values: values.fill(1))
+    corrected = ("--config.labels.name=new", f"--labels_from={out / 'masks'}")
+    assert run(world, tmp_path / "fresh", *corrected) == 0
+    assert run(world, copy, *corrected) == 0
+    assert same(tmp_path / "fresh/labels/new", copy / "labels/new")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--labels_from=gone",), "--labels_from=gone: no such folder of corrected labels"),
+        (("--labels_from=tests", "--stage=encode"), "--labels_from=tests: belongs to labelling; mend"),
+        (("--only_corrected",), "--only_corrected: of which? Name the folder"),
+    ],
+)
+def test_flags_that_do_not_fit(
+    flags: tuple[str, ...], message: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(world, tmp_path / "data", *flags) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
+def test_labels_belong_to_their_corrections(world: Path, copy: Path, out: Path, capsys: Any) -> None:
+    assert run(world, copy, "--stage=label", f"--labels_from={out / 'masks'}") == 2
+    assert "labels/default was made with corrected." in (error := capsys.readouterr().err)
+    assert "choose another name: --config.labels.name=NAME" in error
+
+
+def test_targets_of_a_large_photo_are_made_at_the_size_of_free_ones() -> None:
+    seen = evidence_row()
+    side = 2 * WORKING_PX
+    large = EvidenceRow(seen.photo_id, (side, side), (4, 4), seen.crops, seen.crop_boxes, seen.dense, seen.masks)
+    label_map = np.full((side, side), -1, np.int32)
+    label_map[: side // 2, ::2], label_map[: side // 2, 1::2] = 0, 1  # every other column is seen at half the size
+    row = corrected_row(unlabelled_row(large, 3, (4, 4)), label_map, (4, 4))
+    assert (row.target_shares[:2, :, 0] == 255).all() and not row.target_shares[2:].any()
+    assert (row.target_classes[:2, :, 0] == 1).all() and row.label_map.shape == (side, side)

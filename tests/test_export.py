@@ -1,0 +1,63 @@
+"""labelgen.export on a small DATA: every photo, its picture's name, its labels; what it says and what it refuses."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_world import copy_fixture as copy_fixture  # noqa: F401
+from run_world import own_signals_fixture as own_signals_fixture
+from run_world import whole_fixture as whole_fixture
+from run_world import world_fixture as world_fixture
+
+from labelgen import export
+from labelgen.config import command
+from labelgen.dataset import Dataset
+from labelgen.records import LabelRow
+
+
+def exported(world: Path, data: Path, out: Path, *more: str) -> int:
+    arguments = [f"--config={world}/config.py", f"--data={data}", f"--out={out}", *more]
+    return command(export.main, export.arguments(), arguments)
+
+
+def test_the_free_labels_of_every_photo(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exported(world, whole, tmp_path, "--format=png,coco") == 0
+    rows = Dataset.open(whole).label_reader("default", "train")
+    images = json.loads((tmp_path / "coco/semantic.json").read_text())["images"]
+    for i in range(len(rows)):
+        row = LabelRow.decode(rows[i])
+        for kind, values in (("masks", row.label_map), ("confidence", row.confidence)):
+            assert np.array_equal(np.asarray(Image.open(tmp_path / f"{kind}/train/{row.photo_id}.png")), values)
+        assert images[i]["file_name"] == f"photos/train/{row.photo_id}.png"
+    assert len(rows) == len(images) == len(list((tmp_path / "masks").rglob("*.png"))) == 10
+    assert list(json.loads((tmp_path / "classes.json").read_text())) == ["ball", "grass", "sky"]
+    said = capsys.readouterr().out
+    assert f"wrote the labels 'default' of 10 photos (png, coco) to {tmp_path}; once corrected: " in said
+    assert f"--stage=label --labels_from={tmp_path}/masks --config.labels.name=corrected" in said
+
+
+def test_pictures_that_are_no_longer_there(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exported(world, whole, tmp_path, "--format=coco", "--config.photos.root=gone") == 0
+    assert json.loads((tmp_path / "coco/semantic.json").read_text())["images"][0]["file_name"] == "train/000"
+    assert "; 10 pictures are not under photos.root: their file names lack a suffix" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.labels.name=other", "labels/other/labels.json: missing; label first: .*there are: default"),
+        ("--format=gif", "--format=gif: 'gif' is no format; there are png, coco, labelme, cvat, yolo"),
+    ],
+)
+def test_what_the_user_must_mend(
+    flag: str, message: str, world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exported(world, whole, tmp_path, flag) == 2
+    assert re.search(message, capsys.readouterr().err)
