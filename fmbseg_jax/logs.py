@@ -8,7 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from labelgen.tfrecord import naming, write_atomic
+from labelgen.files import naming, write_atomic
 
 
 class MetricsLog:

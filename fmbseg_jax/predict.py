@@ -31,6 +31,7 @@ from fmbseg_jax.segment import pixel_classes
 from labelgen.config import command, parser
 from labelgen.dataset import write_json
 from labelgen.errors import UserError
+from labelgen.files import write_atomic
 from labelgen.ontology import Ontology, read_words
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import FEATURE_DTYPES, FeatureRow
@@ -38,7 +39,6 @@ from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.sources.folder import folder_source
 from labelgen.staging import open_data
-from labelgen.tfrecord import write_atomic
 
 Pixels = NDArray[np.uint8]
 

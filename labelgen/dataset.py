@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
+from labelgen.files import write_atomic
 from labelgen.ontology import Ontology
-from labelgen.tfrecord import ShardReader, write_atomic
+from labelgen.tfrecord import ShardReader
 
 FORMAT = 1
 

@@ -8,10 +8,11 @@ from labelgen import tfds
 from labelgen.config import digest
 from labelgen.dataset import FORMAT, write_json
 from labelgen.errors import UserError
+from labelgen.files import write_atomic
 from labelgen.plan import Shard
 from labelgen.records import label_dtype
 from labelgen.shards import failures_path
-from labelgen.tfrecord import ShardReader, write_atomic
+from labelgen.tfrecord import ShardReader
 
 Sizes = dict[str, tuple[list[int], int]]
 """split -> (rows of each shard, bytes of all)."""

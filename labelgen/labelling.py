@@ -17,6 +17,7 @@ from labelgen.calibration import Calibration
 from labelgen.dataset import read_json, read_prototypes, write_json
 from labelgen.encoding import check_dtype, identity
 from labelgen.errors import UserError
+from labelgen.files import write_atomic
 from labelgen.finish import finish_labels
 from labelgen.label import LabelSettings, label_photo
 from labelgen.ontology import Ontology, read_words
@@ -24,7 +25,7 @@ from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, photo_id_of
 from labelgen.shards import is_finished
-from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, write_atomic
+from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
 
 Prototypes = NDArray[np.float32]
 

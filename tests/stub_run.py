@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from rows import mask_set
 
-from labelgen import encoding, run, shards, tfrecord
+from labelgen import encoding, files, run, shards, tfrecord
 from labelgen.config import command
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
@@ -155,7 +155,7 @@ def kill_at(way: str, number: int, share: float) -> None:
         return wrapped
 
     if way == "write":
-        tfrecord.write_all = shards.write_all = deadly(tfrecord.write_all)
+        files.write_all = tfrecord.write_all = shards.write_all = deadly(files.write_all)
     if way == "name":
         os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
 
