@@ -7,12 +7,15 @@
 Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
 encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
 and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order:
-whoever finds all photos encoded labels what nobody has labelled. A DATA belongs to the config it was begun with, and
+whoever finds all photos encoded labels what nobody has labelled. --engine=ray shares the shards out over a Ray cluster,
+the one at --ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA
+lies on a disk that all nodes share. A DATA belongs to the config it was begun with, and
 labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
 and listed with the reason in DATA/failures.jsonl.
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -39,11 +42,13 @@ def main(args: argparse.Namespace) -> int:
     data = Path(args.out)
     words = _words(config, args)
     said = []
-    if args.stage != "label":
+    if args.engine == "ray":
+        said = _on_cluster(config, data, words, args, times)
+    if args.engine == "local" and args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
         mine = owned(data_plan.shards, *args.worker)
         said.append(encoding.encode(config, data_plan, mine, times))
-    if args.stage != "encode" and words is not None:
+    if args.engine == "local" and args.stage != "encode" and words is not None:
         said.append(_label(config, data, words, args, times))
     spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
     print(f"{'; '.join(said)}. {spent}. next: {_next(args, config)}")
@@ -58,6 +63,39 @@ def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Names
     if not (data / "dataset.json").exists():
         return "labels wait until the other workers have encoded their share"
     return labelling.label(config, data, words, shards, shards, times)
+
+
+def _on_cluster(
+    config: ConfigDict, data: Path, words: Ontology | None, args: argparse.Namespace, times: StageTimes
+) -> list[str]:
+    """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
+    from labelgen import ray_engine  # its workers know both stages; who labels alone needs none of it
+
+    if args.worker != (0, 1):
+        raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
+    if config.device.startswith("cuda:"):
+        raise UserError(
+            f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda"
+        )
+    signal.signal(signal.SIGINT, _preempted)
+    said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
+    if args.stage != "label":
+        data_plan = encoding.prepare(config, data, args.limit, words)
+    with ray_engine.cluster(address, data) as token:
+        shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, encoding.load_encoders)
+        if args.stage != "label":
+            with times("encode on the cluster"):
+                ray_engine.run_stage(
+                    ray_engine.Job("encode", *shared), encoding.unfinished(data_plan, data_plan.shards)
+                )
+            said.append(encoding.complete(data_plan))
+        if args.stage != "encode" and words is not None:
+            shards = labelling.prepare(config, data)
+            begun = labelling.begin(config, data, words, shards, times)
+            with times("label on the cluster"):
+                ray_engine.run_stage(ray_engine.Job("label", *shared), labelling.unlabelled(begun, config, shards))
+            said.append(labelling.complete(begun, config, shards))
+    return said
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
@@ -119,6 +157,8 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
+    flags.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the shards")
+    flags.add_argument("--ray_address", default="", metavar="HOST:PORT", help="of the Ray cluster to join")
     flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
     return flags
 

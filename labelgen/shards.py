@@ -38,6 +38,24 @@ def is_done(data: Path, shard: Shard, families: Sequence[str]) -> bool:
     return len({len(ShardReader(path)) for path in paths}) == 1
 
 
+class Finished:
+    """Which shards have all their files, by one listing of each folder: no file is opened, however many there are."""
+
+    def __init__(self, data: Path, folders: Sequence[str]):
+        """folders: those of families, below data."""
+        self._names = {folder: _listed(data / folder) for folder in folders}
+
+    def has(self, shard: Shard, families: Sequence[str]) -> bool:
+        """Whether the shard's files are there, those of these families; with the list of failures beside evidence."""
+        wanted = [(family, name) for family in families for name in (shard.name, f"{shard.name}.index")]
+        wanted += [("evidence", f"{shard.name}.failures.jsonl")] if "evidence" in families else []
+        return all(name in self._names[family] for family, name in wanted)
+
+
+def _listed(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
+
 def is_finished(path: Path) -> bool:
     """Whether a shard has its name and its index."""
     return path.exists() and path.with_name(path.name + ".index").exists()
