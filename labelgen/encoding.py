@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from labelgen.config import digest
+from labelgen.config import digest_of_list
 from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
@@ -100,7 +100,7 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     photos = {
         split: {
             "count": len(ids),
-            "digest": digest(ids),
+            "digest": digest_of_list(ids),
             "truth": sources[split].has_truth,
             "truth_classes": sources[split].classes,
         }

@@ -56,6 +56,30 @@ def is_at(file: FileIO, path: str | Path) -> bool:
         return False
 
 
+def size_of(path: str | Path) -> int:
+    """Bytes; 0 where there is no such file, or no longer."""
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
+def listed(folder: Path) -> list[str]:
+    """Names in a folder; none where there is no such folder, or no longer."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def open_within(path: Path) -> FileIO:
+    """A file to append to in a folder that is made for it, however often others take that folder away."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "a+b", buffering=0)
+
+
 def writer_names() -> Iterator[str]:
     """Names of this machine's writers of one thing, the first free one to be taken."""
     return (f"{machine()}-{slot}" for slot in itertools.count())
@@ -85,7 +109,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def _replace(temporary: str, path: str | Path, data: bytes) -> bool:
-    """False when another process renamed the temporary file while this one waited for it."""
+    """False when another process took the temporary file away while this one waited for it, or wrote."""
     with naming(temporary), open(temporary, "ab", buffering=0) as file:
         try_lock(file, wait=True)
         if not is_at(file, temporary):
@@ -93,8 +117,10 @@ def _replace(temporary: str, path: str | Path, data: bytes) -> bool:
         file.truncate(0)
         write_all(file, data)
         os.fsync(file.fileno())
-        os.replace(temporary, path)
-        return True
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(temporary, path)
+            return True
+        return False
 
 
 def write_all(file: FileIO, data: bytes) -> None:

@@ -11,7 +11,7 @@ from labelgen.errors import UserError
 from labelgen.files import write_atomic
 from labelgen.plan import Shard
 from labelgen.records import label_dtype
-from labelgen.shards import failures_path
+from labelgen.shards import failures_path, sweep
 from labelgen.tfrecord import ShardReader
 
 Sizes = dict[str, tuple[list[int], int]]
@@ -52,7 +52,9 @@ def finish_data(
     for family, spec in specs.items():
         members = with_truth if family == "truth" else shards
         if members:
+            sweep(data / family)
             tfds.write(data / family, f"fmbseg_{family}", spec, sizes(data / family, members))
+    sweep(data)
     info = {
         "format": FORMAT,
         "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
@@ -70,6 +72,7 @@ def finish_labels(
 ) -> None:
     """The tfds description and, last, labels.json: `fields`, their digest and the labelled splits."""
     members = [shard for shard in shards if shard.split in splits]
+    sweep(folder)
     spec = tfds.label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
     tfds.write(folder, "fmbseg_labels", spec, sizes(folder, members))
     write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})

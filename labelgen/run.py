@@ -43,7 +43,10 @@ def main(args: argparse.Namespace) -> int:
     words = _words(config, args)
     said = []
     if args.engine == "ray":
-        said = _on_cluster(config, data, words, args, times)
+        try:
+            said = _on_cluster(config, data, words, args, times)
+        except SystemExit:  # Ray loses the code of an exit that a signal makes within its calls
+            return PREEMPTED
     if args.engine == "local" and args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
         mine = owned(data_plan.shards, *args.worker)
@@ -69,14 +72,12 @@ def _on_cluster(
     config: ConfigDict, data: Path, words: Ontology | None, args: argparse.Namespace, times: StageTimes
 ) -> list[str]:
     """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
-    from labelgen import ray_engine  # its workers know both stages; who labels alone needs none of it
+    from labelgen import cluster_worker, ray_engine  # only for who has a cluster
 
     if args.worker != (0, 1):
         raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
     if config.device.startswith("cuda:"):
-        raise UserError(
-            f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda"
-        )
+        raise UserError(f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda")
     signal.signal(signal.SIGINT, _preempted)
     said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
     if args.stage != "label":
@@ -86,14 +87,14 @@ def _on_cluster(
         if args.stage != "label":
             with times("encode on the cluster"):
                 ray_engine.run_stage(
-                    ray_engine.Job("encode", *shared), encoding.unfinished(data_plan, data_plan.shards)
+                    cluster_worker.Job("encode", *shared), encoding.unfinished(data_plan, data_plan.shards)
                 )
             said.append(encoding.complete(data_plan))
         if args.stage != "encode" and words is not None:
             shards = labelling.prepare(config, data)
             begun = labelling.begin(config, data, words, shards, times)
             with times("label on the cluster"):
-                ray_engine.run_stage(ray_engine.Job("label", *shared), labelling.unlabelled(begun, config, shards))
+                ray_engine.run_stage(cluster_worker.Job("label", *shared), labelling.unlabelled(begun, config, shards))
             said.append(labelling.complete(begun, config, shards))
     return said
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from labelgen.files import naming, renamed, write_all
+from labelgen.files import listed, naming, open_within, renamed, size_of, write_all
 from labelgen.plan import Shard
 from labelgen.records import photo_id_of
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of
@@ -43,17 +43,13 @@ class Finished:
 
     def __init__(self, data: Path, folders: Sequence[str]):
         """folders: those of families, below data."""
-        self._names = {folder: _listed(data / folder) for folder in folders}
+        self._names = {folder: set(listed(data / folder)) for folder in folders}
 
     def has(self, shard: Shard, families: Sequence[str]) -> bool:
         """Whether the shard's files are there, those of these families; with the list of failures beside evidence."""
         wanted = [(family, name) for family in families for name in (shard.name, f"{shard.name}.index")]
         wanted += [("evidence", f"{shard.name}.failures.jsonl")] if "evidence" in families else []
         return all(name in self._names[family] for family, name in wanted)
-
-
-def _listed(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
 def is_finished(path: Path) -> bool:
@@ -107,8 +103,8 @@ class EncodeShard:
 
     def _resume(self, photo_ids: Sequence[str]) -> int:
         """Takes up what the writer that came furthest has left, cuts the rest; how many photos that is."""
-        names = {path.name for writer in self._writers.values() for path in writer.partial.parent.iterdir()}
         own = self._writers["features"].writer
+        names = {own}.union(*(listed(writer.partial.parent) for writer in self._writers.values()))
         best = max((self._left(name, photo_ids) for name in sorted(names, key=lambda name: name != own)), key=_done)
         for family, writer in self._writers.items():
             writer.keep(best.files[family], best.rows)
@@ -134,6 +130,7 @@ class EncodeShard:
     def add(self, rows: Mapping[str, bytes]) -> None:
         """The record of one photo for every family. ShardBusyError once another process has finished the shard."""
         if self._others_finish and self._last.exists():
+            self._drop()
             raise ShardBusyError(f"{self._last}: another process has finished it")
         for family, writer in self._writers.items():
             writer.append(rows[family])
@@ -145,12 +142,25 @@ class EncodeShard:
     def finish(self) -> None:
         """All files get their final names, unless another process has given them."""
         if self._is_done():
-            for part in (self._failures, *self._writers.values()):
-                part.drop()
-            return
+            return self._drop()
         self._failures.finish()
         for writer in self._writers.values():
             writer.finish()
+
+    def _drop(self) -> None:
+        """Nothing that any writer has is needed any more."""
+        self._failures.drop()
+        for writer in self._writers.values():
+            writer.drop()
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what writers of a finished family have left: they were killed, or came second."""
+    for name in os.listdir(folder):
+        if name.endswith(".partial"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        elif name.endswith(".tmp"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _done(left: Left) -> int:
@@ -165,9 +175,8 @@ class FailureFile:
         self._path = path
         self._folder = path.with_name(path.name + ".partial")
         self._partial = self._folder / writer
-        self._folder.mkdir(exist_ok=True)
         with naming(self._partial):
-            self._file = open(self._partial, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
+            self._file = open_within(self._partial)
 
     def __enter__(self) -> "FailureFile":
         return self
@@ -180,7 +189,7 @@ class FailureFile:
     def left_by(self, name: str) -> list[Failure]:
         """The lines of a writer's file, else of the finished one."""
         for path in (self._folder / name, self._path):
-            if path.exists() and path.stat().st_size:
+            if size_of(path):
                 return [line for raw in path.read_bytes().splitlines(keepends=True) if (line := _parse(raw))]
         return []
 

@@ -27,7 +27,9 @@ from labelgen.files import (
     is_at,
     lone_name,
     naming,
+    open_within,
     renamed,
+    size_of,
     try_lock,
     write_all,
     write_atomic,
@@ -109,7 +111,7 @@ class ShardWriter:
                     break
         except NoLocksError:
             name = writer or lone_name()
-            return name, self._at(name)
+            return name, open_within(self._folder / name)
         raise ShardBusyError(
             f"{self._folder}: another process is writing it; wait for it, or give each its own --worker=i/n"
         )
@@ -117,18 +119,13 @@ class ShardWriter:
     def _take(self, name: str) -> FileIO | None:
         """The file, this process's; None when it is another's."""
         while True:
-            file = self._at(name)
+            file = open_within(self._folder / name)
             if not try_lock(file):
-                return file.close()
+                file.close()
+                return None
             if is_at(file, self._folder / name):
                 return file
             file.close()  # renamed by another process meanwhile
-
-    def _at(self, name: str) -> FileIO:
-        while True:
-            self._folder.mkdir(exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # the folder went as another process finished the shard
-                return open(self._folder / name, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
 
     @property
     def partial(self) -> Path:
@@ -146,7 +143,7 @@ class ShardWriter:
     def left_by(self, name: str) -> Path:
         """The file of the writer `name`; the shard itself where that writer has finished it, or has nothing."""
         path = self._folder / name
-        return path if path.exists() and path.stat().st_size else Path(self.path)
+        return path if size_of(path) else Path(self.path)
 
     def keep(self, path: Path, count: int) -> None:
         """Makes the first `count` records of a file, its own or another's, the records of this one."""

@@ -22,12 +22,12 @@ from rows import mask_set
 
 from labelgen import encoding, files, run, shards, tfrecord
 from labelgen.config import command
+from labelgen.errors import UserError
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
-SECONDS = float(os.environ.get("STUB_SECONDS", "0"))
 
 
 class StubEncoders:
@@ -38,6 +38,8 @@ class StubEncoders:
     text_width = TEXT_WIDTH
 
     def __init__(self, config: Any) -> None:
+        if config.weights_dir == "broken":
+            raise UserError("broken: no weights there")
         self.times = StageTimes()
         self._config = config
 
@@ -48,7 +50,7 @@ class StubEncoders:
     def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
         height, width = photo.image.shape[:2]
         rng = np.random.default_rng(zlib.crc32(photo.image.tobytes()))
-        time.sleep(SECONDS)
+        time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
         features = rng.normal(size=(GRID, GRID, WIDTH)).astype(ml_dtypes.bfloat16)
         crops = rng.normal(size=(4, TEXT_WIDTH))
         crops /= np.linalg.norm(crops, axis=1, keepdims=True)
