@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,15 @@ def _join(ray: Any, address: str) -> None:
         ) from None
 
 
-def run_stage(job: Job, shards: Sequence[Shard]) -> None:
-    """Has all these shards finished by the nodes' actors. Errors of theirs that the user must mend are raised here."""
+def run_stage(job: Job, shards: Sequence[Shard], stopped: Callable[[], bool]) -> None:
+    """Has all these shards finished by the nodes' actors. Errors of theirs that the user must mend are raised here.
+
+    stopped: asked every second; SystemExit once it says so.
+    """
     if shards:
         stage = _Stage(job, shards)
         try:
-            stage.run()
+            stage.run(stopped)
         finally:
             stage.close()
 
@@ -123,9 +126,12 @@ class _Stage:
         self._hired_at = self._seen_at = -float("inf")
         self._number = 0
 
-    def run(self) -> None:
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Returns when all shards are finished."""
         self._seen_at = time.monotonic()
         while self._board.left:
+            if stopped():
+                raise SystemExit
             self._hire()
             for worker in self._board.idle(sorted(self._ready)):
                 if (shard := self._board.give(worker)) is not None:

@@ -78,7 +78,9 @@ def _on_cluster(
         raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
     if config.device.startswith("cuda:"):
         raise UserError(f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda")
-    signal.signal(signal.SIGINT, _preempted)
+    stop = _Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
     if args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
@@ -86,15 +88,15 @@ def _on_cluster(
         shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, encoding.load_encoders)
         if args.stage != "label":
             with times("encode on the cluster"):
-                ray_engine.run_stage(
-                    cluster_worker.Job("encode", *shared), encoding.unfinished(data_plan, data_plan.shards)
-                )
+                left = encoding.unfinished(data_plan, data_plan.shards)
+                ray_engine.run_stage(cluster_worker.Job("encode", *shared), left, stop.asked)
             said.append(encoding.complete(data_plan))
         if args.stage != "encode" and words is not None:
             shards = labelling.prepare(config, data)
             begun = labelling.begin(config, data, words, shards, times)
             with times("label on the cluster"):
-                ray_engine.run_stage(cluster_worker.Job("label", *shared), labelling.unlabelled(begun, config, shards))
+                unlabelled = labelling.unlabelled(begun, config, shards)
+                ray_engine.run_stage(cluster_worker.Job("label", *shared), unlabelled, stop.asked)
             said.append(labelling.complete(begun, config, shards))
     return said
 
@@ -128,6 +130,21 @@ def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     if not (Path(args.out) / "labels" / config.labels.name / "labels.json").exists():
         return "the other workers"
     return f"python -m fmbseg_jax.train {same}--data={args.out} --workdir=RUN"
+
+
+class _Stop:
+    """A signal's handler that also leaves a mark: within its own calls Ray may lose the exit, or its code."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+        _preempted(signum, frame)
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked
 
 
 def _preempted(signum: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from run_world import ROOT, own_signals_fixture, process, run, same  # noqa: F40
 from labelgen.ray_engine import slots
 
 MEMORY = 80 << 20
-FAST, SLOW = {"STUB_SECONDS": "0.4"}, {"STUB_SECONDS": "10"}
+STUCK = {"STUB_SECONDS": "1000"}
 
 
 @pytest.fixture(scope="module", name="world")
@@ -33,8 +33,16 @@ def whole_fixture(world: Path) -> Path:
     return world / "whole"
 
 
+@pytest.fixture(scope="module", name="pace")
+def pace_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that says how many seconds a photo takes on the cluster's nodes."""
+    path = tmp_path_factory.mktemp("pace") / "seconds"
+    path.write_text("0")
+    return path
+
+
 @pytest.fixture(scope="module", name="cluster")
-def cluster_fixture() -> Iterator[Any]:
+def cluster_fixture(pace: Path) -> Iterator[Any]:
     """A head without a device, and one node; tests add others."""
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
@@ -43,7 +51,7 @@ def cluster_fixture() -> Iterator[Any]:
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 500}
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": quick}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    add_node(cluster, FAST)
+    add_node(cluster, {"STUB_PACE": str(pace)})
     yield cluster
     cluster.shutdown()
 
@@ -68,10 +76,11 @@ def wait_for_writers(command: subprocess.Popen[str], data: Path, count: int) -> 
 
 
 def test_a_node_dies_the_command_is_stopped_and_the_next_one_has_a_straggler(
-    cluster: Any, world: Path, whole: Path, tmp_path: Path
+    cluster: Any, pace: Path, world: Path, whole: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    dies = add_node(cluster, FAST)
+    pace.write_text("2")
+    dies = add_node(cluster, {"STUB_PACE": str(pace)})
     stopped = on_cluster(cluster, world, data, "--stage=encode")
     wait_for_writers(stopped, data, 2)
     cluster.remove_node(dies, allow_graceful=False)
@@ -80,12 +89,13 @@ def test_a_node_dies_the_command_is_stopped_and_the_next_one_has_a_straggler(
     error += stopped.communicate(timeout=60)[1]
     assert stopped.returncode == 75 and "stopped; the same command goes on from here" in error
     assert not (data / "cluster.json").exists()
-    slow = add_node(cluster, SLOW)
+    pace.write_text("0.02")
+    stuck = add_node(cluster, STUCK)
     again = on_cluster(cluster, world, data)
-    _, error = again.communicate(timeout=59)  # the slow node alone needs a minute for a shard
+    _, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
     assert same(data, whole)
-    cluster.remove_node(slow, allow_graceful=False)
+    cluster.remove_node(stuck, allow_graceful=False)
 
 
 def read_until(command: subprocess.Popen[str], text: str) -> str:
