@@ -37,21 +37,25 @@ PHOTOS_PER_SHARD = 64
 LARGE = 10**7
 READS = 20_000
 _INDEX = b"fmbidx01"
+_BESIDE = (".index", ".failures.jsonl")
+_LINKS = 50_000  # names that one file may have
 
 
 def write_data(data: Path, rows: int, families: Sequence[str] = ("features", "evidence", "labels/tiny")) -> None:
-    """A complete DATA of one split, `train`; evidence is empty. Shards of one length differ in their names alone."""
+    """A complete DATA of one split, `train`; evidence is empty. Shards of one length are one file of many names."""
     shards = plan({"train": rows}, PHOTOS_PER_SHARD)
     for family in families:
         (data / family).mkdir(parents=True)
-        raw: dict[int, tuple[bytes, bytes]] = {}
+        first: dict[tuple[int, int], Path] = {}
         for shard in shards:
-            count = shard.stop - shard.start
-            content, index = raw.setdefault(count, _shard(family, count))
-            (data / family / shard.name).write_bytes(content)
-            (data / family / f"{shard.name}.index").write_bytes(index)
-            if family == "evidence":
-                (data / family / f"{shard.name}.failures.jsonl").touch()
+            path, count = data / family / shard.name, shard.stop - shard.start
+            there = first.setdefault((count, shard.index // _LINKS), path)
+            if there is path:
+                for name, content in zip(("", *_BESIDE), _shard(family, count), strict=True):
+                    Path(f"{path}{name}").write_bytes(content)
+                continue
+            for name in ("", *_BESIDE):
+                os.link(f"{there}{name}", f"{path}{name}")
     counts = [shard.stop - shard.start for shard in shards]
     split = {"rows": counts, "truth": False, "truth_classes": None, "count": rows, "digest": ""}
     info = {"format": 1, "splits": {"train": split}, "grid_hw": [1, 1], "feature_width": 1, "text_width": 2}
@@ -60,12 +64,12 @@ def write_data(data: Path, rows: int, families: Sequence[str] = ("features", "ev
     write_json(data / "labels/tiny/labels.json", {"splits": ["train"]})
 
 
-def _shard(family: str, count: int) -> tuple[bytes, bytes]:
-    """(a shard's bytes, its index's)."""
+def _shard(family: str, count: int) -> tuple[bytes, bytes, bytes]:
+    """A shard's bytes, its index's and those of its list of failures."""
     records = [frame(_row(family, f"{i:03}")) for i in range(count)]
     ends = np.cumsum([0, *map(len, records)])
     index = np.array([ends[-1], count, *ends[:-1]], "<u8")
-    return b"".join(records), _INDEX + index.tobytes()
+    return b"".join(records), _INDEX + index.tobytes(), b""
 
 
 def _row(family: str, name: str) -> bytes:
@@ -141,10 +145,14 @@ def measure(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def _photos(folder: Path, count: int) -> None:
+    first = folder
     for i in range(count):
         if i % 1000 == 0:
             (folder / f"{i // 1000:05}").mkdir(parents=True)
-        os.close(os.open(folder / f"{i // 1000:05}/photo_{i:08}.jpg", os.O_CREAT))
+            first = folder / f"{i // 1000:05}/photo_{i:08}.jpg"
+            first.touch()
+        else:
+            os.link(first, folder / f"{i // 1000:05}/photo_{i:08}.jpg")
 
 
 def report(sizes_measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
