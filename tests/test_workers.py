@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import itertools
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -140,3 +141,15 @@ def test_two_writers_may_finish_one_shard(tmp_path: Path) -> None:
         second.finish()
         first.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.index"]
+
+
+def test_families_of_different_length_are_named(world: Path, whole: Path, tmp_path: Path, capsys: Any) -> None:
+    data = Path(shutil.copytree(whole, tmp_path / "data"))
+    (data / "dataset.json").unlink()
+    for name in ("train-00001-of-00005.tfrecord", "train-00001-of-00005.tfrecord.index"):  # of five rows, here of six
+        shutil.copy(data / "evidence" / name.replace("00001-", "00002-"), data / "evidence" / name)
+    assert run(world, data) == 2
+    assert "evidence/train-00001-of-00005.tfrecord: has 6 rows, features 5; delete" in capsys.readouterr().err
+    (data / "evidence/train-00001-of-00005.tfrecord.index").unlink()
+    assert run(world, data) == 0
+    assert same(data, whole)
