@@ -20,8 +20,9 @@ from ml_dtypes import bfloat16
 
 from labelgen.config import ROOT
 from labelgen.dataset import shard_name, write_json
+from labelgen.files import write_atomic
 from labelgen.records import FeatureRow, LabelRow
-from labelgen.tfrecord import ShardWriter, write_atomic
+from labelgen.tfrecord import ShardWriter
 
 PER_SHARD = 64
 

@@ -46,7 +46,7 @@ class Towers:
 
     def features(self, photo: Photo) -> FeatureRow:
         """The row that labelgen would have written of this photo."""
-        from labelgen.encode import feature_row
+        from labelgen.views import feature_row
 
         dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
         return feature_row(photo, self.patches.features(photo.image), self.patches.grid_hw, dtype)

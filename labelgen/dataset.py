@@ -5,10 +5,8 @@ DATA/FAMILY/SPLIT-00003-of-00016.tfrecord    features, evidence, truth; each wit
 DATA/labels/NAME/                            ontology.json, prototypes.npy, shards, labels.json (written last)
 """
 
-import bisect
 import json
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
+from labelgen.files import listed, write_atomic
 from labelgen.ontology import Ontology
-from labelgen.tfrecord import ShardReader, write_atomic
+from labelgen.tfrecord import ShardReader
 
 FORMAT = 1
 
@@ -51,18 +50,35 @@ class SplitReader:
     def __init__(
         self, folder: Path, split: str, rows: list[int], open_shard: Callable[[Path], ShardReader] = ShardReader
     ):
-        """rows: how many each shard has, as the finishing run counted them. UserError where a shard has others."""
-        self._shards = [open_shard(folder / shard_name(split, i, len(rows))) for i in range(len(rows))]
-        for reader, expected in zip(self._shards, rows, strict=True):
+        """rows: how many each shard has, as the finishing run counted them.
+
+        A shard is opened when the first of its rows is read: a large DATA has more shards than a start should open.
+        UserError where one is missing; a shard with other rows is one when it is opened.
+        """
+        self._folder, self._split, self._open = folder, split, open_shard
+        self._ends = np.cumsum([0, *rows])
+        self._shards: dict[int, ShardReader] = {}
+        there = set(listed(folder))
+        for i in range(len(rows)):
+            name = shard_name(split, i, len(rows))
+            if name not in there or f"{name}.index" not in there:
+                open_shard(folder / name)  # says what is missing
+
+    def _shard(self, shard: int) -> ShardReader:
+        if shard not in self._shards:
+            count = len(self._ends) - 1
+            reader = self._open(self._folder / shard_name(self._split, shard, count))
+            expected = self._ends[shard + 1] - self._ends[shard]
             if len(reader) != expected:
                 raise UserError(
                     f"{reader.name}: has {len(reader)} rows, {expected} are expected; it is of another run: "
                     "delete it and run labelgen.run again"
                 )
-        self._ends = list(accumulate(rows))
+            self._shards[shard] = reader
+        return self._shards[shard]
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return int(self._ends[-1])
 
     def __getitem__(self, row: int) -> bytes:
         shard, record = self.locate(row)
@@ -72,8 +88,8 @@ class SplitReader:
         """The shard that holds `row`, and which of its records that is."""
         if not 0 <= row < len(self):
             raise IndexError(row)
-        shard = bisect.bisect_right(self._ends, row)
-        return self._shards[shard], row - (self._ends[shard - 1] if shard else 0)
+        shard = int(np.searchsorted(self._ends, row, "right")) - 1
+        return self._shard(shard), row - int(self._ends[shard])
 
 
 def check_format(info: dict[str, Any], file: Path | str) -> None:

@@ -1,13 +1,13 @@
 """The encode stage: photos to shards of features, evidence and truth, whoever's share they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from labelgen.config import digest
+from labelgen.config import digest_of_list
 from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
@@ -15,9 +15,10 @@ from labelgen.ontology import Ontology
 from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
-from labelgen.shards import EncodeShard, is_done
+from labelgen.shards import EncodeShard, Finished
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
+from labelgen.tfrecord import ShardBusyError
 
 FAMILIES = ("features", "evidence", "truth")
 _DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
@@ -59,6 +60,8 @@ class DataPlan:
     marker: Mapping[str, Any]
     classes: int | None
     """How many classes truth has at most; None: not known."""
+    spare: bool = False
+    """Whether shards that another process has are written too, beside it."""
 
     def families(self, split: str) -> tuple[str, ...]:
         """Families of files that a split has."""
@@ -97,7 +100,7 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     photos = {
         split: {
             "count": len(ids),
-            "digest": digest(ids),
+            "digest": digest_of_list(ids),
             "truth": sources[split].has_truth,
             "truth_classes": sources[split].classes,
         }
@@ -128,23 +131,39 @@ def load_encoders(config: ConfigDict) -> PhotoEncoder:
 
 def encode(config: ConfigDict, data_plan: DataPlan, mine: Sequence[Shard], times: StageTimes) -> str:
     """Encodes the shards of `mine` that are not finished, and finishes DATA when nobody's are left; what was done."""
-    data = data_plan.data
-    left = [shard for shard in mine if not is_done(data, shard, data_plan.families(shard.split))]
+    left = unfinished(data_plan, mine)
     if left:
         encoders = open_encoders(config, data_plan, times)
         progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "encode")
         for shard in left:
-            encode_shard(data_plan, shard, encoders, times, progress)
+            try:
+                encode_shard(data_plan, shard, encoders, times, progress)
+            except ShardBusyError as busy:  # whoever has it finishes it, and DATA if it is the last
+                progress.note(f"left to its owner: {busy}")
         progress.close()
-    return _complete(data_plan, mine, times)
+    return complete(data_plan)
 
 
-def open_encoders(config: ConfigDict, data_plan: DataPlan, times: StageTimes) -> PhotoEncoder:
-    """The models of `config`, once DATA is known to be theirs and ready to be written into."""
+def unfinished(data_plan: DataPlan, shards: Sequence[Shard]) -> list[Shard]:
+    """Those of `shards` that are not finished."""
+    there = Finished(data_plan.data, FAMILIES)
+    return [shard for shard in shards if not there.has(shard, data_plan.families(shard.split))]
+
+
+def open_encoders(
+    config: ConfigDict,
+    data_plan: DataPlan,
+    times: StageTimes,
+    load: Callable[[ConfigDict], PhotoEncoder] | None = None,
+) -> PhotoEncoder:
+    """The models of `config`, once DATA is known to be theirs and ready to be written into.
+
+    load: what opens them; by default `load_encoders`.
+    """
     data = data_plan.data
     (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
     with times("load models"):
-        encoders = load_encoders(config)
+        encoders = (load or load_encoders)(config)
     _claim_encoders(data, encoders)
     times.inside("encode", encoders.times)
     for family in FAMILIES:
@@ -170,7 +189,7 @@ def encode_shard(
     """Encodes the photos of one shard that it does not have yet, and finishes it."""
     source = data_plan.sources[shard.split]
     photo_ids = data_plan.photo_ids[shard.split][shard.start : shard.stop]
-    with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids) as writing:
+    with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids, data_plan.spare) as writing:
         progress.skip(writing.next)
         for photo_id in photo_ids[writing.next :]:
             try:
@@ -190,11 +209,11 @@ def encode_shard(
             writing.finish()
 
 
-def _complete(data_plan: DataPlan, mine: Sequence[Shard], times: StageTimes) -> str:
+def complete(data_plan: DataPlan) -> str:
     """Writes dataset.json when every shard of every worker is finished; the line that says what there is."""
     data = data_plan.data
-    if not all(is_done(data, shard, data_plan.families(shard.split)) for shard in data_plan.shards):
-        return f"{data}: this worker's {len(mine)} of {len(data_plan.shards)} shards are encoded"
+    if left := unfinished(data_plan, data_plan.shards):
+        return f"{data}: {len(left)} of {len(data_plan.shards)} shards are left to other workers"
     if not (data / "dataset.json").exists():
         encoders = read_json(data / "encoders.json", "delete DATA and encode again")
         finish_data(data, data_plan.shards, data_plan.marker, encoders, data_plan.classes)

@@ -1,10 +1,9 @@
 """The label stage: words and evidence to labels/NAME. No image tower runs, and with ready text embeddings no model."""
 
 import contextlib
-import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +14,19 @@ from numpy.typing import NDArray
 
 from labelgen import calibration
 from labelgen.calibration import Calibration
-from labelgen.corrected import CorrectedFrom, open_corrected
+from labelgen.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.dataset import read_json, read_prototypes, write_json
 from labelgen.encoding import check_dtype, identity
 from labelgen.errors import UserError
+from labelgen.files import write_atomic
 from labelgen.finish import finish_labels
 from labelgen.label import LabelSettings, label_photo
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, photo_id_of
-from labelgen.shards import is_finished
-from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, write_atomic
+from labelgen.shards import Finished, is_finished
+from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
 
 Prototypes = NDArray[np.float32]
 
@@ -81,32 +81,74 @@ def label(
 
     UserError when a photo of labels.splits is not encoded yet: calibration reads photos of all shards.
     """
+    begun = begin(config, data, words, shards, times, corrected_from)
+    left = unlabelled(begun, config, mine)
+    progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
+    for shard in left:
+        with contextlib.suppress(ShardBusyError):  # its owner finishes it, and labels/NAME if it is the last
+            label_shard(begun, shard, times, progress)
+    progress.close()
+    return complete(begun, config, shards)
+
+
+class Begun(NamedTuple):
+    """labels/NAME, ready for its shards."""
+
+    data: Path
+    folder: Path
+    fields: dict[str, Any]
+    """What config.json there says."""
+    labeller: Labeller
+    corrected: Corrected | None
+    """What a person drew, in place of the free labels."""
+
+    def record(self, split: str, evidence: bytes) -> bytes:
+        """A LabelRow's record of an EvidenceRow's."""
+        free = self.labeller.label
+        return self.corrected.record(split, evidence, free) if self.corrected else free(evidence)
+
+
+def begin(
+    config: ConfigDict,
+    data: Path,
+    words: Ontology,
+    shards: Sequence[Shard],
+    times: StageTimes,
+    corrected_from: CorrectedFrom | None = None,
+) -> Begun:
+    """Claims labels/NAME and makes what all its shards need: the words' embeddings and the classes' scale."""
     folder = data / "labels" / config.labels.name
     mend = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
-    missing = [shard for shard in _labelled(config, shards) if not (data / "evidence" / shard.name).exists()]
+    there = Finished(data, ["evidence"])
+    missing = [shard for shard in _labelled(config, shards) if not there.has(shard, ["evidence"])]
     if missing:
         raise UserError(f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first")
     corrected = corrected_from and open_corrected(corrected_from, words, data, _labelled(config, shards))
     folder.mkdir(parents=True, exist_ok=True)
-    begun = (folder / "prototypes.npy").exists()
+    claimed = (folder / "prototypes.npy").exists()
     wanted = settings(config, words) | (corrected.settings() if corrected else {})
-    fields = claim(folder / "config.json", wanted, str(folder), mend, begun)
-    labeller = _labeller(config, data, folder, words, shards, times)
-    left = [shard for shard in _labelled(config, mine) if not _done(data, folder, shard)]
-    progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
-    for shard in left:
-        with contextlib.suppress(ShardBusyError):  # its owner finishes it, and labels/NAME if it is the last
-            free = labeller.label
-            make = functools.partial(corrected.record, shard.split, label=free) if corrected else free
-            _label_shard(data, folder, shard, make, times, progress)
-    progress.close()
-    by_split = {split: [shard for shard in shards if shard.split == split] for split in {s.split for s in shards}}
-    done = sorted(split for split, members in by_split.items() if all(_done(data, folder, shard) for shard in members))
+    fields = claim(folder / "config.json", wanted, str(folder), mend, claimed)
+    return Begun(data, folder, fields, _labeller(config, data, folder, words, shards, times), corrected)
+
+
+def unlabelled(begun: Begun, config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
+    """Those of `shards` that are to be labelled and are not, or not as their evidence is now."""
+    there = Finished(begun.folder, [""])
+    return [shard for shard in _labelled(config, shards) if not _done(begun, shard, there)]
+
+
+def complete(begun: Begun, config: ConfigDict, shards: Sequence[Shard]) -> str:
+    """Writes labels.json when every shard of labels.splits is labelled; the line that says what there is."""
+    folder, words, there = begun.folder, begun.labeller.words, Finished(begun.folder, [""])
+    by_split: dict[str, list[Shard]] = {}
+    for shard in shards:
+        by_split.setdefault(shard.split, []).append(shard)
+    done = sorted(s for s, members in by_split.items() if all(_done(begun, shard, there) for shard in members))
     if not set(config.labels.splits) <= set(done):
         return f"{folder}: this worker's share is labelled"
-    finish_labels(folder, shards, done, fields, labeller.grid_hw)
-    done_by = f"with {len(words.words)} words for {len(words.names)} classes{corrected.said() if corrected else ''}"
-    return f"{folder}: labelled {', '.join(done)} {done_by}"
+    finish_labels(folder, shards, done, begun.fields, begun.labeller.grid_hw)
+    done_by = f"with {len(words.words)} words for {len(words.names)} classes"
+    return f"{folder}: labelled {', '.join(done)} {done_by}{begun.corrected.said() if begun.corrected else ''}"
 
 
 def _labelled(config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
@@ -188,34 +230,27 @@ def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
     write_atomic(folder / "prototypes.npy", buffer.getvalue())
 
 
-def _label_shard(
-    data: Path,
-    folder: Path,
-    shard: Shard,
-    make: Callable[[bytes], bytes],
-    times: StageTimes,
-    progress: Progress,
-) -> None:
-    """make: a LabelRow's record of an EvidenceRow's."""
-    evidence = ShardReader(data / "evidence" / shard.name)
-    with ShardWriter(folder / shard.name) as writer:
+def label_shard(begun: Begun, shard: Shard, times: StageTimes, progress: Progress, spare: bool = False) -> None:
+    """Labels one shard. ShardBusyError when another process of this machine has it, unless `spare`: then beside it."""
+    evidence = ShardReader(begun.data / "evidence" / shard.name)
+    with ShardWriter(begun.folder / shard.name, spare) as writer:
         pairs = zip(writer.records(), range(len(evidence)), strict=False)
         fits = (photo_id_of(record) == photo_id_of(evidence[row]) for record, row in pairs)
         writer.truncate(sum(takewhile(bool, fits)))
         progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
         for row in range(writer.count, len(evidence)):
             with times("label"):
-                record = make(evidence[row])
+                record = begun.record(shard.split, evidence[row])
             with times("write labels"):
                 writer.append(record)
             progress.add(1)
         writer.finish()
 
 
-def _done(data: Path, folder: Path, shard: Shard) -> bool:
-    evidence = data / "evidence" / shard.name
-    both_finished = is_finished(folder / shard.name) and is_finished(evidence)
-    return both_finished and len(ShardReader(folder / shard.name)) == len(ShardReader(evidence))
+def _done(begun: Begun, shard: Shard, there: Finished) -> bool:
+    evidence = begun.data / "evidence" / shard.name
+    both_finished = there.has(shard, [""]) and is_finished(evidence)
+    return both_finished and len(ShardReader(begun.folder / shard.name)) == len(ShardReader(evidence))
 
 
 def _file_digest(path: str) -> str:

@@ -8,7 +8,9 @@
 Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
 encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
 and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order:
-whoever finds all photos encoded labels what nobody has labelled. A DATA belongs to the config it was begun with, and
+whoever finds all photos encoded labels what nobody has labelled. --engine=ray shares the shards out over a Ray cluster,
+the one at --ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA
+lies on a disk that all nodes share. A DATA belongs to the config it was begun with, and
 labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
 and listed with the reason in DATA/failures.jsonl.
 
@@ -17,6 +19,7 @@ place of the free ones. Photos without a file keep the free ones; with --only_co
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -44,11 +47,16 @@ def main(args: argparse.Namespace) -> int:
     data = Path(args.out)
     words = _words(config, args)
     said = []
-    if args.stage != "label":
+    if args.engine == "ray":
+        try:
+            said = _on_cluster(config, data, words, args, times)
+        except SystemExit:  # Ray loses the code of an exit that a signal makes within its calls
+            return PREEMPTED
+    if args.engine == "local" and args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
         mine = owned(data_plan.shards, *args.worker)
         said.append(encoding.encode(config, data_plan, mine, times))
-    if args.stage != "encode" and words is not None:
+    if args.engine == "local" and args.stage != "encode" and words is not None:
         said.append(_label(config, data, words, args, times))
     spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
     print(f"{'; '.join(said)}. {spent}. next: {_next(args, config)}")
@@ -64,6 +72,41 @@ def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Names
     if not (data / "dataset.json").exists():
         return "labels wait until the other workers have encoded their share"
     return labelling.label(config, data, words, shards, shards, times, corrected)
+
+
+def _on_cluster(
+    config: ConfigDict, data: Path, words: Ontology | None, args: argparse.Namespace, times: StageTimes
+) -> list[str]:
+    """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
+    from labelgen import cluster_worker, ray_engine  # only for who has a cluster
+
+    if args.worker != (0, 1):
+        raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
+    if args.labels_from:
+        raise UserError("--labels_from is work for one machine: encode with --engine=ray, then label without it")
+    if config.device.startswith("cuda:"):
+        raise UserError(f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda")
+    stop = _Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
+    if args.stage != "label":
+        data_plan = encoding.prepare(config, data, args.limit, words)
+    with ray_engine.cluster(address, data) as token:
+        shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, encoding.load_encoders)
+        if args.stage != "label":
+            with times("encode on the cluster"):
+                left = encoding.unfinished(data_plan, data_plan.shards)
+                ray_engine.run_stage(cluster_worker.Job("encode", *shared), left, stop.asked)
+            said.append(encoding.complete(data_plan))
+        if args.stage != "encode" and words is not None:
+            shards = labelling.prepare(config, data)
+            begun = labelling.begin(config, data, words, shards, times)
+            with times("label on the cluster"):
+                unlabelled = labelling.unlabelled(begun, config, shards)
+                ray_engine.run_stage(cluster_worker.Job("label", *shared), unlabelled, stop.asked)
+            said.append(labelling.complete(begun, config, shards))
+    return said
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
@@ -104,6 +147,21 @@ def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     return f"python -m fmbseg_jax.train {same}--data={args.out} --workdir=RUN"
 
 
+class _Stop:
+    """A signal's handler that also leaves a mark: within its own calls Ray may lose the exit, or its code."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+        _preempted(signum, frame)
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked
+
+
 def _preempted(signum: int, frame: FrameType | None) -> None:
     print("stopped; the same command goes on from here", file=sys.stderr)
     sys.exit(PREEMPTED)
@@ -136,6 +194,8 @@ def arguments() -> argparse.ArgumentParser:
         "--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs, LabelMe's files, a COCO json"
     )
     flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
+    flags.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the shards")
+    flags.add_argument("--ray_address", default="", metavar="HOST:PORT", help="of the Ray cluster to join")
     flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
     return flags
 

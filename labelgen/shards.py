@@ -2,19 +2,25 @@
 
 The families of a shard are written in step, features first: what a killed run leaves is cut to the rows that all
 families have, and goes on at the photo after them. Photos that cannot be used leave a line in SHARD.failures.jsonl.
+What other machines left of a shard is copied, never written into: they may still be at work. Rows are functions of
+their photos, so all that write a shard write the same, and whoever is first finishes it.
 """
 
+import functools
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+from labelgen.files import listed, naming, open_within, renamed, size_of, write_all
 from labelgen.plan import Shard
 from labelgen.records import photo_id_of
-from labelgen.tfrecord import ShardReader, ShardWriter, naming, write_all
+from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of
 
 Failure = dict[str, str]
 
@@ -32,21 +38,57 @@ def is_done(data: Path, shard: Shard, families: Sequence[str]) -> bool:
     return len({len(ShardReader(path)) for path in paths}) == 1
 
 
+class Finished:
+    """Which shards have all their files, by one listing of each folder: no file is opened, however many there are."""
+
+    def __init__(self, data: Path, folders: Sequence[str]):
+        """folders: those of families, below data."""
+        self._names = {folder: set(listed(data / folder)) for folder in folders}
+
+    def has(self, shard: Shard, families: Sequence[str]) -> bool:
+        """Whether the shard's files are there, those of these families; with the list of failures beside evidence."""
+        wanted = [(family, name) for family in families for name in (shard.name, f"{shard.name}.index")]
+        wanted += [("evidence", f"{shard.name}.failures.jsonl")] if "evidence" in families else []
+        return all(name in self._names[family] for family, name in wanted)
+
+
 def is_finished(path: Path) -> bool:
     """Whether a shard has its name and its index."""
     return path.exists() and path.with_name(path.name + ".index").exists()
 
 
+class Left(NamedTuple):
+    """What a writer has left of a shard."""
+
+    files: Mapping[str, Path]
+    """Family -> its records."""
+    failures: Sequence[Failure]
+    rows: int
+    """Whole rows of all families from the first one on."""
+    done: int
+    """Photos that these rows and failures are of, from the first one on."""
+
+
 class EncodeShard:
     """The files of a shard in work. `next` is the place in photo_ids of the photo to do next."""
 
-    def __init__(self, data: Path, shard: Shard, families: Sequence[str], photo_ids: Sequence[str]):
-        """photo_ids: those of this shard, in order. UserError when another process has the shard."""
+    def __init__(
+        self, data: Path, shard: Shard, families: Sequence[str], photo_ids: Sequence[str], spare: bool = False
+    ):
+        """photo_ids: those of this shard, in order; spare: in files of its own where another process has the shard.
+
+        ShardBusyError, without `spare`, when another process of this machine has it.
+        """
+        self._is_done = functools.partial(is_done, data, shard, families)
+        self._last = data / families[-1] / shard.name
         self._stack = ExitStack()
         try:
-            self._writers = {f: self._stack.enter_context(ShardWriter(data / f / shard.name)) for f in families}
-            self._failures = self._stack.enter_context(FailureFile(failures_path(data, shard)))
-            self.next = self._resume(photo_ids)
+            first = self._stack.enter_context(ShardWriter(data / families[0] / shard.name, spare))
+            more = {f: ShardWriter(data / f / shard.name, spare, first.writer) for f in families[1:]}
+            self._writers = {families[0]: first} | {f: self._stack.enter_context(w) for f, w in more.items()}
+            self._failures = self._stack.enter_context(FailureFile(failures_path(data, shard), first.writer))
+            self._others_finish = not self._last.exists()
+            self.next = len(photo_ids) if self._is_done() else self._resume(photo_ids)
         except BaseException:
             self._stack.close()
             raise
@@ -60,24 +102,36 @@ class EncodeShard:
         self._stack.close()
 
     def _resume(self, photo_ids: Sequence[str]) -> int:
-        """Keeps the longest beginning of the photos whose row or failure is whole, cuts the rest."""
-        whole = min(writer.count for writer in self._writers.values())
-        rows = [photo_id_of(data) for data, _ in zip(self._writers["features"].records(), range(whole), strict=False)]
-        failed = {line["photo"] for line in self._failures.lines}
+        """Takes up what the writer that came furthest has left, cuts the rest; how many photos that is."""
+        own = self._writers["features"].writer
+        names = {own}.union(*(listed(writer.partial.parent) for writer in self._writers.values()))
+        best = max((self._left(name, photo_ids) for name in sorted(names, key=lambda name: name != own)), key=_done)
+        for family, writer in self._writers.items():
+            writer.keep(best.files[family], best.rows)
+        self._failures.keep(best.failures, set(photo_ids[: best.done]))
+        return best.done
+
+    def _left(self, name: str, photo_ids: Sequence[str]) -> Left:
+        """Of the writer `name`; what it has finished has the shard's own name."""
+        files = {family: writer.left_by(name) for family, writer in self._writers.items()}
+        ids = zip(*(map(photo_id_of, records_of(path)) for path in files.values()), strict=False)
+        rows = [row[0] for row in takewhile(lambda row: len(set(row)) == 1, ids)]
+        failures = self._failures.left_by(name)
+        failed = {line["photo"] for line in failures}
         kept = done = 0
         for photo_id in photo_ids:
-            if kept < whole and rows[kept] == photo_id:
+            if kept < len(rows) and rows[kept] == photo_id:
                 kept += 1
             elif photo_id not in failed:
                 break
             done += 1
-        for writer in self._writers.values():
-            writer.truncate(kept)
-        self._failures.keep(set(photo_ids[:done]))
-        return done
+        return Left(files, failures, kept, done)
 
     def add(self, rows: Mapping[str, bytes]) -> None:
-        """The record of one photo for every family."""
+        """The record of one photo for every family. ShardBusyError once another process has finished the shard."""
+        if self._others_finish and self._last.exists():
+            self._drop()
+            raise ShardBusyError(f"{self._last}: another process has finished it")
         for family, writer in self._writers.items():
             writer.append(rows[family])
 
@@ -86,24 +140,43 @@ class EncodeShard:
         self._failures.append(failure)
 
     def finish(self) -> None:
-        """All files get their final names."""
+        """All files get their final names, unless another process has given them."""
+        if self._is_done():
+            return self._drop()
         self._failures.finish()
         for writer in self._writers.values():
             writer.finish()
 
+    def _drop(self) -> None:
+        """Nothing that any writer has is needed any more."""
+        self._failures.drop()
+        for writer in self._writers.values():
+            writer.drop()
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what writers of a finished family have left: they were killed, or came second."""
+    for name in os.listdir(folder):
+        if name.endswith(".partial"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        elif name.endswith(".tmp"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _done(left: Left) -> int:
+    return left.done
+
 
 class FailureFile:
-    """JSON lines, appended one at a time to PATH.partial; a torn last line is dropped on opening."""
+    """JSON lines, appended one at a time to the writer's own file in PATH.partial; a torn last line is dropped."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, writer: str):
+        """writer: the name of the file, this process's by the shard's own."""
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
-        if path.exists():
-            os.replace(path, self._partial)
+        self._folder = path.with_name(path.name + ".partial")
+        self._partial = self._folder / writer
         with naming(self._partial):
-            self._file = open(self._partial, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
-        self._file.seek(0)
-        self.lines = [line for raw in self._file if (line := _parse(raw))]
+            self._file = open_within(self._partial)
 
     def __enter__(self) -> "FailureFile":
         return self
@@ -113,24 +186,34 @@ class FailureFile:
     ) -> None:
         self._file.close()
 
-    def keep(self, photos: set[str]) -> None:
-        """Drops the lines of other photos."""
-        self.lines = [line for line in self.lines if line["photo"] in photos]
+    def left_by(self, name: str) -> list[Failure]:
+        """The lines of a writer's file, else of the finished one."""
+        for path in (self._folder / name, self._path):
+            if size_of(path):
+                return [line for raw in path.read_bytes().splitlines(keepends=True) if (line := _parse(raw))]
+        return []
+
+    def keep(self, lines: Sequence[Failure], photos: set[str]) -> None:
+        """Makes the file hold the lines of these photos."""
         with naming(self._partial):
             self._file.truncate(0)
-            write_all(self._file, b"".join(map(_format, self.lines)))
+            write_all(self._file, b"".join(_format(line) for line in lines if line["photo"] in photos))
 
     def append(self, line: Failure) -> None:
         """When this returns the line outlives the process."""
-        self.lines.append(line)
         with naming(self._partial):
             write_all(self._file, _format(line))
+
+    def drop(self) -> None:
+        """Nothing of it is needed any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def finish(self) -> None:
         """fsync and rename."""
         with naming(self._partial):
             os.fsync(self._file.fileno())
-        os.replace(self._partial, self._path)
+        renamed(self._partial, self._path)
+        self.drop()
 
 
 def _format(line: Failure) -> bytes:

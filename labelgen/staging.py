@@ -23,9 +23,10 @@ from typing import Any, NamedTuple, cast
 
 from labelgen.dataset import Dataset, SplitReader, check_format, read_json, shard_name, write_json
 from labelgen.errors import UserError
+from labelgen.files import naming, write_atomic
 from labelgen.progress import Progress, say
 from labelgen.remote import Entry, Remote, is_remote
-from labelgen.tfrecord import ShardReader, naming, unframe, write_atomic
+from labelgen.tfrecord import ShardReader, unframe
 
 _IN_FLIGHT = 16  # requests
 _REQUEST_BYTES = 8 << 20  # neighbouring records share a request up to this size

@@ -1,14 +1,16 @@
 """Shards: TFRecord framing, a torn tail told from a whole one, and random access by an index of offsets.
 
 A record is `length u64 | masked crc32c of it u32 | data | masked crc32c of data u32`, little-endian, as
-TensorFlow's own. A shard being written is NAME.partial; a finished one is fsynced, gets NAME.index and is
-renamed to NAME, in this order, so a NAME without its index never exists.
+TensorFlow's own. A shard being written is a file in NAME.partial/, one for each writer; a finished one is fsynced,
+gets NAME.index and is renamed to NAME, in this order, so a NAME without its index never exists.
 """
 
 import contextlib
-import fcntl
+import errno
 import functools
+import itertools
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from io import FileIO
@@ -20,6 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
+from labelgen.files import (
+    NoLocksError,
+    is_at,
+    lone_name,
+    naming,
+    open_within,
+    renamed,
+    size_of,
+    try_lock,
+    write_all,
+    write_atomic,
+    writer_names,
+)
 
 _MAGIC = b"fmbidx01"
 _HEADER = 12
@@ -60,57 +75,10 @@ def whole_records(file: FileIO) -> Iterator[tuple[int, bytes]]:
         offset += length + _OVERHEAD
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
-
-    The temporary name is always the same, so that a killed run leaves nothing that the next one does not take up; a
-    lock keeps two processes from using it at once.
-    """
-    temporary = f"{path}.tmp"
-    while True:
-        with naming(temporary), open(temporary, "ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, temporary):  # renamed by another process while this one waited
-                continue
-            file.truncate(0)
-            write_all(file, data)
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-        return sync_folder(Path(path).parent)
-
-
-def write_all(file: FileIO, data: bytes) -> None:
-    """Writes to an unbuffered file: when this returns the bytes outlive the process, and closing can fail no more."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _is_at(file: FileIO, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """OSErrors raised inside carry the file's name (a failed write by itself does not say which file)."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+def records_of(path: Path) -> Iterator[bytes]:
+    """The data of the whole records of a file, which another process may be writing; none where there is no file."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        yield from (data for _, data in whole_records(file))
 
 
 class ShardBusyError(UserError):
@@ -118,34 +86,51 @@ class ShardBusyError(UserError):
 
 
 class ShardWriter:
-    """Appends records to PATH.partial and finishes it as PATH with PATH.index.
+    """Appends records to a file of its own in the folder PATH.partial, and finishes it as PATH with PATH.index.
 
-    Opening keeps the whole records that are there already and cuts a torn tail; a finished PATH is reopened.
-    One process at a time: a second one gets a ShardBusyError.
+    Opening keeps the whole records that are there already and cuts a torn tail. A second process of the machine gets a
+    ShardBusyError, or a file of its own with `spare`; so does each other machine. What they write is the same, so it
+    does not matter who finishes first, and in which order names change.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, spare: bool = False, writer: str = ""):
+        """writer: the name of its file, where that is already this process's by another shard's."""
         self.path = str(path)
-        self._partial = self.path + ".partial"
-        if os.path.exists(self.path):
-            # Finished while its sisters of the other families were not: it goes on as a shard in work.
-            os.replace(self.path, self._partial)
-        with naming(self._partial):
-            self._file: FileIO = open(self._partial, "a+b", buffering=0)  # noqa: SIM115  (closed by __exit__)
-        self._lock()
+        self._folder = Path(self.path + ".partial")
+        self.writer, self._file = self._open(spare, writer)
         self._offsets = [0] + [at + len(data) + _OVERHEAD for at, data in whole_records(self._file)]
         self.truncate(self.count)
 
-    def _lock(self) -> None:
-        """Owns the file until it is closed; ShardBusyError when another process does, or has just renamed it."""
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(self._file, self._partial):
-                return
-        self._file.close()
+    def _open(self, spare: bool, writer: str) -> tuple[str, FileIO]:
+        """The first name whose file is nobody's, and the file, owned until it is closed."""
+        try:
+            for name in [writer] if writer else writer_names():
+                if file := self._take(name):
+                    return name, file
+                if not spare:
+                    break
+        except NoLocksError:
+            name = writer or lone_name()
+            return name, open_within(self._folder / name)
         raise ShardBusyError(
-            f"{self._partial}: another process is writing it; wait for it, or give each its own --worker=i/n"
+            f"{self._folder}: another process is writing it; wait for it, or give each its own --worker=i/n"
         )
+
+    def _take(self, name: str) -> FileIO | None:
+        """The file, this process's; None when it is another's."""
+        while True:
+            file = open_within(self._folder / name)
+            if not try_lock(file):
+                file.close()
+                return None
+            if is_at(file, self._folder / name):
+                return file
+            file.close()  # renamed by another process meanwhile
+
+    @property
+    def partial(self) -> Path:
+        """Its own file."""
+        return self._folder / self.writer
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -154,6 +139,19 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def left_by(self, name: str) -> Path:
+        """The file of the writer `name`; the shard itself where that writer has finished it, or has nothing."""
+        path = self._folder / name
+        return path if size_of(path) else Path(self.path)
+
+    def keep(self, path: Path, count: int) -> None:
+        """Makes the first `count` records of a file, its own or another's, the records of this one."""
+        if path == self.partial:
+            return self.truncate(count)
+        self.truncate(0)
+        for data in itertools.islice(records_of(path), count):
+            self.append(data)
 
     @property
     def count(self) -> int:
@@ -167,24 +165,36 @@ class ShardWriter:
     def truncate(self, count: int) -> None:
         """Keeps the first `count` records."""
         del self._offsets[count + 1 :]
-        with naming(self._partial):
+        with naming(self.partial):
             self._file.truncate(self._offsets[-1])
             self._file.seek(0, os.SEEK_END)
 
     def append(self, data: bytes) -> None:
-        """Adds a record; when this returns the record outlives the process."""
-        with naming(self._partial):
-            write_all(self._file, frame(data))
+        """Adds a record; when this returns the record outlives the process.
+
+        ShardBusyError when the file is gone: on a network disk another machine has finished the shard.
+        """
+        try:
+            with naming(self.partial):
+                write_all(self._file, frame(data))
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            raise ShardBusyError(f"{self.path}: another machine has finished it; nothing is lost") from None
         self._offsets.append(self._offsets[-1] + len(data) + _OVERHEAD)
 
     def finish(self) -> None:
-        """fsync, index, rename: from here on the shard is PATH."""
-        with naming(self._partial):
+        """fsync, index, rename: from here on the shard is PATH. Other writers' files of it go."""
+        with naming(self.partial):
             os.fsync(self._file.fileno())
         index = np.array([self._offsets[-1], self.count, *self._offsets[:-1]], "<u8")
         write_atomic(self.path + ".index", _MAGIC + index.tobytes())
-        os.replace(self._partial, self.path)
-        sync_folder(Path(self.path).parent)
+        renamed(self.partial, Path(self.path))
+        self.drop()
+
+    def drop(self) -> None:
+        """Nothing that any writer has is needed any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _Handle:

@@ -54,7 +54,8 @@ def run(world: Path, data: Path, *more: str) -> int:
 
 
 def process(world: Path, data: Path, *more: str, seconds: float = 0.0, **options: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUB_SECONDS": str(seconds)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "STUB_SECONDS": str(seconds)}
     command = [*SCRIPT, *more, f"--config={world}/config.py", f"--out={data}"]
     return subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options

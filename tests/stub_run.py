@@ -20,14 +20,14 @@ import numpy as np
 from PIL import Image
 from rows import mask_set
 
-from labelgen import encoding, run, shards, tfrecord
+from labelgen import encoding, files, run, shards, tfrecord
 from labelgen.config import command
+from labelgen.errors import UserError
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
-SECONDS = float(os.environ.get("STUB_SECONDS", "0"))
 
 
 class StubEncoders:
@@ -38,6 +38,8 @@ class StubEncoders:
     text_width = TEXT_WIDTH
 
     def __init__(self, config: Any) -> None:
+        if config.weights_dir == "broken":
+            raise UserError("broken: no weights there")
         self.times = StageTimes()
         self._config = config
 
@@ -48,7 +50,7 @@ class StubEncoders:
     def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
         height, width = photo.image.shape[:2]
         rng = np.random.default_rng(zlib.crc32(photo.image.tobytes()))
-        time.sleep(SECONDS)
+        time.sleep(seconds_a_photo())
         features = rng.normal(size=(GRID, GRID, WIDTH)).astype(ml_dtypes.bfloat16)
         crops = rng.normal(size=(4, TEXT_WIDTH))
         crops /= np.linalg.norm(crops, axis=1, keepdims=True)
@@ -64,6 +66,12 @@ class StubEncoders:
             EvidenceRow(photo.photo_id, size_hw, grid_hw, crops.astype(np.float16), boxes, dense, masks),
             None if photo.label_map is None else TruthRow(photo.photo_id, photo.label_map),
         )
+
+
+def seconds_a_photo() -> float:
+    """STUB_SECONDS in the environment, or what the file STUB_PACE says by now."""
+    pace = os.environ.get("STUB_PACE")
+    return float(Path(pace).read_text() if pace else os.environ.get("STUB_SECONDS", "0"))
 
 
 def write_world(folder: Path, photos: int = 12, held: int = 3) -> None:
@@ -155,7 +163,7 @@ def kill_at(way: str, number: int, share: float) -> None:
         return wrapped
 
     if way == "write":
-        tfrecord.write_all = shards.write_all = deadly(tfrecord.write_all)
+        files.write_all = tfrecord.write_all = shards.write_all = deadly(files.write_all)
     if way == "name":
         os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
 

@@ -7,9 +7,10 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from labelgen.dataset import shard_name, write_json
+from labelgen.files import write_atomic
 from labelgen.ontology import Ontology, parse_words
 from labelgen.records import FeatureRow, LabelRow, TruthRow
-from labelgen.tfrecord import ShardWriter, write_atomic
+from labelgen.tfrecord import ShardWriter
 
 GRID = (6, 5)
 WIDTH, TEXT_WIDTH = 16, 8

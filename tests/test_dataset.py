@@ -88,6 +88,12 @@ def test_shard_of_another_run(data: Path) -> None:
         path.unlink()
     write_rows(data / "features", "train", [[feature_row("a")], [], [feature_row("c")]])
     with pytest.raises(UserError, match=r"00000-of-00003.tfrecord: has 1 rows, 2 are expected"):
+        Dataset.open(data).reader("features", "train")[0]
+
+
+def test_missing_shard_is_told_at_the_start(data: Path) -> None:
+    (data / "features" / shard_name("train", 2, 3)).unlink()
+    with pytest.raises(UserError, match="train-00002-of-00003.tfrecord: missing; run labelgen.run again"):
         Dataset.open(data).reader("features", "train")
 
 

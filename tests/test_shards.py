@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from rows import evidence_row, feature_row, truth_row
 
+from labelgen.files import writer_names
 from labelgen.plan import Shard, claim, owned, plan
 from labelgen.shards import EncodeShard, failures_path, is_done
 from labelgen.tfrecord import ShardReader
@@ -58,12 +59,15 @@ def contents(data: Path) -> dict[str, bytes]:
 def test_cut_anywhere(tmp_path: Path, whole: dict[str, bytes], seed: int) -> None:
     rng = random.Random(seed)
     data = folders(tmp_path / "cut")
+    writer = next(writer_names()) if seed % 2 else "another-machine"
     for path in paths(data):
         raw = whole[str(path.relative_to(data))]
         if rng.random() < 0.3:  # finished before the kill
             path.write_bytes(raw)
         else:
-            path.with_name(path.name + ".partial").write_bytes(raw[: rng.randrange(len(raw) + 1)])
+            partial = path.with_name(path.name + ".partial") / writer
+            partial.parent.mkdir()
+            partial.write_bytes(raw[: rng.randrange(len(raw) + 1)])
     assert not is_done(data, SHARD, FAMILIES)
     go_on(data)
     assert contents(data) == whole

@@ -11,7 +11,8 @@ import pytest
 
 from labelgen.config import ROOT
 from labelgen.errors import UserError
-from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc
+from labelgen.files import writer_names
+from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc, records_of
 
 RECORDS = [b"one", b"", b"three" * 50]
 
@@ -46,7 +47,9 @@ def test_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
     whole = written(tmp_path / "whole").read_bytes()
     ends = [0, 19, 35, len(whole)]
     for size in range(len(whole)):
-        (tmp_path / "s.partial").write_bytes(whole[:size])
+        own = tmp_path / "s.partial" / next(writer_names())
+        own.parent.mkdir()
+        own.write_bytes(whole[:size])
         with ShardWriter(tmp_path / "s") as writer:
             kept = max(i for i, end in enumerate(ends) if end <= size)
             assert writer.count == kept
@@ -70,10 +73,12 @@ def test_truncate_then_go_on(tmp_path: Path) -> None:
     assert [reader[0], reader[1]] == [b"one", b"new"]
 
 
-def test_finished_shard_is_reopened(tmp_path: Path) -> None:
-    written(tmp_path / "s")
-    with ShardWriter(tmp_path / "s") as writer:
-        assert writer.count == 3 and not (tmp_path / "s").exists()
+def test_what_a_finished_shard_has_can_be_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "s")
+    with ShardWriter(path) as writer:
+        assert writer.count == 0 and writer.left_by(writer.writer) == path
+        writer.keep(path, 2)
+        assert list(writer.records()) == RECORDS[:2] and list(records_of(path)) == RECORDS
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "s") as writer:
         writer.append(b"kept")
         real, writer._file = writer._file, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-        with pytest.raises(OSError, match="No space left.*s.partial"):
+        with pytest.raises(OSError, match=r"No space left.*s.partial/\w+-0"):
             writer.append(b"lost")
         writer._file = real
         assert writer.count == 1

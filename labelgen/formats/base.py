@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.files import write_atomic
 from labelgen.formats.regions import Outlines, outlines
-from labelgen.tfrecord import write_atomic
 
 
 class ClassInfo(NamedTuple):

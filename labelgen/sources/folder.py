@@ -61,7 +61,7 @@ def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = ""
     pairs: dict[str, Pair] = {}
     for name in walk(root / photos):
         photo_id = os.path.splitext(name)[0]
-        pair = Pair(os.path.join(photos, name), os.path.join(masks, f"{photo_id}.png"))
+        pair = Pair(os.path.join(photos, name), os.path.join(masks, f"{photo_id}.png") if truth else "")
         if photo_id in pairs:
             raise UserError(
                 f"{root}: {pairs[photo_id].photo} and {pair.photo} would have the same mask and results; rename one"

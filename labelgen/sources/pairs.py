@@ -39,7 +39,7 @@ class PairSource:
 
     def __init__(self, root: Path, pairs: Mapping[str, Pair], truth: Truth | None, max_pixels: int) -> None:
         """pairs: photo id -> files; truth: None where masks are not wanted. UserError when masks are missing."""
-        self._root, self._pairs, self._truth, self._max_pixels = root, dict(pairs), truth, max_pixels
+        self._root, self._pairs, self._truth, self._max_pixels = root, pairs, truth, max_pixels
         if truth is not None:
             mend = "add them, or set photos.splits' masks to empty to go without truth"
             check_there(root, [pair.mask for pair in pairs.values()], "mask", mend)

@@ -22,9 +22,11 @@ def walk(folder: Path) -> Iterator[str]:
     """Names of pictures under the folder, "/" between folders; hidden files and folders are left out."""
     for where, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(where, folder).replace(os.sep, "/")
+        prefix = "" if inside == "." else f"{inside}/"
         for name in names:
             if not name.startswith(".") and name.rpartition(".")[2].lower() in SUFFIXES:
-                yield os.path.relpath(os.path.join(where, name), folder).replace(os.sep, "/")
+                yield prefix + name
 
 
 def read_photo(path: Path, max_pixels: int) -> NDArray[np.uint8]:

@@ -1,0 +1,160 @@
+"""Files written whole, and files of one writer each, on a disk that machines share, whatever its locks are worth.
+
+On a local disk flock keeps two processes apart; on a shared one it may hold only within a machine, or not be there. So
+a writer's file carries the machine in its name: no two machines ever write one file, and within a machine flock holds.
+Where there is no flock at all a file is its process's alone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import itertools
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@functools.cache
+def machine() -> str:
+    """8 hex digits of the kernel and the view of the disks that this process has: within one of these, flock holds."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        name = socket.gethostname()
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+class NoLocksError(Exception):
+    """The disk has no locks."""
+
+
+def try_lock(file: FileIO, wait: bool = False) -> bool:
+    """Whether the file is this process's until it is closed. wait: until it is. NoLocksError."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise NoLocksError from None
+
+
+def is_at(file: FileIO, path: str | Path) -> bool:
+    """Whether `path` still is the name of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes; 0 where there is no such file, or no longer."""
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
+def listed(folder: Path) -> list[str]:
+    """Names in a folder; none where there is no such folder, or no longer."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def open_within(path: Path) -> FileIO:
+    """A file to append to in a folder that is made for it, however often others take that folder away."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "a+b", buffering=0)
+
+
+def writer_names() -> Iterator[str]:
+    """Names of this machine's writers of one thing, the first free one to be taken."""
+    return (f"{machine()}-{slot}" for slot in itertools.count())
+
+
+def lone_name() -> str:
+    """A writer's name that no other process has, for disks without locks."""
+    return f"{machine()}-{secrets.token_hex(8)}"
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+    The temporary name is always the same on a machine, so that a killed run leaves nothing that the next one does not
+    take up; a lock keeps two of its processes from using it at once.
+    """
+    temporary = f"{path}.{machine()}.tmp"
+    try:
+        while not _replace(temporary, path, data):
+            pass
+    except NoLocksError:
+        os.unlink(temporary)
+        alone = f"{path}.{lone_name()}.tmp"
+        Path(alone).write_bytes(data)
+        os.replace(alone, path)
+    sync_folder(Path(path).parent)
+
+
+def _replace(temporary: str, path: str | Path, data: bytes) -> bool:
+    """False when another process took the temporary file away while this one waited for it, or wrote."""
+    with naming(temporary), open(temporary, "ab", buffering=0) as file:
+        try_lock(file, wait=True)
+        if not is_at(file, temporary):
+            return False
+        file.truncate(0)
+        write_all(file, data)
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(temporary, path)
+            return True
+        return False
+
+
+def write_all(file: FileIO, data: bytes) -> None:
+    """Writes to an unbuffered file: when this returns the bytes outlive the process, and closing can fail no more."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """OSErrors raised inside carry the file's name (a failed write by itself does not say which file)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def renamed(path: Path, final: Path) -> None:
+    """Gives a file its final name, for good. It is gone where another process has finished the same meanwhile."""
+    try:
+        os.replace(path, final)
+    except FileNotFoundError:
+        if not final.exists():
+            raise
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,237 @@
+"""Shards over the nodes of a Ray cluster: an actor for each device, a shard a task.
+
+What the actors do is labelgen.cluster_worker, who does which shard labelgen.dispatch; here is what is Ray's. Actors are
+started on every node that has a device, also on those that come later; a node that goes gives its shard back.
+"""
+
+import importlib
+import os
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from labelgen.cluster_worker import SHARED, Failed, Job, ShardWorker, Told
+from labelgen.dataset import write_json
+from labelgen.dispatch import Board
+from labelgen.errors import UserError
+from labelgen.plan import Shard
+from labelgen.progress import Progress
+
+_TURN_S = 1.0
+_NODES_S = 5.0
+_ALONE_S = 120.0
+_STARTS = 3
+_OBJECT_STORE_BYTES = 80 << 20  # nothing but names goes through it; Ray takes no less than 75 MiB
+
+
+@contextmanager
+def cluster(address: str, data: Path) -> Iterator[str]:
+    """Joins the cluster at `address`, or starts one on this machine where it is empty; leaves it at the end.
+
+    The token that DATA/cluster.json says meanwhile. UserError without Ray, and where there is no such cluster.
+    """
+    ray = _ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler, token = signal.getsignal(signal.SIGTERM), secrets.token_hex(8)
+    try:
+        _join(ray, address)
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+    try:
+        write_json(data / SHARED, {"token": token})
+        yield token
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is being left
+        (data / SHARED).unlink(missing_ok=True)
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")  # not a need of those who label without it
+    except ImportError:
+        raise UserError("--engine=ray wants Ray: pip install the version of requirements.txt") from None
+
+
+def _join(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address:
+            ray.init(address, **quiet)
+        else:
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--ray_address={address}: {error}; name a running cluster as HOST:PORT (`ray start --head` says which), "
+            "with the same versions of Ray and Python, or leave it out to start one on this machine"
+        ) from None
+
+
+def run_stage(job: Job, shards: Sequence[Shard], stopped: Callable[[], bool]) -> None:
+    """Has all these shards finished by the nodes' actors. Errors of theirs that the user must mend are raised here.
+
+    stopped: asked every second; SystemExit once it says so.
+    """
+    if shards:
+        stage = _Stage(job, shards)
+        try:
+            stage.run(stopped)
+        finally:
+            stage.close()
+
+
+def slots(stage: str, device: str, resources: dict[str, float], gpus: bool) -> int:
+    """How many actors a node with these resources has: one for each GPU, else one; for labels one for each CPU.
+
+    gpus: whether the cluster has any; then CPUs do not encode unless told to, their dtype would be another one.
+    """
+    cpus = int(resources.get("CPU", 0))
+    if stage == "label":
+        return cpus
+    if gpus and device != "cpu":
+        return int(resources.get("GPU", 0))
+    return min(cpus, 1)
+
+
+class _Line(Progress):
+    """Progress over the cluster; `workers` and `nodes` are in its line."""
+
+    workers = nodes = 0
+
+    def line(self) -> str:
+        return f"{super().line()}, {self.workers} workers on {self.nodes} nodes"
+
+
+class _Stage:
+    """One stage on the cluster: its actors and what they are at."""
+
+    def __init__(self, job: Job, shards: Sequence[Shard]):
+        self._ray, self._job, self._shards = _ray(), job, shards
+        self._board = Board(len(shards))
+        self._actors: dict[int, Any] = {}
+        self._nodes: dict[int, str] = {}
+        self._ready: set[int] = set()
+        self._calls: dict[Any, tuple[int, str]] = {}
+        self._starts: Counter[str] = Counter()
+        self._photos: Counter[int] = Counter()
+        self._line = _Line(sum(shard.stop - shard.start for shard in shards), "photos", job.stage)
+        self._hired_at = self._seen_at = -float("inf")
+        self._number = 0
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Returns when all shards are finished."""
+        self._seen_at = time.monotonic()
+        while self._board.left:
+            if stopped():
+                raise SystemExit
+            self._hire()
+            for worker in self._board.idle(sorted(self._ready)):
+                if (shard := self._board.give(worker)) is not None:
+                    self._call(worker, "do", self._shards[shard])
+            done, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_TURN_S) if self._calls else ([], [])
+            for call in done:
+                if call in self._calls:
+                    self._answer(call)
+            self._ask()
+            self._line.add(0)
+
+    def close(self) -> None:
+        """Ends the actors: those that are still at a shard of another's are not needed."""
+        self._line.close()
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+
+    def _call(self, worker: int, method: str, *arguments: Any) -> None:
+        self._calls[getattr(self._actors[worker], method).remote(*arguments)] = worker, method
+
+    def _ask(self) -> None:
+        """How far is everybody who was not asked yet?"""
+        asked = {worker for worker, method in self._calls.values() if method == "told"}
+        for worker, method in list(self._calls.values()):
+            if method == "do" and worker not in asked:
+                self._call(worker, "told")
+
+    def _answer(self, call: Any) -> None:
+        worker, method = self._calls.pop(call)
+        try:
+            answer = self._ray.get(call)
+        except self._ray.exceptions.RayActorError:
+            return self._lost(worker)
+        if isinstance(answer, Failed):
+            raise answer.error()
+        if method == "open":
+            self._ready.add(worker)
+        elif method == "told" and worker not in self._board.idle([worker]):
+            self._tell(self._board.at(worker), answer)
+        elif method == "do":
+            shard = self._board.at(worker)
+            whole = self._shards[shard].stop - self._shards[shard].start
+            self._tell(shard, answer._replace(photos=whole))
+            self._board.finished(worker)
+
+    def _tell(self, shard: int, told: Told) -> None:
+        """Each photo counts once, whoever does it again; those of an earlier run do not count for the rate."""
+        before = self._photos[shard]
+        new = max(0, told.photos - before)
+        skipped = min(new, max(0, told.skipped - before))
+        self._photos[shard] += new
+        self._line.skip(skipped)
+        self._line.add(new - skipped)
+        for note in told.notes:
+            self._line.note(note)
+
+    def _lost(self, worker: int) -> None:
+        if worker in self._actors:
+            node = self._nodes.pop(worker)
+            self._line.note(f"a worker on node {node[:8]} is gone; its shard goes to another one")
+            del self._actors[worker]
+            self._ready.discard(worker)
+            self._calls = {call: at for call, at in self._calls.items() if at[0] != worker}
+            self._board.lost(worker)
+            self._hired_at = -float("inf")
+
+    def _hire(self) -> None:
+        """An actor for each device that has none. UserError when no node has one for long, or none stays alive."""
+        now = time.monotonic()
+        if now - self._hired_at < _NODES_S:
+            return
+        self._hired_at = now
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        gpus = any(node["Resources"].get("GPU") for node in nodes)
+        if self._job.stage == "encode" and self._job.config.device == "cuda" and not gpus:
+            raise UserError("device = 'cuda', but no node of the cluster has a GPU; set device to auto or cpu")
+        for node in nodes:
+            wanted = slots(self._job.stage, self._job.config.device, node["Resources"], gpus)
+            there = sum(where == node["NodeID"] for where in self._nodes.values())
+            for _ in range(there, wanted):
+                if self._starts[node["NodeID"]] < wanted * _STARTS:
+                    self._start(node, wanted)
+        self._line.workers, self._line.nodes = len(self._actors), len(set(self._nodes.values()))
+        if self._actors:
+            self._seen_at = now
+        elif now - self._seen_at > _ALONE_S or self._starts:
+            raise UserError("no node of the cluster has a worker that stays alive; see Ray's logs on the nodes")
+
+    def _start(self, node: dict[str, Any], wanted: int) -> None:
+        affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        encodes = self._job.stage == "encode"
+        gpu = int(encodes and self._job.config.device != "cpu" and bool(node["Resources"].get("GPU")))
+        options = {
+            "num_gpus": gpu,
+            "num_cpus": max(1, int(node["Resources"].get("CPU", 1)) // wanted) if encodes else 1,
+            "max_concurrency": 2,  # a shard, and how far it is
+            "scheduling_strategy": affinity(node["NodeID"], soft=False),
+        }
+        self._number += 1
+        self._starts[node["NodeID"]] += 1
+        self._nodes[self._number] = node["NodeID"]
+        self._actors[self._number] = self._ray.remote(ShardWorker).options(**options).remote(self._job)
+        self._call(self._number, "open")

@@ -1,0 +1,164 @@
+"""The labelling command on a Ray cluster, its nodes processes of this machine: the bytes of one local worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stub_run
+from run_world import ROOT, own_signals_fixture, process, run, same  # noqa: F401
+
+from labelgen.ray_engine import slots
+
+MEMORY = 80 << 20
+STUCK = {"STUB_SECONDS": "1000"}
+
+
+@pytest.fixture(scope="module", name="world")
+def world_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    stub_run.write_world(folder, photos=24)
+    return folder
+
+
+@pytest.fixture(scope="module", name="whole")
+def whole_fixture(world: Path) -> Path:
+    """DATA of one local worker."""
+    assert run(world, world / "whole") == 0
+    return world / "whole"
+
+
+@pytest.fixture(scope="module", name="pace")
+def pace_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that says how many seconds a photo takes on the cluster's nodes."""
+    path = tmp_path_factory.mktemp("pace") / "seconds"
+    path.write_text("0")
+    return path
+
+
+@pytest.fixture(scope="module", name="cluster")
+def cluster_fixture(pace: Path) -> Iterator[Any]:
+    """A head without a device, and one node; tests add others."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 500}
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": quick}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    add_node(cluster, {"STUB_PACE": str(pace)})
+    yield cluster
+    cluster.shutdown()
+
+
+def add_node(cluster: Any, environment: dict[str, str]) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=MEMORY, env_vars=environment)
+
+
+def on_cluster(cluster: Any, world: Path, data: Path, *more: str) -> subprocess.Popen[str]:
+    return process(world, data, "--engine=ray", f"--ray_address={cluster.address}", *more)
+
+
+def writers(data: Path) -> set[str]:
+    """Files of shards in work that have a record."""
+    return {str(path) for path in data.glob("features/*.partial/*") if path.stat().st_size}
+
+
+def wait_for_writers(command: subprocess.Popen[str], data: Path, count: int) -> None:
+    while len(writers(data)) < count:
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.05)
+
+
+def test_a_node_dies_the_command_is_stopped_and_the_next_one_has_a_straggler(
+    cluster: Any, pace: Path, world: Path, whole: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    pace.write_text("2")
+    dies = add_node(cluster, {"STUB_PACE": str(pace)})
+    stopped = on_cluster(cluster, world, data, "--stage=encode")
+    wait_for_writers(stopped, data, 2)
+    cluster.remove_node(dies, allow_graceful=False)
+    error = read_until(stopped, "is gone; its shard goes to another one")
+    stopped.terminate()
+    error += stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 75 and "stopped; the same command goes on from here" in error
+    assert not (data / "cluster.json").exists()
+    pace.write_text("0.02")
+    stuck = add_node(cluster, STUCK)
+    again = on_cluster(cluster, world, data)
+    _, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error
+    assert same(data, whole)
+    cluster.remove_node(stuck, allow_graceful=False)
+
+
+def read_until(command: subprocess.Popen[str], text: str) -> str:
+    """What the command says on stderr, up to the line with `text`."""
+    read = ""
+    assert command.stderr
+    while text not in read:
+        line = command.stderr.readline()
+        assert line, read
+        read += line
+    return read
+
+
+def test_a_workers_error_is_one_line(cluster: Any, world: Path, tmp_path: Path) -> None:
+    command = on_cluster(cluster, world, tmp_path / "data", "--config.weights_dir=broken")
+    _, error = command.communicate(timeout=120)
+    assert command.returncode == 2
+    assert error.count("error:") == 1 and "Traceback" not in error
+    assert error.splitlines()[-1].startswith("error: node ") and "broken: no weights there" in error.splitlines()[-1]
+
+
+def test_interrupted_on_a_cluster_started_here(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    command = process(world, tmp_path / "data", "--engine=ray", seconds=0.2)
+    wait_for_writers(command, tmp_path / "data", 1)
+    command.send_signal(signal.SIGINT)
+    _, error = command.communicate(timeout=60)
+    assert command.returncode == 75 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--worker=0/2"], "--worker is for job arrays; --engine=ray shares the work out by itself"),
+        (["--config.device=cuda:1"], "device = 'cuda:1'; with --engine=ray each worker has its own GPU"),
+    ],
+)
+def test_what_does_not_go_together(world: Path, tmp_path: Path, capsys: Any, flags: list[str], message: str) -> None:
+    assert run(world, tmp_path / "data", "--engine=ray", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_ray_it_says_what_to_install(
+    world: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(world, tmp_path / "data", "--engine=ray") == 2
+    assert "--engine=ray wants Ray: pip install the version of requirements.txt" in capsys.readouterr().err
+
+
+def test_the_local_engine_loads_no_ray(world: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import stub_run\n"
+        "assert stub_run.main(sys.argv[1:]) == 0; print('ray' in sys.modules)"
+    )
+    flags = [f"--config={world}/config.py", f"--out={tmp_path}/data", "--limit=1"]
+    out = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.splitlines()[-1] == "False", out.stderr
+
+
+def test_an_actor_for_each_device() -> None:
+    small, large = {"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}
+    assert [slots("encode", "auto", node, gpus=True) for node in (small, large)] == [0, 4]
+    assert [slots("encode", "cpu", node, gpus=True) for node in (small, large)] == [1, 1]
+    assert [slots("encode", "auto", node, gpus=False) for node in (small, {})] == [1, 0]
+    assert [slots("label", "cuda", node, gpus=True) for node in (small, large)] == [8, 32]
