@@ -48,7 +48,9 @@ def main(args: argparse.Namespace) -> int:
     padded = [np.pad(c, ((0, height - len(c)), (0, 0), (0, 0)), constant_values=255) for c in columns]
     Image.fromarray(np.concatenate(padded, 1)).quantize(128).save(args.out, optimize=True)
     size = Path(args.out).stat().st_size
-    print(f"wrote {args.out} ({size} bytes): photo, truth, dense CLIP ({config.labels.variant}), head")
+    print(
+        f"wrote {args.out} ({size} bytes): photo, truth, dense CLIP ({config.labels.variant}), head; next: look at it"
+    )
     return 0
 
 

@@ -1,5 +1,7 @@
 """A trained head against truth, beside dense CLIP on the same photos and words.
 
+    python -m fmbseg_jax.evaluate --config=configs/voc.py --data=DATA --workdir=RUN
+
 Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
 of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
 (`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.

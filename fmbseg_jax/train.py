@@ -1,19 +1,19 @@
 """Trains the head on the free labels of a DATA; the same command again goes on where it was stopped.
 
-    python -m fmbseg_jax.train --config=configs/X.py --data=DATA --workdir=RUN
+    python -m fmbseg_jax.train --config=configs/my_photos.py --data=DATA --workdir=RUN
 
 Over several hosts: the same command on each, with --config.distributed (configs/default.py), DATA and RUN where all of
 them can read, RUN where all can write. A signal to one of them is enough; they save the same step.
 
 Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
 TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
-2: something to mend. Truth is never read, except by the oracle that train.targets=truth asks for.
+130: the same after Ctrl-C (a second one ends it at once); 2: something to mend. Truth is never read, except by the
+oracle that train.targets=truth asks for.
 """
 
 import argparse
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from fmbseg_jax.gather import Batch
 from fmbseg_jax.logs import MetricsLog, NoLog
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
 from fmbseg_jax.place import Batches, open_batches, place, place_flags
+from fmbseg_jax.preemption import preemption
 from fmbseg_jax.step import (
     Metrics,
     Objective,
@@ -46,6 +47,7 @@ from fmbseg_jax.step import (
 from fmbseg_jax.task import Task, keep_config, open_task, run_facts, stage_rows
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import write_json
+from labelgen.frame import INTERRUPTED
 from labelgen.progress import Progress, StageTimes
 from labelgen.staging import open_data
 
@@ -53,9 +55,10 @@ _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Trains; whatever stage it is in, SIGTERM makes it save and say so."""
-    with preemption() as preempted:
-        return train(args, preempted)
+    """Trains; whatever stage it is in, SIGTERM or Ctrl-C makes it save and say so."""
+    with preemption() as received:
+        code = train(args, lambda: bool(received))
+    return INTERRUPTED if code == hosts.PREEMPTED and signal.SIGINT in received else code
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
@@ -251,17 +254,6 @@ class Loop:
         self.log.close()
 
 
-@contextmanager
-def preemption() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM ends nothing; it makes the function that is given return True."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached: int) -> int:
     """summary.json, the last lines and the exit code."""
     print(f"time: {loop.times.summary()}", file=hosts.errors())
@@ -289,7 +281,7 @@ def next_command(args: argparse.Namespace) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.train`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped="the same command goes on from the last step that was saved")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder for checkpoints and logs")
     return flags

@@ -24,9 +24,10 @@ from ml_collections import ConfigDict
 from labelgen import encoding, labelling
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
+from labelgen.frame import GOES_ON
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
-from labelgen.progress import StageTimes, duration
+from labelgen.progress import StageTimes, duration, say
 
 PREEMPTED = 75
 
@@ -92,7 +93,7 @@ def _next(args: argparse.Namespace, config: ConfigDict) -> str:
 
 
 def _preempted(signum: int, frame: FrameType | None) -> None:
-    print("stopped; the same command goes on from here", file=sys.stderr)
+    say(f"stopped; {GOES_ON}")
     sys.exit(PREEMPTED)
 
 
@@ -115,7 +116,7 @@ def _limit(text: str) -> int:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.run`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")

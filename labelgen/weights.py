@@ -109,7 +109,7 @@ def _next(args: argparse.Namespace, missing: bool) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.weights`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped="what was fetched whole is kept; the same command fetches the rest")
     flags.add_argument("--list", action="store_true", help="fetch nothing")
     return flags
 

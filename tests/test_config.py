@@ -121,7 +121,7 @@ def test_overrides_reach_the_command() -> None:
     ("error", "code", "message"),
     [
         (UserError("two\nlines"), 2, "error: two lines\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing is half written; the same command begins again\n"),
         (OSError(errno.ENOSPC, "No space", "/d/x"), 2, "error: /d/x: No space left on device; make room"),
         (PermissionError(errno.EACCES, "denied", "/d/x"), 2, "error: /d/x: Permission denied; let this user write"),
     ],

@@ -38,7 +38,7 @@ def test_terminal_line_moves_and_notes_stand_alone() -> None:
     progress.note("skipped x.jpg")
     progress.close()
     assert stream.getvalue().count("\n") == 2
-    assert "\rlabel 5/10 photos, 5 photos/s, 0:01 left" in stream.getvalue()
+    assert "\r[##########..........] label 5/10 photos, 5 photos/s, 0:01 left\033[K" in stream.getvalue()
     assert "skipped x.jpg\n" in stream.getvalue()
 
 
