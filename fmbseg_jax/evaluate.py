@@ -86,6 +86,11 @@ def main(args: argparse.Namespace) -> int:
     times = StageTimes()
     config = load_config(args.config, args.overrides)
     hosts.start(**vars(hosts_config(config)))
+    if not config.eval.splits:
+        raise UserError(
+            "eval.splits is empty, there is no truth to compare with: name splits that have masks, or look at what "
+            f"was learnt: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
+        )
     data = open_data(args.data, config.data_cache)
     with times("restore"):
         restored = restore_run(args.workdir)

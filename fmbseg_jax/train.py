@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
@@ -47,7 +48,7 @@ from fmbseg_jax.step import (
 from fmbseg_jax.task import Task, keep_config, open_task, run_facts, stage_rows
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import write_json
-from labelgen.frame import INTERRUPTED
+from labelgen.frame import INTERRUPTED, same_config
 from labelgen.progress import Progress, StageTimes
 from labelgen.staging import open_data
 
@@ -98,7 +99,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         start, state, position = checkpoints.restore(fresh, facts["identity"])
     if start == steps:
         checkpoints.close()
-        hosts.say(f"{workdir} is trained already, to step {steps}; {next_command(args)}")
+        hosts.say(f"{workdir} is trained already, to step {steps}; {next_command(args, config)}")
         return 0
     if start:
         print(f"going on from step {start}", file=hosts.errors())
@@ -124,7 +125,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     )
     reached = loop.run(state, start, preempted)
     loop.close()
-    return finish(args, settings, loop, reached)
+    return finish(args, config, loop, reached)
 
 
 class HeldOut:
@@ -254,16 +255,17 @@ class Loop:
         self.log.close()
 
 
-def finish(args: argparse.Namespace, settings: TrainConfig, loop: Loop, reached: int) -> int:
+def finish(args: argparse.Namespace, config: ConfigDict, loop: Loop, reached: int) -> int:
     """summary.json, the last lines and the exit code."""
     print(f"time: {loop.times.summary()}", file=hosts.errors())
-    if reached < settings.optim.steps:
-        hosts.say(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
+    steps = loop.settings.optim.steps
+    if reached < steps:
+        hosts.say(f"stopped and saved at step {reached} of {steps}; run the same command again to go on")
         return hosts.PREEMPTED
     best = loop.checkpoints.best()
     if hosts.is_first():
         write_json(Path(args.workdir) / "summary.json", {"step": reached, **best})
-    hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
+    hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args, config)}")
     return 0
 
 
@@ -274,9 +276,11 @@ def describe(best: dict[str, float]) -> str:
     return f"best at step {best['best_step']}: held-out loss {best['best_held_out_loss']:.4f}"
 
 
-def next_command(args: argparse.Namespace) -> str:
-    """What to run after training."""
-    return f"next: python -m fmbseg_jax.evaluate --config={args.config} --data={args.data} --workdir={args.workdir}"
+def next_command(args: argparse.Namespace, config: ConfigDict) -> str:
+    """What to run after training: figures where there is truth to compare with, else a look at masks."""
+    if config.eval.splits:
+        return f"next: python -m fmbseg_jax.evaluate {same_config(args)} --data={args.data} --workdir={args.workdir}"
+    return f"next: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
 
 
 def arguments() -> argparse.ArgumentParser:

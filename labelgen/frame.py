@@ -79,21 +79,25 @@ def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace
         say(f"interrupted; {args.stopped}")
         return INTERRUPTED
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _handed_on(sys.stdout):
-            say(f"stopped: nobody reads what it prints (to keep that: > FILE); {args.stopped}")
-            return NOBODY_READS
+        if error.filename is None and (code := _handed_on(sys.stdout, probe=True)):
+            if code == NOBODY_READS:
+                say(f"stopped: nobody reads what it prints (to keep that: > FILE); {args.stopped}")
+            return code
         if error.errno is None or error.errno not in _MENDS or error.filename is None:
             raise
         return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_MENDS[error.errno]}")
 
 
-def _handed_on(stream: TextIO) -> int:
+def _handed_on(stream: TextIO, probe: bool = False) -> int:
     """0 when all that was printed was handed on, else an exit code: 141 where nobody reads, 2 on a full disk.
 
     From then on what is printed goes nowhere, so that the interpreter has nothing to complain of at its end.
     """
     try:
         stream.flush()
+        if probe:  # a failed write may have left nothing to flush
+            stream.write("\n")
+            stream.flush()
     except OSError as error:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
@@ -101,6 +105,22 @@ def _handed_on(stream: TextIO) -> int:
             return NOBODY_READS
         return _fail(f"what it prints cannot be written: {os.strerror(error.errno or 0)}; send it to another place")
     return 0
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def same_config(args: argparse.Namespace) -> str:
+    """--config and what was set besides, for the command that a last line names."""
+    return f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
 
 
 _ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"

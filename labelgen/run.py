@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from labelgen import encoding, labelling
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
-from labelgen.frame import GOES_ON
+from labelgen.frame import GOES_ON, same_config, whole
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
 from labelgen.progress import StageTimes, duration, say
@@ -82,7 +82,7 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
-    same = f"--config={args.config} " + "".join(f"--config.{override} " for override in args.overrides)
+    same = same_config(args) + " "
     if not (Path(args.out) / "dataset.json").exists():
         return f"the other workers, then python -m labelgen.run {same}--out={args.out}"
     if args.stage == "encode":
@@ -108,19 +108,13 @@ def _worker(text: str) -> tuple[int, int]:
     return worker, workers
 
 
-def _limit(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")
-    return int(text)
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.run`."""
     flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
-    flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
+    flags.add_argument("--limit", type=whole(1), metavar="N", help="only the first N photos of each split")
     return flags
 
 

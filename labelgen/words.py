@@ -28,6 +28,7 @@ from labelgen.calibration import sample
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, read_prototypes
 from labelgen.errors import UserError
+from labelgen.frame import same_config, whole
 from labelgen.label import LabelSettings
 from labelgen.ontology import Ontology, read_words
 from labelgen.presence import detect
@@ -240,7 +241,7 @@ def _short(value: float) -> str:
 
 def next_command(args: argparse.Namespace, mend: bool) -> str:
     """What to run next."""
-    same = f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+    same = same_config(args)
     if args.data:
         again = f"python -m labelgen.run {same} --out={args.data} --stage=label --config.labels.name=NEW"
         return f"edit the words and look again, then {again}" if mend else again
@@ -248,17 +249,13 @@ def next_command(args: argparse.Namespace, mend: bool) -> str:
     return f"edit the words and look again, then {start}" if mend else start
 
 
-def _limit(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")
-    return int(text)
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.words`."""
     flags = parser(__doc__ or "")
     flags.add_argument("--data", metavar="DATA", help="folder or url that labelgen.run wrote")
-    flags.add_argument("--limit", type=_limit, default=PHOTOS, metavar="N", help=f"photos of DATA (default: {PHOTOS})")
+    flags.add_argument(
+        "--limit", type=whole(1), default=PHOTOS, metavar="N", help=f"photos of DATA (default: {PHOTOS})"
+    )
     return flags
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.frame import command, parser
+from labelgen.frame import command, parser, whole
 from labelgen.progress import Progress
 from labelgen.tfrecord import naming
 from pocket.shapes import REACH, SHAPES, Coordinates
@@ -292,7 +292,7 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--out", required=True, metavar="SCENES", help="folder to write to")
     flags.add_argument("--seed", type=int, default=0, help="other seeds draw other scenes (0)")
     for split, count in DEFAULT_COUNTS.items():
-        flags.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"scenes of {split} ({count})")
+        flags.add_argument(f"--{split}", type=whole(0), default=count, metavar="N", help=f"scenes of {split} ({count})")
     return flags
 
 
