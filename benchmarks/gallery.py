@@ -1,6 +1,8 @@
 """A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
 
-python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+
+The photos must still lie where DATA was encoded from, and the split must have truth.
 """
 
 import argparse

@@ -30,11 +30,14 @@ class Progress:
         self._moving = _moves(self._stream)
         self._start = self._shown = clock()
         self._done = 0
+        self._first: tuple[int, float] | None = None
+        """Units done at first, and when: compilation and the like are no part of the rate."""
 
     def add(self, count: int = 1) -> None:
         """`count` units more are done."""
         self._done += count
         now = self._clock()
+        self._first = self._first or (self._done, now)
         if now - self._shown >= (_TERMINAL_S if self._moving else _LOG_S):
             self._shown = now
             self._show("" if self._moving else "\n")
@@ -49,11 +52,14 @@ class Progress:
 
     def line(self) -> str:
         """The state in words."""
-        spent = self._clock() - self._start
         line = f"{self._label} {self._done}/{self._total} {self._unit}"
-        if not self._done or not spent:
+        before, since = self._first or (0, self._start)
+        if self._done == before:
+            before, since = 0, self._start
+        spent = self._clock() - since
+        if not self._done or spent <= 0:
             return line
-        rate = self._done / spent
+        rate = (self._done - before) / spent
         return f"{line}, {rate:.3g} {self._unit}/s, {duration((self._total - self._done) / rate)} left"
 
     def close(self) -> None:

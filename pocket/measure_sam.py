@@ -1,6 +1,8 @@
 """Measures the pocket SAM on scenes that it has not seen: one-point IoU, calibration, automatic masks, speed.
 
-python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
+    python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
+
+Prints a table; nothing is written.
 """
 
 from __future__ import annotations
