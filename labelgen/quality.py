@@ -1,6 +1,6 @@
 """Free labels against truth, stage by stage, where the source has truth.
 
-    python -m labelgen.quality --config=configs/voc.py --data=DATA
+    python -m labelgen.quality --config=configs/voc.py --data=DATA --config.labels.splits=val
 
 Each row of the table is one reading of the same photos: dense CLIP by itself (the floor), stages 1.1 and 1.2, their
 merge on all pixels and on the pixels it labels, and the merge with the true classes given (the ceiling of naming).

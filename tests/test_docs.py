@@ -2,7 +2,7 @@
 
 What is put in place of the reader's own: `my_photos` and the other folders hold a few scenes of the pocket world, VOC's
 tree too; every command with a config gets SMALL added, so that the miniature models stand in for the real ones and few
-steps are trained; labelgen.run gets --limit=3. Files that a page tells the reader to write are written as it says.
+steps are trained; labelgen.run takes PHOTOS of a split. Files that a page tells the reader to write are written as it says.
 """
 
 import importlib
@@ -43,9 +43,12 @@ SMALL = [
     "sam.stability_threshold=0.4",
     "train.steps=2",
     "train.warmup_steps=1",
-    "train.batch_size=2",
-    "train.virtual_shards=2",
+    "train.batch_size=4",
+    "train.virtual_shards=4",
 ]  # fmt: skip
+PHOTOS = 5
+"""Enough for a batch over the four devices that tests have, and one to spare."""
+
 WHOLE_PAGES = ("docs/tutorial.md", "docs/troubleshooting.md")  # the second goes on where the first ends
 
 
@@ -114,16 +117,16 @@ def reader_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("reader")
     shutil.copytree(ROOT / "configs", home / "configs")
     (home / "pocket").symlink_to(ROOT / "pocket")
-    scenes(home / "my_photos/plain", 3)
-    scenes(home / "my_photos/annotated", 3, start=3)
-    scenes(home / "my_photos/masks", 3, "mask", start=3)
+    scenes(home / "my_photos/plain", PHOTOS)
+    scenes(home / "my_photos/annotated", 2, start=5)
+    scenes(home / "my_photos/masks", 2, "mask", start=5)
     scenes(home / "other_photos", 1, start=6)
     voc = home / "VOCdevkit/VOC2012"
-    scenes(voc / "JPEGImages", 3, suffix="jpg")
-    scenes(voc / "SegmentationClass", 3, "mask")
+    scenes(voc / "JPEGImages", PHOTOS, suffix="jpg")
+    scenes(voc / "SegmentationClass", PHOTOS, "mask")
     (voc / "ImageSets/Segmentation").mkdir(parents=True)
     for split in ("train", "val"):
-        (voc / f"ImageSets/Segmentation/{split}.txt").write_text("0\n1\n2\n")
+        (voc / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i}\n" for i in range(PHOTOS)))
     (home / "other_words.txt").write_text("lawn\nsphere: sphere, globe\n")
     as_told = [block for block in blocks("docs/tutorial.md") if block.startswith("config.photos.splits")]
     own = (home / "configs/my_photos.py").read_text()
@@ -138,8 +141,8 @@ def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     module = importlib.import_module(name)
     if any(argument.startswith("--config=") for argument in arguments):
         arguments += [f"--config.{field}" for field in SMALL]
-    arguments += ["--limit=3"] if name == "labelgen.run" else []
-    arguments += ["--train=3", "--eval=3", "--held_out=3"] if name == "pocket.scenes" else []
+    arguments += [f"--limit={PHOTOS}"] if name == "labelgen.run" else []
+    arguments += [f"--train={PHOTOS}", "--eval=2", "--held_out=2"] if name == "pocket.scenes" else []
     code = command(module.main, module.arguments(), arguments)
     said = capsys.readouterr()
     assert code == 0, f"{line}\n{said.err}"
@@ -172,4 +175,4 @@ def test_the_tutorial_runs_from_its_first_line_to_its_last(
     assert len(lines) > 25
     follow(tmp_path, reader, lines, capsys)
     assert np.asarray(Image.open("masks-other/masks/6.png")).shape == draw(0, 6, "train").mask.shape
-    assert len(list(Path("masks/overlays").rglob("*.jpg"))) == 3
+    assert len(list(Path("masks/overlays").rglob("*.jpg"))) == PHOTOS
