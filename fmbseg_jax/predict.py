@@ -95,7 +95,7 @@ def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
     photos = f"--data={args.data}" if args.data else f"--photos={args.photos}"
     other = "" if args.words else f"; other words: python -m fmbseg_jax.predict --workdir={args.workdir} {photos} "
-    return f"next: look at {Path(args.out) / 'overlays'}" + (other and f"{other}--words=FILE --out=OTHER")
+    return f"next: look at {args.out}" + (other and f"{other}--words=FILE --out=OTHER")
 
 
 def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:

@@ -9,7 +9,10 @@ from types import FrameType
 
 @contextmanager
 def preemption() -> Iterator[list[int]]:
-    """Within it, SIGTERM and a first Ctrl-C end nothing; they are added to the list that is given."""
+    """Within it, SIGTERM and a first Ctrl-C end nothing; they are added to the list that is given.
+
+    What is ignored, as Ctrl-C is in a shell's background, stays ignored.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -19,7 +22,8 @@ def preemption() -> Iterator[list[int]]:
         if number == signal.SIGINT:
             os.write(2, b"\nstopping after this step, to save it; Ctrl-C again ends at once\n")  # as a handler may
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in heard}
     try:
         yield received
     finally:

@@ -59,7 +59,9 @@ def main(args: argparse.Namespace) -> int:
     """Trains; whatever stage it is in, SIGTERM or Ctrl-C makes it save and say so."""
     with preemption() as received:
         code = train(args, lambda: bool(received))
-    return INTERRUPTED if code == hosts.PREEMPTED and signal.SIGINT in received else code
+    # Over several hosts all end with the same code, whichever of them was told.
+    by_hand = code == hosts.PREEMPTED and signal.SIGINT in received and hosts.count() == 1
+    return INTERRUPTED if by_hand else code
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:

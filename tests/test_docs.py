@@ -2,7 +2,7 @@
 
 What is put in place of the reader's own: `my_photos` and the other folders hold a few scenes of the pocket world, VOC's
 tree too; every command with a config gets SMALL added, so that the miniature models stand in for the real ones and few
-steps are trained; labelgen.run takes PHOTOS of a split. Files that a page tells the reader to write are written as it says.
+steps are trained; labelgen.run takes PHOTOS of a split. Files that a page has the reader write are written as it says.
 """
 
 import importlib
