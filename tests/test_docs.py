@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmbseg_jax import hosts
 from labelgen.config import command, load_config
 from pocket.scenes import draw
 
@@ -139,6 +140,7 @@ def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Runs a line as its process would; what it printed."""
     name, *arguments = shlex.split(line)[2:]
     module = importlib.import_module(name)
+    hosts.errors.cache_clear()  # the stderr of a test before this one
     if any(argument.startswith("--config=") for argument in arguments):
         arguments += [f"--config.{field}" for field in SMALL]
     arguments += [f"--limit={PHOTOS}"] if name == "labelgen.run" else []
