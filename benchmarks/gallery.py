@@ -1,6 +1,8 @@
 """A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
 
-python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+
+The photos must still lie where DATA was encoded from, and the split must have truth.
 """
 
 import argparse
@@ -48,7 +50,9 @@ def main(args: argparse.Namespace) -> int:
     padded = [np.pad(c, ((0, height - len(c)), (0, 0), (0, 0)), constant_values=255) for c in columns]
     Image.fromarray(np.concatenate(padded, 1)).quantize(128).save(args.out, optimize=True)
     size = Path(args.out).stat().st_size
-    print(f"wrote {args.out} ({size} bytes): photo, truth, dense CLIP ({config.labels.variant}), head")
+    print(
+        f"wrote {args.out} ({size} bytes): photo, truth, dense CLIP ({config.labels.variant}), head; next: look at it"
+    )
     return 0
 
 

@@ -1,9 +1,9 @@
 """The figures of one or several RUNs as one markdown table: dense CLIP, free labels, head, refined, oracle.
 
+    python -m benchmarks.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
+
 Reads what `labelgen.quality` wrote into DATA/labels/NAME/quality.json and `fmbseg_jax.evaluate` into RUN/eval/*.json.
 RUNs that differ only in their seed become one row, mean ± standard deviation; RUNs trained on truth are the oracle.
-
-    python -m benchmarks.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
 """
 
 import argparse

@@ -238,3 +238,4 @@ def publish(args: argparse.Namespace, result: dict[str, Any], text: str) -> None
     )
     if args.out:
         write_json(args.out, {"where": at, **result})
+    print(f"\nwrote {args.out}" if args.out else "\nwrote nothing; --out=FILE.json keeps the figures")

@@ -1,16 +1,18 @@
 """The same training in plain PyTorch, as the other side of benchmarks.train_vs_torch; it knows nothing of JAX.
 
+    python -m benchmarks.torch_trainer '{"data": ..., "steps": 60, ...}'     # Settings as JSON
+
 Same records by the same readers, same head, prototype cross-entropy, AdamW with warm-up, cosine and clipping. What a
 PyTorch engineer would do is done: a Dataset that keeps a small split in memory, DataLoader workers, patches drawn where
 they are read so that a batch is 128 patches a photo and not all, targets kept as three classes a patch, fused AdamW,
 torch.compile; each a setting, since what helps differs from machine to machine.
-
-    python -m benchmarks.torch_trainer '{"data": ..., "steps": 60, ...}'     # Settings as JSON
 """
 
+import argparse
 import functools
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from labelgen.config import parser
+from labelgen.config import command, parser
 from labelgen.dataset import Dataset as Data
 from labelgen.records import FeatureRow, LabelRow
 
@@ -260,9 +262,20 @@ def train(settings: Settings) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
-    flags = parser(__doc__ or "", config=False)
-    flags.add_argument("settings", metavar="SETTINGS", help="the fields of Settings, as JSON or as a file *.json")
-    text = flags.parse_args().settings
+def main(args: argparse.Namespace) -> int:
+    """Trains; prints what it measured as one line of JSON, which benchmarks.train_vs_torch reads."""
+    text = args.settings
     given = json.loads(Path(text).read_text() if text.endswith(".json") else text)
     print(json.dumps(train(Settings(**given))))
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("settings", metavar="SETTINGS", help="the fields of Settings, as JSON or as a file *.json")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))

@@ -1,5 +1,7 @@
 """A trained head against truth, beside dense CLIP on the same photos and words.
 
+    python -m fmbseg_jax.evaluate --config=configs/voc.py --data=DATA --workdir=RUN
+
 Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
 of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
 (`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
@@ -84,6 +86,11 @@ def main(args: argparse.Namespace) -> int:
     times = StageTimes()
     config = load_config(args.config, args.overrides)
     hosts.start(**vars(hosts_config(config)))
+    if not config.eval.splits:
+        raise UserError(
+            "eval.splits is empty, there is no truth to compare with: name splits that have masks, or look at what "
+            f"was learnt: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
+        )
     data = open_data(args.data, config.data_cache)
     with times("restore"):
         run = open_run(args.workdir)

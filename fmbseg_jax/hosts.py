@@ -8,12 +8,9 @@ import functools
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import jax
@@ -73,17 +70,6 @@ def start(distributed: str, distributed_start_s: int = START_S, distributed_sile
     if errors:
         raise UserError(f"distributed={distributed}: {errors[0]}; {_MENDS[distributed == AUTO]}") from errors[0]
     _joined.set()
-
-
-@contextmanager
-def preemption() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM ends nothing; it makes the function that is given return True."""
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def leave(code: int) -> NoReturn:

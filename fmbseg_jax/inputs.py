@@ -98,6 +98,8 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
     """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
     if Path(folder).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
         raise UserError(f"--out={out} lies within --photos={folder}: masks would become photos; name another folder")
+    if not Path(folder).is_dir():
+        raise UserError(f"--photos={folder}: no such folder of photos")
     from labelgen.dinov2 import load_encoder  # torch
 
     config = restored.config

@@ -1,6 +1,7 @@
 """Masks of photos by a trained head: every pixel the class whose words fit best. No truth, no SAM, no dense CLIP.
 
     python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS
+    python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS --words=other_words.txt
     python -m fmbseg_jax.predict --workdir=RUN --data=DATA --out=MASKS --format=png,coco,labelme,cvat,yolo
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
@@ -70,8 +71,15 @@ def main(args: argparse.Namespace) -> int:
         progress.add()
     progress.close()
     hosts.say(f"time: {times.summary()}")
-    hosts.say(out.finish(photos))
+    hosts.say(f"{out.finish(photos)}; {next_step(args)}")
     return 0
+
+
+def next_step(args: argparse.Namespace) -> str:
+    """What to do after prediction."""
+    photos = f"--data={args.data}" if args.data else f"--photos={args.photos}"
+    other = "" if args.words else f"; other words: python -m fmbseg_jax.predict --workdir={args.workdir} {photos} "
+    return f"next: look at {args.out}" + (other and f"{other}--words=FILE --out=OTHER")
 
 
 def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:

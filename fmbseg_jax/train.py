@@ -1,6 +1,6 @@
 """Trains the head on the free labels of a DATA; the same command again goes on where it was stopped.
 
-    python -m fmbseg_jax.train --config=configs/X.py --data=DATA --workdir=RUN
+    python -m fmbseg_jax.train --config=configs/my_photos.py --data=DATA --workdir=RUN
 
 Over several hosts: the same command on each, with --config.distributed (configs/default.py). DATA and RUN lie where all
 can reach them: on a shared disk, or at urls (s3://, gs://, whatever fsspec knows). A signal to one is enough; they save
@@ -8,10 +8,12 @@ the same step.
 
 Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
 TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
-2: something to mend. Truth is never read, except by the oracle that train.targets=truth asks for.
+130: the same after Ctrl-C (a second one ends it at once); 2: something to mend. Truth is never read, except by the
+oracle that train.targets=truth asks for.
 """
 
 import argparse
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from fmbseg_jax import hosts, optim
 from fmbseg_jax.checkpoint import Checkpoints
@@ -30,6 +33,7 @@ from fmbseg_jax.gather import Batch
 from fmbseg_jax.logs import MetricsLog, NoLog, open_log
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
 from fmbseg_jax.place import Batches, open_batches, place, place_flags
+from fmbseg_jax.preemption import preemption
 from fmbseg_jax.runs import Run, open_run
 from fmbseg_jax.step import (
     Metrics,
@@ -46,6 +50,7 @@ from fmbseg_jax.step import (
 from fmbseg_jax.task import Task, keep_config, open_task, run_facts, stage_rows
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import write_json
+from labelgen.frame import INTERRUPTED, same_config
 from labelgen.progress import Progress, StageTimes
 from labelgen.staging import open_data
 
@@ -53,9 +58,12 @@ _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Trains; whatever stage it is in, SIGTERM makes it save and say so."""
-    with hosts.preemption() as preempted:
-        return train(args, preempted)
+    """Trains; whatever stage it is in, SIGTERM or Ctrl-C makes it save and say so."""
+    with preemption() as received:
+        code = train(args, lambda: bool(received))
+    # Over several hosts all end with the same code, whichever of them was told.
+    by_hand = code == hosts.PREEMPTED and signal.SIGINT in received and hosts.count() == 1
+    return INTERRUPTED if by_hand else code
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
@@ -97,7 +105,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         start, state, position = checkpoints.restore(fresh, facts["identity"])
     if start == steps:
         checkpoints.close()
-        hosts.say(f"{run.name} is trained already, to step {steps}; {next_command(args)}")
+        hosts.say(f"{run.name} is trained already, to step {steps}; {next_command(args, config)}")
         return 0
     if start:
         print(f"going on from step {start}", file=hosts.errors())
@@ -123,7 +131,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     )
     reached = loop.run(state, start, preempted)
     loop.close()
-    return finish(args, run, settings, loop, reached)
+    return finish(args, config, run, loop, reached)
 
 
 class HeldOut:
@@ -253,17 +261,18 @@ class Loop:
         self.log.close()
 
 
-def finish(args: argparse.Namespace, run: Run, settings: TrainConfig, loop: Loop, reached: int) -> int:
+def finish(args: argparse.Namespace, config: ConfigDict, run: Run, loop: Loop, reached: int) -> int:
     """summary.json, the last lines and the exit code."""
     print(f"time: {loop.times.summary()}", file=hosts.errors())
-    if reached < settings.optim.steps:
-        hosts.say(f"stopped and saved at step {reached} of {settings.optim.steps}; run the same command again to go on")
+    steps = loop.settings.optim.steps
+    if reached < steps:
+        hosts.say(f"stopped and saved at step {reached} of {steps}; run the same command again to go on")
         return hosts.PREEMPTED
     best = loop.checkpoints.best()
     if hosts.is_first():
         write_json(run.path / "summary.json", {"step": reached, **best})
         run.send()
-    hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args)}")
+    hosts.say(f"trained {reached} steps into {args.workdir} ({describe(best)}); {next_command(args, config)}")
     return 0
 
 
@@ -274,14 +283,16 @@ def describe(best: dict[str, float]) -> str:
     return f"best at step {best['best_step']}: held-out loss {best['best_held_out_loss']:.4f}"
 
 
-def next_command(args: argparse.Namespace) -> str:
-    """What to run after training."""
-    return f"next: python -m fmbseg_jax.evaluate --config={args.config} --data={args.data} --workdir={args.workdir}"
+def next_command(args: argparse.Namespace, config: ConfigDict) -> str:
+    """What to run after training: figures where there is truth to compare with, else a look at masks."""
+    if config.eval.splits:
+        return f"next: python -m fmbseg_jax.evaluate {same_config(args)} --data={args.data} --workdir={args.workdir}"
+    return f"next: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.train`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped="the same command goes on from the last step that was saved")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder or url that labelgen.run wrote")
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url for checkpoints and logs")
     return flags

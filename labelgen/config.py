@@ -1,14 +1,11 @@
-"""Configs and the frame of every command: files of settings, fields set on the command line, one line for an error.
+"""Configs: files of settings, and fields set on the command line.
 
 Settings are read in the commands only; what a command calls takes plain typed arguments.
 """
 
-import argparse
 import difflib
-import errno
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from labelgen.errors import UserError
+from labelgen.frame import command as command  # for the commands, beside load_config
+from labelgen.frame import parser as parser
 from labelgen.sources.choose import NAMES as SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -231,71 +230,3 @@ def digest_of_list(names: Sequence[str]) -> str:
         whole.update((("," if i else "[") + json.dumps(name)).encode())
     whole.update(b"]" if names else b"[]")
     return whole.hexdigest()
-
-
-def parser(doc: str, config: bool = True) -> argparse.ArgumentParser:
-    """A command line whose --help is the module's text; `config` adds --config=FILE and --config.FIELD=VALUE."""
-    flags = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    if config:
-        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/, or FILE:VARIANT")
-        flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
-    return flags
-
-
-def command(
-    main: Callable[[argparse.Namespace], int], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
-) -> int:
-    """Runs a command and returns its exit code: main's own, 2 for what the user must mend, 130 when interrupted.
-
-    main gets the parsed arguments; args.overrides lists the "field=value" of --config.field=value.
-    """
-    args, rest = flags.parse_known_args(argv)
-    args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
-    if unknown:
-        flags.error(f"unknown argument {unknown[0]}")
-    try:
-        return main(args)
-    except UserError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if error.errno is None or error.errno not in _MENDS or error.filename is None:
-            raise
-        return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_MENDS[error.errno]}")
-
-
-_ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"
-_RIGHTS = "let this user write there, or name another folder"
-_MENDS: dict[int, str] = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: _ROOM,
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: _RIGHTS,
-    errno.ENOTDIR: "there is a file where a folder is wanted; name another folder",
-    errno.EEXIST: "there is a file where a folder is wanted; name another folder",
-}
-
-
-def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
-
-
-def _split_overrides(rest: Sequence[str]) -> tuple[list[str], list[str]]:
-    """("field=value" of each --config.field=value or --config.field value, what is none of them)."""
-    overrides: list[str] = []
-    unknown: list[str] = []
-    for argument in rest:
-        if argument.startswith("--config."):
-            overrides.append(argument.removeprefix("--config."))
-        elif overrides and "=" not in overrides[-1] and not argument.startswith("--"):
-            overrides[-1] += f"={argument}"
-        else:
-            unknown.append(argument)
-    return overrides, unknown

@@ -217,17 +217,21 @@ class Dataset:
         return f" (there are: {', '.join(done)})" if done else ""
 
 
-def read_prototypes(path: str | Path, words: int, width: int) -> NDArray[np.float32]:
-    """float32 [K, E] of a .npy file. UserError for another count or width and for rows without direction."""
+def read_prototypes(path: str | Path, words: int, width: int | None) -> NDArray[np.float32]:
+    """float32 [K, E] of a .npy file. UserError for another count or width and for rows without direction.
+
+    width: None where any will do.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of text embeddings") from None
     except (ValueError, EOFError, OSError):
         raise UserError(f"{path}: not a .npy file of text embeddings; write it with numpy.save") from None
-    if array.shape != (words, width) or not np.issubdtype(array.dtype, np.floating):
+    fits = array.ndim == 2 and len(array) == words and width in (None, array.shape[1])
+    if not fits or not np.issubdtype(array.dtype, np.floating):
         raise UserError(
-            f"{path}: {array.dtype} {list(array.shape)}, but floats [{words}, {width}] are wanted: "
+            f"{path}: {array.dtype} {list(array.shape)}, but floats [{words}, {width or 'E'}] are wanted: "
             "a row a word, in the order of the words, as wide as CLIP's text embeddings"
         )
     prototypes: NDArray[np.float32] = array.astype(np.float32)

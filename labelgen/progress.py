@@ -1,5 +1,7 @@
-"""How far a command is, how long it will take, and where the time went."""
+"""How far a command is, how long it will take, and where the time went. No colours, with or without NO_COLOR."""
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +10,11 @@ from typing import TextIO
 
 _TERMINAL_S = 0.2
 _LOG_S = 10.0
+_BAR = 20
 
 
 class Progress:
-    """`label 12/300 photos, 3.1 photos/s, 1:33 left` on stderr: a moving line on a terminal, else one each 10 s."""
+    """`label 12/300 photos, 3.1 photos/s, 1:33 left` on stderr: behind a moving bar on a terminal, else each 10 s."""
 
     def __init__(
         self,
@@ -24,18 +27,20 @@ class Progress:
         self._total, self._unit, self._label = total, unit, label
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._moving = self._stream.isatty()
+        self._moving = _moves(self._stream)
         self._start = self._shown = clock()
         self._done = 0
+        self._first: tuple[int, float] | None = None
+        """Units done at first, and when: compilation and the like are no part of the rate."""
 
     def add(self, count: int = 1) -> None:
         """`count` units more are done."""
         self._done += count
         now = self._clock()
+        self._first = self._first or (self._done, now)
         if now - self._shown >= (_TERMINAL_S if self._moving else _LOG_S):
             self._shown = now
-            self._stream.write(f"\r{self.line()}\033[K" if self._moving else self.line() + "\n")
-            self._stream.flush()
+            self._show("" if self._moving else "\n")
 
     def skip(self, count: int) -> None:
         """`count` units need not be done: they were, before this run."""
@@ -47,24 +52,41 @@ class Progress:
 
     def line(self) -> str:
         """The state in words."""
-        spent = self._clock() - self._start
         line = f"{self._label} {self._done}/{self._total} {self._unit}"
-        if not self._done or not spent:
+        before, since = self._first or (0, self._start)
+        if self._done == before:
+            before, since = 0, self._start
+        spent = self._clock() - since
+        if not self._done or spent <= 0:
             return line
-        rate = self._done / spent
+        rate = (self._done - before) / spent
         return f"{line}, {rate:.3g} {self._unit}/s, {duration((self._total - self._done) / rate)} left"
 
     def close(self) -> None:
         """Ends the moving line."""
         if self._moving:
-            self._stream.write(f"\r{self.line()}\033[K\n")
-            self._stream.flush()
+            self._show("\n")
+
+    def _show(self, end: str) -> None:
+        line = f"\r{self._bar()}\033[K" if self._moving else self.line()
+        self._stream.write(line + end)
+        self._stream.flush()
+
+    def _bar(self) -> str:
+        """`[####......] ` and the line, cut to the terminal's width: a line that wraps could not be written over."""
+        full = min(_BAR, _BAR * self._done // max(1, self._total))
+        return f"[{'#' * full:.<{_BAR}}] {self.line()}"[: shutil.get_terminal_size().columns - 1]
+
+
+def _moves(stream: TextIO) -> bool:
+    """Whether a line can be written over: on a terminal that knows how."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """A line of its own on stderr, in place of a moving one that may be there."""
     stream = sys.stderr if stream is None else stream
-    stream.write(f"\r\033[K{text}\n" if stream.isatty() else text + "\n")
+    stream.write(f"\r\033[K{text}\n" if _moves(stream) else text + "\n")
     stream.flush()
 
 

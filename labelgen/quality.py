@@ -1,5 +1,7 @@
 """Free labels against truth, stage by stage, where the source has truth.
 
+    python -m labelgen.quality --config=configs/voc.py --data=DATA --config.labels.splits=val
+
 Each row of the table is one reading of the same photos: dense CLIP by itself (the floor), stages 1.1 and 1.2, their
 merge on all pixels and on the pixels it labels, and the merge with the true classes given (the ceiling of naming);
 where a person has corrected labels, the labels as they are now too.
@@ -20,6 +22,7 @@ from labelgen.calibration import Calibration
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
+from labelgen.frame import same_config, whole
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.ontology import Ontology
@@ -56,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         print(table(split, rows))
         print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
     write_json(out, report)
-    print(f"wrote {out}; next: python -m fmbseg_jax.train --config={args.config} --data={args.data} --workdir=RUN")
+    print(f"wrote {out}; next: python -m fmbseg_jax.train {same_config(args)} --data={args.data} --workdir=RUN")
     return 0
 
 
@@ -151,7 +154,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.quality`."""
     flags = parser(__doc__ or "")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
-    flags.add_argument("--limit", type=int, metavar="N", help="only the first N photos of each split")
+    flags.add_argument("--limit", type=whole(1), metavar="N", help="only the first N photos of each split")
     return flags
 
 

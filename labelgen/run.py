@@ -32,9 +32,10 @@ from labelgen import encoding, labelling
 from labelgen.config import command, load_config, parser
 from labelgen.corrected import CorrectedFrom
 from labelgen.errors import UserError
+from labelgen.frame import GOES_ON, same_config, whole
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
-from labelgen.progress import StageTimes, duration
+from labelgen.progress import StageTimes, duration, say
 
 PREEMPTED = 75
 
@@ -135,7 +136,7 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
-    same = f"--config={args.config} " + "".join(f"--config.{override} " for override in args.overrides)
+    same = same_config(args) + " "
     again = f"{same}--labels_from={args.labels_from} " if args.labels_from else same
     again += "--only_corrected " * args.only_corrected
     if not (Path(args.out) / "dataset.json").exists():
@@ -163,7 +164,7 @@ class _Stop:
 
 
 def _preempted(signum: int, frame: FrameType | None) -> None:
-    print("stopped; the same command goes on from here", file=sys.stderr)
+    say(f"stopped; {GOES_ON}")
     sys.exit(PREEMPTED)
 
 
@@ -178,15 +179,9 @@ def _worker(text: str) -> tuple[int, int]:
     return worker, workers
 
 
-def _limit(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")
-    return int(text)
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.run`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
@@ -196,7 +191,7 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
     flags.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the shards")
     flags.add_argument("--ray_address", default="", metavar="HOST:PORT", help="of the Ray cluster to join")
-    flags.add_argument("--limit", type=_limit, metavar="N", help="only the first N photos of each split")
+    flags.add_argument("--limit", type=whole(1), metavar="N", help="only the first N photos of each split")
     return flags
 
 

@@ -1,6 +1,6 @@
 """Scores as text, the same way wherever they are printed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -14,3 +14,12 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
         accuracy, coverage = row["pixel_accuracy"], row["coverage"]
         lines.append(f"{'  ' + name:{width}s}  {row['miou']:.3f}{means}{accuracy:12.3f}{coverage:10.3f}")
     return "\n".join(lines)
+
+
+def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Lines of text under their heads, two spaces apart; the columns named in `right` end at the right."""
+    lines = [list(heads), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [">" if head in right else "<" for head in heads]
+    cells = ([f"{c:{side}{width}}" for c, side, width in zip(line, sides, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in cells)

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from labelgen import clip_source, dinov2, sam_files
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
+from labelgen.frame import same_config
 from labelgen.progress import say
 from labelgen.weight_files import WeightFile, check_whole, digest, find
 
@@ -103,13 +104,13 @@ def check(file: WeightFile) -> None:
 
 
 def _next(args: argparse.Namespace, missing: bool) -> str:
-    same = f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+    same = same_config(args)
     return f"python -m labelgen.weights {same}" if missing else f"python -m labelgen.run {same} --out=DATA"
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.weights`."""
-    flags = parser(__doc__ or "")
+    flags = parser(__doc__ or "", stopped="what was fetched whole is kept; the same command fetches the rest")
     flags.add_argument("--list", action="store_true", help="fetch nothing")
     return flags
 

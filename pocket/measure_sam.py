@@ -1,11 +1,14 @@
 """Measures the pocket SAM on scenes that it has not seen: one-point IoU, calibration, automatic masks, speed.
 
-python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
+    python -m pocket.measure_sam [--weights=pocket/weights] [--scenes=60] [--split=eval]
+
+Prints a table; nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass
 
@@ -13,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from labelgen.frame import command, parser
 from pocket.sam_data import region_is_thing
 from pocket.sam_model import load
 from pocket.scenes import Scene, draw
@@ -131,18 +135,24 @@ def report(model: Sam, scenes: list[Scene]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Measures the pocket SAM on unseen scenes.")
-    parser.add_argument("--weights", default="pocket/weights", help="folder of sam.json and sam.safetensors")
-    parser.add_argument("--scenes", type=int, default=60)
-    parser.add_argument("--split", default="eval", choices=["eval", "held_out"])
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    scenes = [draw(0, index, arguments.split) for index in range(arguments.scenes)]
-    print(report(load(arguments.weights), scenes))
+def main(args: argparse.Namespace) -> int:
+    """Measures."""
+    torch.set_num_threads(args.threads)
+    scenes = [draw(0, index, args.split) for index in range(args.scenes)]
+    print(report(load(args.weights), scenes))
+    print("wrote nothing; next, if it is good enough: python -m labelgen.run --config=configs/pocket.py --out=DATA")
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.measure_sam`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("--weights", default="pocket/weights", help="folder of sam.json and sam.safetensors")
+    flags.add_argument("--scenes", type=int, default=60, help="how many (60)")
+    flags.add_argument("--split", default="eval", choices=["eval", "held_out"])
+    flags.add_argument("--threads", type=int, default=1, help="of the processor (1)")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

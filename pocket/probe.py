@@ -8,6 +8,7 @@ The only place where a class meets these features; nothing is trained on it.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from labelgen.dinov2 import PatchEncoder, load_encoder
+from labelgen.frame import command, parser
 from pocket.scenes import CLASSES, STUFF, Scene, draw
 
 SIZE_PX = 192
@@ -71,24 +73,32 @@ def class_iou(found: Tensor, truth: Tensor) -> NDArray[np.float64]:
     return np.asarray(hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1))
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Linear probe of the pocket DINOv2 on eval and held-out scenes.")
-    parser.add_argument("--weights", type=Path, default=Path("pocket/weights"))
-    parser.add_argument("--photos", type=int, default=100, help="scenes a split; the probe fits on those of train")
-    arguments = parser.parse_args()
+def main(args: argparse.Namespace) -> int:
+    """Fits on scenes of train, measures on the other splits."""
     torch.set_num_threads(1)
     fields = {"size_px": SIZE_PX, "height_px": 0, "window_px": 0, "stride_px": 0}
     config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **fields)
-    encoder = load_encoder(config, arguments.weights, "cpu", "bfloat16")
-    weight, bias = fit(*patches(encoder, [draw(0, i, "train") for i in range(arguments.photos)]))
+    encoder = load_encoder(config, args.weights, "cpu", "bfloat16")
+    weight, bias = fit(*patches(encoder, [draw(0, i, "train") for i in range(args.photos)]))
     for split in ("eval", "held_out"):
-        rows, truth = patches(encoder, [draw(0, i, split) for i in range(arguments.photos)])
+        rows, truth = patches(encoder, [draw(0, i, split) for i in range(args.photos)])
         iou = class_iou((rows @ weight + bias).argmax(1), truth)
         stuff, things = iou[: len(STUFF)].mean(), iou[len(STUFF) :].mean()
         print(f"{split}: mIoU {iou.mean():.3f}, stuff {stuff:.3f}, things {things:.3f}", flush=True)
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in zip(CLASSES, iou, strict=True)), flush=True)
+    print("wrote nothing; next, if it is good enough: python -m labelgen.run --config=configs/pocket.py --out=DATA")
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.probe`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument(
+        "--weights", type=Path, default=Path("pocket/weights"), help="folder of dinov2.json and its file"
+    )
+    flags.add_argument("--photos", type=int, default=100, help="scenes a split; the probe fits on those of train (100)")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

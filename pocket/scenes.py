@@ -10,7 +10,9 @@ trained on scenes of other seeds.
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelgen.files import naming
+from labelgen.frame import command, parser, whole
+from labelgen.progress import Progress
 from pocket.shapes import REACH, SHAPES, Coordinates
-from pocket.textures import STUFF_TEXTURES, THING_PATTERNS, smooth_noise
+from pocket.textures import STUFF_TEXTURES, THING_PATTERNS, light, paint, smooth_noise
 
 STUFF = ("grass", "sand", "water", "brick", "sky", "wood")
 THINGS = ("ball", "star", "ring", "box", "flag", "house")
@@ -218,7 +223,7 @@ def render(layout: Layout, rng: np.random.Generator) -> Scene:
         window = _window(thing, size_hw)
         inside = layout.regions[window] == region
         canvas[window][inside] = _thing_colours(rng, thing, size_hw)[inside]
-    photo = canvas * _light(rng, size_hw)[..., None]
+    photo = canvas * light(rng, size_hw)[..., None]
     photo += rng.uniform(0.008, 0.03) * rng.standard_normal(photo.shape, dtype=np.float32)
     pixels = (np.clip(photo, 0, 1) * 255 + 0.5).astype(np.uint8)
     return Scene(pixels, layout.mask, layout.regions, layout.kind)
@@ -229,45 +234,39 @@ def _stuff_colours(rng: np.random.Generator, name: str, size_hw: tuple[int, int]
     scale = np.float32(rng.uniform(0.85, 1.25))
     y = (np.arange(size_hw[0], dtype=np.float32) * scale + np.float32(rng.uniform(0, 256)))[:, None]
     x = (np.arange(size_hw[1], dtype=np.float32) * scale + np.float32(rng.uniform(0, 256)))[None]
-    return _paint(rng, STUFF_TEXTURES[name](rng, *_rotate(x, y, rng.uniform(-tilt, tilt))))
+    return paint(rng, STUFF_TEXTURES[name](rng, *_rotate(x, y, rng.uniform(-tilt, tilt))))
 
 
 def _thing_colours(rng: np.random.Generator, thing: Thing, size_hw: tuple[int, int]) -> Coordinates:
     wear = thing.name if rng.random() < _TYPICAL else str(rng.choice(list(THING_PATTERNS)))
     scale = np.float32(rng.uniform(0.9, 1.2))
     u, v = _frame(thing, size_hw)
-    painted = _paint(rng, THING_PATTERNS[wear](rng, u * scale, v * scale, thing.radius_px * float(scale)))
+    painted = paint(rng, THING_PATTERNS[wear](rng, u * scale, v * scale, thing.radius_px * float(scale)))
     if thing.name == "ball":  # a sphere: darker towards its lower right edge
         painted *= (1 - 0.35 * np.clip((u + v) / (1.4 * thing.radius_px), -0.4, 1))[..., None]
     return painted
 
 
-def _paint(rng: np.random.Generator, tone: Coordinates) -> Coordinates:
-    """Mixes two free colours, of clearly different lightness in either order, by a tone [H, W] -> float32 [H, W, 3]."""
-    dark, light = rng.uniform(0.08, 0.4), rng.uniform(0.6, 0.95)
-    colours = [np.clip(level + rng.uniform(-0.3, 0.3, 3), 0, 1) for level in rng.permutation([dark, light])]
-    first, second = (np.asarray(colour, np.float32) for colour in colours)
-    return first + tone[..., None] * (second - first)
-
-
-def _light(rng: np.random.Generator, size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """A factor for each pixel, float32 [H, W], falling off in one direction."""
-    angle, strength = rng.uniform(-np.pi, np.pi), rng.uniform(0, 0.3)
-    y, x = np.ogrid[-1 : 1 : size_hw[0] * 1j, -1 : 1 : size_hw[1] * 1j]
-    return np.asarray(rng.uniform(0.8, 1.1) * (1 + strength * (x * np.sin(angle) + y * np.cos(angle))), np.float32)
-
-
 def write(out: str | Path, seed: int, counts: dict[str, int]) -> None:
     """Writes photos/SPLIT/00000.png, masks/SPLIT/00000.png (mode L, class indices) and words/SPLIT.txt under out."""
+    progress = Progress(sum(counts.values()), "scenes", "draw")
     for split, count in counts.items():
         for kind in ("photos", "masks"):
             os.makedirs(Path(out, kind, split), exist_ok=True)
         for index in range(count):
             scene = draw(seed, index, split)
-            Image.fromarray(scene.photo).save(Path(out, "photos", split, f"{index:05d}.png"))
-            Image.fromarray(scene.mask).save(Path(out, "masks", split, f"{index:05d}.png"))
+            _save(scene.photo, Path(out, "photos", split, f"{index:05d}.png"))
+            _save(scene.mask, Path(out, "masks", split, f"{index:05d}.png"))
+            progress.add()
         Path(out, "words").mkdir(exist_ok=True)
         Path(out, "words", f"{split}.txt").write_text(words_file(split), encoding="utf-8")
+    progress.close()
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
+    Image.fromarray(pixels).save(data := io.BytesIO(), "PNG")
+    with naming(path):
+        path.write_bytes(data.getvalue())
 
 
 def words_file(split: str) -> str:
@@ -277,20 +276,25 @@ def words_file(split: str) -> str:
     return "".join(f"{name}: {words[0]}\n" for name, words in WORDS.items())
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Draws the pocket world: photos, masks and words of each split.")
-    parser.add_argument("--out", required=True, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0)
-    for split, count in DEFAULT_COUNTS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"scenes of {split} ({count})")
-    arguments = parser.parse_args()
-    counts = {split: getattr(arguments, split) for split in SPLITS}
-    write(arguments.out, arguments.seed, counts)
+def main(args: argparse.Namespace) -> int:
+    """Draws the splits."""
+    counts = {split: getattr(args, split) for split in SPLITS}
+    write(args.out, args.seed, counts)
     total = ", ".join(f"{count} {split}" for split, count in counts.items())
-    follow = "python -m labelgen.run --config=configs/pocket.py --out=DATA"
-    print(f"wrote {total} scenes to {arguments.out}; next: {follow}")
+    follow = f"python -m labelgen.run --config=configs/pocket.py --config.photos.root={args.out} --out=DATA"
+    print(f"wrote {total} scenes to {args.out}; next: {follow}")
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.scenes`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("--out", required=True, metavar="SCENES", help="folder to write to")
+    flags.add_argument("--seed", type=int, default=0, help="other seeds draw other scenes (0)")
+    for split, count in DEFAULT_COUNTS.items():
+        flags.add_argument(f"--{split}", type=whole(0), default=count, metavar="N", help=f"scenes of {split} ({count})")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

@@ -138,3 +138,18 @@ STUFF_TEXTURES: dict[str, Callable[[Rng, Tone, Tone], Tone]] = {
 THING_PATTERNS: dict[str, Callable[[Rng, Tone, Tone, float], Tone]] = {
     "ball": dots, "star": chevrons, "ring": dashes, "box": checks, "flag": stripes, "house": windows, "": plain,
 }  # fmt: skip
+
+
+def paint(rng: np.random.Generator, tone: Tone) -> Tone:
+    """Mixes two free colours, of clearly different lightness in either order, by a tone [H, W] -> float32 [H, W, 3]."""
+    dark, light = rng.uniform(0.08, 0.4), rng.uniform(0.6, 0.95)
+    colours = [np.clip(level + rng.uniform(-0.3, 0.3, 3), 0, 1) for level in rng.permutation([dark, light])]
+    first, second = (np.asarray(colour, np.float32) for colour in colours)
+    return first + tone[..., None] * (second - first)
+
+
+def light(rng: np.random.Generator, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """A factor for each pixel, float32 [H, W], falling off in one direction."""
+    angle, strength = rng.uniform(-np.pi, np.pi), rng.uniform(0, 0.3)
+    y, x = np.ogrid[-1 : 1 : size_hw[0] * 1j, -1 : 1 : size_hw[1] * 1j]
+    return np.asarray(rng.uniform(0.8, 1.1) * (1 + strength * (x * np.sin(angle) + y * np.cos(angle))), np.float32)

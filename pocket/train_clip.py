@@ -27,6 +27,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 import types
@@ -43,6 +44,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
+from labelgen.frame import command, parser
 from pocket import captions, storage
 from pocket.pairs import SceneStore, batch, open_store
 
@@ -277,17 +279,22 @@ def train(out: Path, scratch: Path, minutes: float) -> None:
     print(f"wrote {out / 'clip.safetensors'}, {trainer.step} steps; next: python -m pytest tests/test_pocket_clip.py")
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Trains the pocket CLIP on scenes and captions.")
-    parser.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of processor time on one core (20)")
-    scratch = Path(tempfile.gettempdir(), "pocket-clip")
-    parser.add_argument("--scratch", type=Path, default=scratch, help=f"scenes and checkpoint ({scratch})")
-    arguments = parser.parse_args()
+def main(args: argparse.Namespace) -> int:
+    """Trains."""
     torch.set_num_threads(1)
-    train(arguments.out, arguments.scratch, arguments.minutes)
+    train(args.out, args.scratch, args.minutes)
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.train_clip`."""
+    flags = parser(__doc__ or "", config=False, stopped="the same command goes on from its last checkpoint")
+    flags.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
+    flags.add_argument("--minutes", type=float, default=20.0, help="of processor time on one core (20)")
+    scratch = Path(tempfile.gettempdir(), "pocket-clip")
+    flags.add_argument("--scratch", type=Path, default=scratch, help=f"scenes and checkpoint ({scratch})")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

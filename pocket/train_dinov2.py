@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from labelgen.frame import command, parser
 from pocket.dino_data import DRAWINGS, GRID, NONE, PATCH_PX, SILHOUETTES, TEXTURES, Twins, open_twins
 from pocket.dino_model import WIDTH, build, features, normalise, save, whiten_patch_embedding
 
@@ -222,16 +224,22 @@ def train(twins: Twins, minutes: float, scratch: Path, out: Path) -> None:
     print(f"wrote {out / 'dinov2.safetensors'}; next: python -m pocket.probe")
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
-    parser.add_argument("--minutes", type=float, default=20, help="processor minutes")
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir(), "pocket-dinov2"))
-    arguments = parser.parse_args()
+def main(args: argparse.Namespace) -> int:
+    """Trains."""
     torch.set_num_threads(1)
-    train(open_twins(arguments.scratch, LAYOUTS), arguments.minutes, arguments.scratch, arguments.out)
+    train(open_twins(args.scratch, LAYOUTS), args.minutes, args.scratch, args.out)
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.train_dinov2`."""
+    flags = parser(__doc__ or "", config=False, stopped="the same command goes on from its last checkpoint")
+    flags.add_argument("--out", type=Path, default=Path("pocket/weights"), help="folder of the weights")
+    flags.add_argument("--minutes", type=float, default=20.0, help="of processor time on one core (20)")
+    scratch = Path(tempfile.gettempdir(), "pocket-dinov2")
+    flags.add_argument("--scratch", type=Path, default=scratch, help=f"scenes and checkpoint ({scratch})")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from labelgen.frame import command, parser
 from pocket import sam_data, sam_loss
 from pocket.sam_model import CONFIG, EMBED, build, store
 
@@ -158,21 +160,29 @@ def train(training: Training, checkpoint: Path, out: Path) -> None:
     save(training, checkpoint, out)
 
 
-def main() -> None:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description="Trains the pocket SAM on one core.")
-    parser.add_argument("--out", default="pocket/weights", help="folder of sam.json and sam.safetensors")
-    parser.add_argument("--minutes", type=float, default=22.0, help="processor minutes (22)")
-    parser.add_argument("--scratch", default=str(Path(tempfile.gettempdir(), "pocket_sam")), help="scenes, checkpoint")
-    arguments = parser.parse_args()
+def main(args: argparse.Namespace) -> int:
+    """Trains."""
     torch.set_num_threads(1)
-    scratch = Path(arguments.scratch)
-    training = Training(sam_data.drawn(scratch, SCENES), 60 * arguments.minutes)
-    checkpoint = scratch / "checkpoint.pt"
+    training = Training(sam_data.drawn(args.scratch, SCENES), 60 * args.minutes)
+    checkpoint = args.scratch / "checkpoint.pt"
     if checkpoint.exists():
         training.restore(torch.load(checkpoint))
-    train(training, checkpoint, Path(arguments.out))
+    train(training, checkpoint, args.out)
+    print(f"wrote {args.out / 'sam.safetensors'}, {training.step} steps; next: python -m pocket.measure_sam")
+    return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m pocket.train_sam`."""
+    flags = parser(__doc__ or "", config=False, stopped="the same command goes on from its last checkpoint")
+    flags.add_argument(
+        "--out", type=Path, default=Path("pocket/weights"), help="folder of sam.json and sam.safetensors"
+    )
+    flags.add_argument("--minutes", type=float, default=22.0, help="of processor time on one core (22)")
+    scratch = Path(tempfile.gettempdir(), "pocket_sam")
+    flags.add_argument("--scratch", type=Path, default=scratch, help=f"scenes and checkpoint ({scratch})")
+    return flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main, arguments()))

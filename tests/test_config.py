@@ -120,8 +120,15 @@ def test_overrides_reach_the_command() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
+        (
+            FileNotFoundError(errno.ENOENT, "gone", "/d/x"),
+            2,
+            "error: /d/x: No such file or directory; nothing",
+        ),
+        (IsADirectoryError(errno.EISDIR, "folder", "/d/x"), 2, "error: /d/x: Is a directory; there is a folder where"),
+        (FileExistsError(errno.EEXIST, "file", "/d/x"), 2, "error: /d/x: File exists; there is a file where a folder"),
         (UserError("two\nlines"), 2, "error: two lines\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing is half written; the same command begins again\n"),
         (OSError(errno.ENOSPC, "No space", "/d/x"), 2, "error: /d/x: No space left on device; make room"),
         (PermissionError(errno.EACCES, "denied", "/d/x"), 2, "error: /d/x: Permission denied; let this user write"),
     ],

@@ -1,6 +1,9 @@
 """What a progress line says, by a clock of our own."""
 
 import io
+import re
+
+import pytest
 
 from labelgen.progress import Progress, StageTimes, duration
 
@@ -30,7 +33,9 @@ def test_log_gets_a_line_each_ten_seconds() -> None:
     ]
 
 
-def test_terminal_line_moves_and_notes_stand_alone() -> None:
+def test_terminal_line_moves_and_notes_stand_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
     clock, stream = Clock(), Terminal()
     progress = Progress(10, "photos", "label", stream, clock)
     clock.now += 1
@@ -38,8 +43,41 @@ def test_terminal_line_moves_and_notes_stand_alone() -> None:
     progress.note("skipped x.jpg")
     progress.close()
     assert stream.getvalue().count("\n") == 2
-    assert "\rlabel 5/10 photos, 5 photos/s, 0:01 left" in stream.getvalue()
+    assert "\r[##########..........] label 5/10 photos, 5 photos/s, 0:01 left\033[K" in stream.getvalue()
     assert "skipped x.jpg\n" in stream.getvalue()
+
+
+def test_what_came_before_the_first_unit_is_no_part_of_the_rate() -> None:
+    """A step that was compiled for 100 s, then ten a second."""
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(101, "steps", "train", stream, clock)
+    clock.now += 100
+    progress.add()
+    assert progress.line() == "train 1/101 steps, 0.01 steps/s, 2:46:40 left"  # all that is known yet
+    clock.now += 1
+    progress.add(10)
+    assert progress.line() == "train 11/101 steps, 10 steps/s, 0:09 left"
+
+
+def test_a_bar_is_cut_to_the_terminal_and_a_dumb_one_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    for kind, wanted in (("xterm", "\r[####################] label \033[K\n"), ("dumb", "")):
+        monkeypatch.setenv("TERM", kind)
+        stream = Terminal()
+        progress = Progress(1, "photos", "label", stream, Clock())
+        progress.add()
+        progress.close()
+        assert stream.getvalue() == wanted
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_nothing_is_coloured(no_colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    stream = Terminal()
+    progress = Progress(1, "photos", "label", stream, Clock())
+    progress.note("skipped")
+    progress.close()
+    assert set(re.findall(r"\033\[[^A-Za-z]*[A-Za-z]", stream.getvalue())) == {"\033[K"}  # clears the line
 
 
 def test_durations() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -89,14 +90,18 @@ def test_workers_one_after_the_other(world: Path, whole: Path, tmp_path: Path, c
     assert same(tmp_path / "data", whole)
 
 
-def test_terminated_and_resumed(world: Path, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "code", "said"), [(signal.SIGTERM, 75, "stopped"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_stopped_and_resumed(world: Path, whole: Path, tmp_path: Path, how: int, code: int, said: str) -> None:
     data = tmp_path / "data"
     stopped = process(world, data, seconds=0.05)
     while not (data / "features/train-00000-of-00002.tfrecord.partial").exists():
         time.sleep(0.01)
-    stopped.terminate()
+    stopped.send_signal(how)
     _, error = stopped.communicate()
-    assert stopped.returncode == 75 and error.endswith("stopped; the same command goes on from here\n")
+    assert stopped.returncode == code and error.endswith(f"{said}; the same command goes on from here\n")
+    assert "Traceback" not in error
     assert run(world, data) == 0
     assert same(data, whole)
 

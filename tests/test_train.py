@@ -138,18 +138,19 @@ def wait_for(workdir: Path, lines: int) -> None:
 
 def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path: Path) -> None:
     chance = random.Random(7)
-    steps = {"train_steps": 200, "train_save_every": 10, "train_log_every": 1}
+    steps = {"train_steps": 260, "train_save_every": 10, "train_log_every": 1}
     assert train(data, tmp_path / "whole", **steps) == 0
     killed = tmp_path / "killed"
     reached = 0
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         process = start(data, killed, **steps)
         wait_for(killed, reached + chance.randint(5, 60))
         process.send_signal(how)
         out, err = process.communicate(timeout=120)
-        if how == signal.SIGTERM:  # with a checkpoint between the regular ones
-            assert process.returncode == 75, err
-            assert "stopped and saved at step" in out and "of 200; run the same command again" in out
+        if how != signal.SIGKILL:  # with a checkpoint between the regular ones
+            assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}[how], err
+            assert "Traceback" not in err and ("to save it; Ctrl-C again ends at once" in err) == (how == signal.SIGINT)
+            assert "stopped and saved at step" in out and "of 260; run the same command again" in out
             reached = len(metrics(killed))
     assert train(data, killed, **steps) == 0
     assert digests(killed) == digests(tmp_path / "whole")

@@ -1,0 +1,160 @@
+"""The frame of every command: its --help, one line for an error, Ctrl-C, and readers that leave early."""
+
+import argparse
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
+
+from labelgen.errors import UserError
+from labelgen.progress import say
+
+AGAIN = "nothing is half written; the same command begins again"
+GOES_ON = "the same command goes on from here"
+INTERRUPTED, NOBODY_READS = 130, 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """--help begins with what the command does and an example; a mistake is one line."""
+
+    def format_help(self) -> str:
+        usage, description, rest = super().format_help().partition((self.description or "").strip())
+        return f"{description}\n\n{usage.strip()}{rest}"
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help has an example\n")
+
+
+def parser(doc: str, config: bool = True, stopped: str = AGAIN) -> argparse.ArgumentParser:
+    """A command line whose --help is the module's text, with a line `python -m MODULE ...` to name the command.
+
+    config: adds --config=FILE and --config.FIELD=VALUE. stopped: what one is told who ends the command with Ctrl-C.
+    """
+    named = re.search(r"^ +(python -m [\w.]+)", doc, re.MULTILINE)
+    flags = _Parser(
+        prog=named and named[1],
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    flags.set_defaults(stopped=stopped)
+    if config:
+        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/, or FILE:VARIANT")
+        flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
+    return flags
+
+
+def command(
+    main: Callable[[argparse.Namespace], int], flags: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> int:
+    """Runs a command and returns its exit code.
+
+    main's own; 2 for what the user must mend; 130 when interrupted (Ctrl-C); 141 when what it prints has no reader.
+    main gets the parsed arguments; args.overrides lists the "field=value" of --config.field=value.
+    """
+    try:
+        args, rest = flags.parse_known_args(argv)
+    except SystemExit:  # after --help
+        _handed_on(sys.stdout)
+        raise
+    args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
+    if unknown:
+        flags.error(f"unknown argument {unknown[0]}")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it is while modules are imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = _guarded(main, args)
+    return _handed_on(sys.stdout) or code
+
+
+def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """main's exit code; what a person can mend is one line instead of a traceback."""
+    try:
+        return main(args)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        say(f"interrupted; {args.stopped}")
+        return INTERRUPTED
+    except OSError as error:
+        if error.filename is None and (code := _handed_on(sys.stdout, probe=True)):
+            if code == NOBODY_READS:
+                say(f"stopped: nobody reads what it prints (to keep that: > FILE); {args.stopped}")
+            return code
+        if error.errno is None or error.errno not in _MENDS or error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_MENDS[error.errno]}")
+
+
+def _handed_on(stream: TextIO, probe: bool = False) -> int:
+    """0 when all that was printed was handed on, else an exit code: 141 where nobody reads, 2 on a full disk.
+
+    From then on what is printed goes nowhere, so that the interpreter has nothing to complain of at its end.
+    """
+    try:
+        stream.flush()
+        if probe:  # a failed write may have left nothing to flush
+            stream.write("\n")
+            stream.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        if isinstance(error, BrokenPipeError):
+            return NOBODY_READS
+        return _fail(f"what it prints cannot be written: {os.strerror(error.errno or 0)}; send it to another place")
+    return 0
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def same_config(args: argparse.Namespace) -> str:
+    """--config and what was set besides, for the command that a last line names."""
+    return f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+
+
+_ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"
+_RIGHTS = "let this user write there, or name another folder"
+_FILE = "there is a file where a folder is wanted; name another folder"
+_MENDS: dict[int, str] = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOTDIR: _FILE,
+    errno.EEXIST: _FILE,
+    errno.EISDIR: "there is a folder where a file is wanted; name a file",
+    errno.ENOENT: "nothing is there, or nothing can be made there; mend the path",
+    errno.ENAMETOOLONG: "take a shorter name",
+}
+
+
+def _fail(message: str) -> int:
+    say("error: " + " ".join(message.split()))
+    return 2
+
+
+def _split_overrides(rest: Sequence[str]) -> tuple[list[str], list[str]]:
+    """("field=value" of each --config.field=value or --config.field value, what is none of them)."""
+    overrides: list[str] = []
+    unknown: list[str] = []
+    for argument in rest:
+        if argument.startswith("--config."):
+            overrides.append(argument.removeprefix("--config."))
+        elif overrides and "=" not in overrides[-1] and not argument.startswith("--"):
+            overrides[-1] += f"={argument}"
+        else:
+            unknown.append(argument)
+    return overrides, unknown

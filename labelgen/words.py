@@ -1,0 +1,263 @@
+"""A list of words as CLIP's text tower sees it, before anyone spends an hour on it.
+
+    python -m labelgen.words --config=configs/my_photos.py
+    python -m labelgen.words --config=configs/my_photos.py --data=DATA    # and how often each class is found there
+
+For each class its words and the classes nearest to it, by the cosine of their nearest words. Then what may go wrong:
+words of two classes so alike that they will be confused, words nearer to another class than to their own, one word
+written in two ways, words that the text tower cuts off or has to spell. Text cosines are all high, so likeness is
+measured against this very list: from three robust standard deviations (1.4826 times the median absolute deviation)
+above the median of the cosines between words of different classes. Two words also count as alike when even a patch that
+is exactly the one gives the other odds less than e times smaller, at presence.temperature.
+
+--data takes photos that labelgen.run has encoded, and says in how many of them each class is found and how surely. No
+photo is encoded again, so that other words are tried in seconds. Nothing is written.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+
+from labelgen import vocabulary
+from labelgen.calibration import sample
+from labelgen.config import command, load_config, parser
+from labelgen.dataset import Dataset, read_prototypes
+from labelgen.errors import UserError
+from labelgen.frame import same_config, whole
+from labelgen.label import LabelSettings
+from labelgen.ontology import Ontology, read_words
+from labelgen.presence import detect
+from labelgen.progress import Progress
+from labelgen.records import EvidenceRow
+from labelgen.staging import open_data
+from labelgen.table import columns
+from labelgen.vocabulary import Array, Pair, Spread, Tokenizer
+
+NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40
+PHOTOS = 256
+EVERYWHERE = 0.9
+"""A class in so many of the photos says little about any of them, unless it is really there."""
+
+
+class Finding(NamedTuple):
+    """Something to look at: what it is and what to do about it, and the words that it is about."""
+
+    what: str
+    about: list[str]
+
+
+class Found(NamedTuple):
+    """share: float [C] of photos that each class is found in; score: its median there, nan where there is none."""
+
+    share: Array
+    score: Array
+    photos: int
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the table and the findings."""
+    config = load_config(args.config, args.overrides)
+    if not config.ontology:
+        raise UserError("ontology is not set; set it to your file of words: --config.ontology=FILE")
+    words = read_words(config.ontology)
+    data = open_data(args.data, config.data_cache) if args.data else None
+    prototypes, tokenizer = embed(config, words, data)
+    cosines = vocabulary.cosines(prototypes)
+    usual = vocabulary.spread(cosines, words.word_class, config.presence.temperature)
+    found = presence(data, config, words, prototypes, args.limit) if data else None
+    print(describe(words, cosines, usual, found))
+    findings = of_text(words, cosines, usual)
+    findings += of_tokens(words, tokenizer, config.labels.templates) if tokenizer else []
+    findings += of_photos(words, found) if found else []
+    findings = [finding for finding in findings if finding.about]
+    print("".join(f"\n{report(finding)}\n" for finding in findings))
+    told = f"{sum(len(finding.about) for finding in findings)} things to look at" if findings else "nothing stands out"
+    print(f"{config.ontology}: {told}. next: {next_command(args, bool(findings))}")
+    return 0
+
+
+def embed(config: ConfigDict, words: Ontology, data: Dataset | None) -> tuple[NDArray[np.float32], Tokenizer | None]:
+    """float32 [K, E] unit rows by the text tower, and its tokenizer; or labels.text_embeddings, and none.
+
+    UserError when DATA was encoded by another CLIP.
+    """
+    ready = config.labels.text_embeddings
+    if ready:
+        rows = read_prototypes(ready, len(words.words), data.text_width if data else None)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True), None
+    from labelgen.clip import load_clip  # torch: only where words are embedded here
+
+    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    if data and clip.identity()["sha256"] != data.info["encoders"]["clip"]["sha256"]:
+        raise UserError(
+            f"{config.weights_dir}/{clip.identity()['weights']}: is not the CLIP that encoded {data.path}; name the "
+            "config that DATA was encoded with, or leave out --data"
+        )
+    tokenizer: Any = clip.source.tokenizer
+    known = tokenizer if hasattr(tokenizer, "encode") else None  # those of other libraries
+    return clip.text(words.words, config.labels.templates), known
+
+
+def presence(data: Dataset, config: ConfigDict, words: Ontology, prototypes: NDArray[np.float32], limit: int) -> Found:
+    """What the labeller will find present, in photos taken evenly from labels.splits of DATA."""
+    settings = LabelSettings.from_config(config).presence
+    splits = [split for split in config.labels.splits if split in data.splits]
+    if not splits:
+        raise UserError(f"{data.path}: has none of labels.splits = {', '.join(config.labels.splits)}; mend that field")
+    places = [(split, row) for split in splits for row in range(data.count(split))]
+    chosen = [places[i] for i in sample(len(places), limit)]
+    scores, present = [], []
+    progress = Progress(len(chosen), "photos", "presence")
+    for split in splits:
+        rows = [row for at, row in chosen if at == split]
+        data.stage(split, ("evidence",), rows)
+        reader = data.reader("evidence", split)
+        for row in rows:
+            seen = detect(EvidenceRow.decode(reader[row]), prototypes, words, settings)
+            scores.append(seen.scores)
+            present.append(seen.present)
+            progress.add()
+    progress.close()
+    return _found(np.array(scores), np.array(present), len(words.names))
+
+
+def _found(scores: Array, present: NDArray[np.bool_], classes: int) -> Found:
+    """Of scores and presence [photos, C]."""
+    medians = [np.median(scores[present[:, c], c]) if present[:, c].any() else np.nan for c in range(classes)]
+    return Found(present.mean(0), np.array(medians), len(present))
+
+
+def describe(words: Ontology, cosines: Array, usual: Spread, found: Found | None) -> str:
+    """A line a class, under a line that says what to hold its cosines against."""
+    nearest = vocabulary.class_cosines(cosines, words.word_class)
+    rows = []
+    for index, name in enumerate(words.names):
+        own = [word for word, owner in zip(words.words, words.word_class, strict=True) if owner == index]
+        near = vocabulary.neighbours(nearest, index, NEAREST)
+        about = [f"{words.names[other]} {_short(nearest[index, other])}" for other in near]
+        seen = [f"{found.share[index]:.0%}", _short(found.score[index])] if found else []
+        rows.append([name, str(len(own)), shorten(own), ", ".join(about), *seen])
+    heads = ["class", "words", "", "nearest classes", *(["photos", "score"] if found else [])]
+    title = f"{len(words.names)} classes, {len(words.words)} words. Cosines between words of different classes: median "
+    title += f"{_short(usual.median)}, spread {_short(usual.scale)}; alike from {_short(usual.alike)}."
+    if found:
+        title += f"\nFound in {found.photos} photos: share of the photos, median score there."
+    return f"{title}\n\n{columns(heads, rows, ('words', 'photos', 'score'))}"
+
+
+def shorten(words: Sequence[str]) -> str:
+    """As many of the words as are readable in a column."""
+    kept = 1
+    while kept < len(words) and len(", ".join(words[: kept + 1])) <= WORDS_WIDTH:
+        kept += 1
+    return ", ".join(words[:kept]) + (f" + {len(words) - kept}" if kept < len(words) else "")
+
+
+def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
+    """What the cosines and the spelling of the words say."""
+
+    def name(word: int) -> str:
+        return f"{words.words[word]!r} ({words.names[words.word_class[word]]})"
+
+    def astray(pair: tuple[Pair, Pair]) -> str:
+        far, near = pair
+        return f"{name(far.word)}: {name(far.other)} {_short(far.cosine)}, {name(near.other)} {_short(near.cosine)}"
+
+    pairs = vocabulary.alike(cosines, words.word_class, usual.alike)
+    lost = list(vocabulary.astray(cosines, words.word_class))
+    of_background = [pair for pair in lost if vocabulary.is_background(words, pair[0].word)]
+    return [
+        Finding(
+            "so alike that they will be confused: join the classes, name what tells them apart (`river bank`, not "
+            "`bank`), or drop the word that is not needed",
+            [f"{name(pair.word)} and {name(pair.other)} {_short(pair.cosine)}" for pair in pairs],
+        ),
+        Finding(
+            "nearer to another class than to the other words of their own: move the word, or drop it",
+            [astray(pair) for pair in lost if pair not in of_background],
+        ),
+        Finding(
+            "background words nearer to a class than to the background: right where they mark that class off, else "
+            "they take its pixels: drop them, or name the class more closely",
+            [astray(pair) for pair in of_background],
+        ),
+        Finding(
+            "the same but for spelling: one of the two is enough",
+            [f"{name(a)} and {name(b)}" for a, b in vocabulary.duplicates(words)],
+        ),
+    ]
+
+
+def of_tokens(words: Ontology, tokenizer: Tokenizer, templates: Iterable[str]) -> list[Finding]:
+    """What the tokenizer says of the words."""
+    cut = vocabulary.cut_off(tokenizer, words.words, list(templates))
+    spelled = vocabulary.spelled(tokenizer, words.words)
+    return [
+        Finding(
+            f"longer than the text tower reads ({tokenizer.context_length} tokens, start and end included), so that "
+            "the end is cut off: say it in fewer words",
+            [f"{words.words[word]!r}: {tokens} tokens" for word, tokens in cut],
+        ),
+        Finding(
+            "no words of the tower's vocabulary, put together from pieces: mind the spelling, write parts apart "
+            "(`tv monitor`), or take a commoner word",
+            [f"{words.words[word]!r}: {part!r} is {pieces} pieces" for word, part, pieces in spelled],
+        ),
+    ]
+
+
+def of_photos(words: Ontology, found: Found) -> list[Finding]:
+    """What presence in the photos says."""
+    shares = list(zip(words.names, found.share, strict=True))
+    return [
+        Finding(
+            "found in no photo: another word for it, a lower presence.threshold, or it is not in them",
+            [name for name, share in shares if share == 0],
+        ),
+        Finding(
+            f"found in {EVERYWHERE:.0%} of the photos or more: right for a sky, else the word is too general, or "
+            "what it is taken for has no word: add that to the background",
+            [f"{name} {share:.0%}" for name, share in shares if share >= EVERYWHERE],
+        ),
+    ]
+
+
+def report(finding: Finding) -> str:
+    """A finding as lines, the most telling first."""
+    lines = [f"  {line}" for line in finding.about[:SHOWN]]
+    more = len(finding.about) - SHOWN
+    return "\n".join([f"{finding.what}:", *lines, *([f"  and {more} more"] if more > 0 else [])])
+
+
+def _short(value: float) -> str:
+    """.76, or - for nan."""
+    return "-" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+
+
+def next_command(args: argparse.Namespace, mend: bool) -> str:
+    """What to run next."""
+    same = same_config(args)
+    if args.data:
+        again = f"python -m labelgen.run {same} --out={args.data} --stage=label --config.labels.name=NEW"
+        return f"edit the words and look again, then {again}" if mend else again
+    start = f"python -m labelgen.run {same} --out=DATA --limit=20"
+    return f"edit the words and look again, then {start}" if mend else start
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m labelgen.words`."""
+    flags = parser(__doc__ or "")
+    flags.add_argument("--data", metavar="DATA", help="folder or url that labelgen.run wrote")
+    flags.add_argument(
+        "--limit", type=whole(1), default=PHOTOS, metavar="N", help=f"photos of DATA (default: {PHOTOS})"
+    )
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))

@@ -1,0 +1,180 @@
+"""Every command line of the README and of docs/ is run as it stands there, shrunk, or is named here with a reason.
+
+What is put in place of the reader's own: `my_photos` and the other folders hold a few scenes of the pocket world, VOC's
+tree too; every command with a config gets SMALL added, so that the miniature models stand in for the real ones and few
+steps are trained; labelgen.run takes PHOTOS of a split. Files that a page has the reader write are written as it says.
+"""
+
+import importlib
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmbseg_jax import hosts
+from labelgen.config import command, load_config
+from pocket.scenes import draw
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
+NOT_RUN = {
+    "make ": "installs a virtual environment from a package index; the commands in it are run by .ci/run",
+    "bash .ci/run": "runs these tests",
+    "python3 -m venv": "installs; .ci/venv does the same",
+    "pip install": "needs a GPU, a TPU or an object store",
+    "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
+    "gcloud storage": "needs a bucket",
+    "python -m benchmarks.": "takes minutes to hours; tests/test_benchmarks.py and test_results.py run them small",
+}
+POCKET = load_config(str(ROOT / "configs/pocket.py"))
+SMALL = [
+    "weights_dir=pocket/weights",
+    *(f"{group}.{name}={POCKET[group][name]}" for group in ("clip", "sam", "encoder")
+      for name in ("name", "pretrained", "weights", "short_side_px", "window_px", "stride_px", "size_px")
+      if name in POCKET[group] and not (group == "encoder" and name in ("window_px", "stride_px"))),
+    "clip.crop_scales=1",
+    "sam.points_per_side=4",
+    "sam.pred_iou_threshold=0.6",
+    "sam.stability_threshold=0.4",
+    "train.steps=2",
+    "train.warmup_steps=1",
+    "train.batch_size=4",
+    "train.virtual_shards=4",
+]  # fmt: skip
+PHOTOS = 5
+"""Enough for a batch over the four devices that tests have, and one to spare."""
+
+WHOLE_PAGES = ("docs/tutorial.md", "docs/troubleshooting.md")  # the second goes on where the first ends
+
+
+def blocks(page: str) -> Iterator[str]:
+    """Blocks of code: indented by four, or fenced."""
+    text = (ROOT / page).read_text()
+    for fenced, indented in re.findall(r"^```\w*\n((?:.*\n)*?)```|((?:^    .*\n)+)", text, re.MULTILINE):
+        yield fenced or re.sub(r"^    ", "", indented, flags=re.MULTILINE)
+
+
+def commands(block: str) -> list[str]:
+    """The command lines of a block, without their comments."""
+    lines = [line.split("  #")[0].strip() for line in block.splitlines()]
+    return [" ".join(line.split()) for line in lines if line.split(" ")[0] in HEADS]
+
+
+def inline(page: str) -> list[str]:
+    """Command lines within a sentence; a command's name alone is none."""
+    text = re.sub(r"^    .*\n", "", (ROOT / page).read_text(), flags=re.MULTILINE)
+    found = re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)
+    return [" ".join(line.split()) for line in found if not re.fullmatch(r"python -m [\w.]+", line)]
+
+
+def reason_not_to_run(line: str) -> str | None:
+    return next((reason for head, reason in NOT_RUN.items() if line.startswith(head)), None)
+
+
+def test_every_reason_is_still_needed() -> None:
+    lines = [line for page in PAGES for line in [*inline(page), *sum(map(commands, blocks(page)), [])]]
+    assert [head for head in NOT_RUN if not any(line.startswith(head) for line in lines)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_stands_in_a_sentence_or_in_other_pages_is_not_run_for_a_reason(page: str) -> None:
+    lines = inline(page)
+    if page not in ("README.md", *WHOLE_PAGES):
+        lines += sum(map(commands, blocks(page)), [])
+    assert [line for line in lines if not reason_not_to_run(line)] == []
+
+
+def in_configs() -> list[str]:
+    texts = [path.read_text().split('"""')[1] for path in sorted((ROOT / "configs").glob("*.py"))]
+    return sorted({line for text in texts for line in commands(text)})
+
+
+def test_commands_that_are_not_run_have_options_that_there_are() -> None:
+    lines = [line for page in PAGES for line in [*inline(page), *sum(map(commands, blocks(page)), [])]]
+    ours = [line for line in [*lines, *in_configs()] if line.startswith("python -m")]
+    assert len(ours) > 40
+    for line in ours:
+        name, *arguments = shlex.split(line)[2:]
+        known = importlib.import_module(name).arguments()._option_string_actions
+        options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+        assert [o for o in options if o not in known and not o.startswith("--config.")] == [], line
+
+
+def scenes(folder: Path, count: int, kind: str = "photo", suffix: str = "png", start: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(start, start + count):
+        Image.fromarray(getattr(draw(0, index, "train"), kind)).save(folder / f"{index}.{suffix}")
+
+
+@pytest.fixture(scope="module", name="reader")
+def reader_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has: the project, photos, annotated ones, VOC."""
+    home = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "configs", home / "configs")
+    (home / "pocket").symlink_to(ROOT / "pocket")
+    scenes(home / "my_photos/plain", PHOTOS)
+    scenes(home / "my_photos/annotated", 2, start=5)
+    scenes(home / "my_photos/masks", 2, "mask", start=5)
+    scenes(home / "other_photos", 1, start=6)
+    voc = home / "VOCdevkit/VOC2012"
+    scenes(voc / "JPEGImages", PHOTOS, suffix="jpg")
+    scenes(voc / "SegmentationClass", PHOTOS, "mask")
+    (voc / "ImageSets/Segmentation").mkdir(parents=True)
+    for split in ("train", "val"):
+        (voc / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{i}\n" for i in range(PHOTOS)))
+    (home / "other_words.txt").write_text("lawn\nsphere: sphere, globe\n")
+    as_told = [block for block in blocks("docs/tutorial.md") if block.startswith("config.photos.splits")]
+    own = (home / "configs/my_photos.py").read_text()
+    written = "".join(f"    {line}\n" for line in as_told[0].splitlines())
+    (home / "configs/my_annotated.py").write_text(own.replace("    return config", f"{written}    return config"))
+    return home
+
+
+def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Runs a line as its process would; what it printed."""
+    name, *arguments = shlex.split(line)[2:]
+    module = importlib.import_module(name)
+    hosts.errors.cache_clear()  # the stderr of a test before this one
+    if any(argument.startswith("--config=") for argument in arguments):
+        arguments += [f"--config.{field}" for field in SMALL]
+    arguments += [f"--limit={PHOTOS}"] if name == "labelgen.run" else []
+    arguments += [f"--train={PHOTOS}", "--eval=2", "--held_out=2"] if name == "pocket.scenes" else []
+    code = command(module.main, module.arguments(), arguments)
+    said = capsys.readouterr()
+    assert code == 0, f"{line}\n{said.err}"
+    return said.out
+
+
+def follow(folder: Path, reader: Path, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(reader, folder, symlinks=True, dirs_exist_ok=True)
+    for line in lines:
+        if not reason_not_to_run(line):
+            assert re.search(r"^(wrote|ready|trained|data|.*next: )", run(line, capsys), re.MULTILINE), line
+
+
+README_BLOCKS = [block for block in map(commands, blocks("README.md")) if not all(map(reason_not_to_run, block))]
+
+
+@pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: block[0].split("=")[-1])
+def test_the_blocks_of_the_readme_run_each_by_itself(
+    block: list[str], reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    follow(tmp_path, reader, block, capsys)
+
+
+def test_the_tutorial_runs_from_its_first_line_to_its_last(
+    reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line for page in WHOLE_PAGES for block in blocks(page) for line in commands(block)]
+    assert len(lines) > 25
+    follow(tmp_path, reader, lines, capsys)
+    assert np.asarray(Image.open("masks-other/masks/6.png")).shape == draw(0, 6, "train").mask.shape
+    assert len(list(Path("masks/overlays").rglob("*.jpg"))) == PHOTOS

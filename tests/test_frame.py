@@ -1,0 +1,102 @@
+"""What every command does when its reader leaves, its output's disk is full, or Ctrl-C comes while it is starting."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labelgen.frame import command, parser, same_config, whole
+
+ROOT = Path(__file__).parents[1]
+DOC = "Prints.\n\n    python -m some.command --lines=3\n\nAnd explains itself.\n"
+PRINTS = f"""
+import sys
+from labelgen.frame import command, parser
+def main(args):
+    for i in range(args.lines):
+        print("a line of some length")
+    print("done", file=sys.stderr)
+    return 0
+flags = parser({DOC!r}, config=False)
+flags.add_argument("--lines", type=int, default=1)
+sys.exit(command(main, flags))
+"""
+
+
+def printing(stdout: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = [sys.executable, "-c", PRINTS, *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(code, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(name="nobody")
+def nobody_fixture() -> int:
+    """The end of a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+def test_a_reader_that_left_before_the_last_lines_is_no_mistake(nobody: int) -> None:
+    assert (printing(nobody).returncode, printing(nobody).stderr) == (141, "done\n")
+
+
+def test_a_reader_that_leaves_early_ends_the_command_in_one_line(nobody: int) -> None:
+    ended = printing(nobody, "--lines=100000")
+    assert ended.returncode == 141
+    assert ended.stderr == (
+        "stopped: nobody reads what it prints (to keep that: > FILE); nothing is half written; "
+        "the same command begins again\n"
+    )
+
+
+def test_help_into_a_closed_pipe_is_silent(nobody: int) -> None:
+    assert (printing(nobody, "--help").returncode, printing(nobody, "--help").stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("lines", ["1", "100000"])
+def test_a_full_disk_under_the_output_is_one_line(lines: str) -> None:
+    with open("/dev/full", "w") as full:
+        ended = printing(full.fileno(), f"--lines={lines}")
+    assert ended.returncode == 2
+    wanted = "error: what it prints cannot be written: No space left on device; send it to another place"
+    assert ended.stderr.splitlines()[-1] == wanted and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["labelgen.run", "fmbseg_jax.train", "pocket.train_clip"])
+def test_ctrl_c_while_a_command_is_imported_is_silent(name: str, tmp_path: Path) -> None:
+    """numpy, which all import, is one here that takes its time; the shell says 130 of a command ended by SIGINT."""
+    (tmp_path / "numpy.py").write_text("import sys, time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = [sys.executable, "-m", name, "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    starting = subprocess.Popen(code, cwd=ROOT, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+    assert starting.stdout and starting.stdout.readline() == "begun\n"
+    time.sleep(0.05)
+    starting.send_signal(signal.SIGINT)
+    assert starting.communicate() == ("", "") and starting.returncode == -signal.SIGINT
+
+
+def test_help_is_the_text_then_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command(lambda args: 0, parser(DOC, config=False), ["--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(DOC + "\nusage: python -m some.command [-h]\n\noptions:\n")
+
+
+def test_whole_numbers_have_a_least() -> None:
+    assert whole(1)("3") == 3 and whole(0)("0") == 0
+    for text in ("0", "-1", "1.5", "x", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}': a whole number, 1 or more"):
+            whole(1)(text)
+
+
+def test_the_next_command_has_what_was_set() -> None:
+    args = argparse.Namespace(config="a.py", overrides=["x.y=1", "z=2"])
+    assert same_config(args) == "--config=a.py --config.x.y=1 --config.z=2"
