@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import tiny_models
+import tiny_run
 from PIL import Image
 from reference import pixel_logits
+from tiny_run import KERNEL, WORDS, picture
 
 from fmbseg_jax import Segmentation, Segmenter
 from fmbseg_jax.palette import palette
@@ -17,10 +18,6 @@ from fmbseg_jax.towers import Towers
 from labelgen.clip import load_clip
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
-from labelgen.ontology import parse_words
-
-WORDS = parse_words(["ball", "box: box, crate"], "words")
-KERNEL = np.random.default_rng(0).normal(size=(32, 24))
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def segmenter(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    """Of a random linear head over a small random DINOv2."""
-    config = tiny_models.config(weights)
-    common = (config.weights_dir, config.device, config.dtype)
-    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
-    prototypes = clip.text(WORDS.words, config.labels.templates)
-    identities = {"clip": clip.identity(), "encoder": encoder.identity()}
-    run = tiny.write_run(tmp_path_factory.mktemp("run"), config, KERNEL, WORDS, prototypes, identities)
-    return Segmenter.restore(run)
-
-
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3)).astype(np.uint8))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+    return Segmenter.restore(tiny_run.write(tmp_path_factory.mktemp("run"), weights))
 
 
 def logits(weights: Path, image: Image.Image, words: tuple[str, ...], word_class: tuple[int, ...]) -> np.ndarray:
