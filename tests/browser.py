@@ -105,7 +105,9 @@ class Page:
         self.resize(width, height, phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.call("Page.navigate", {"url": url})
+        failed = self.call("Page.navigate", {"url": url}).get("errorText")
+        if failed:
+            raise RuntimeError(f"{url}: {failed}")
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def resize(self, width: int, height: int, phone: bool = False) -> None:

@@ -21,6 +21,7 @@ pytestmark = needs_browser
 LEGEND = "[...document.querySelectorAll('#legend .word')].map(e => e.textContent)"
 NAME = "document.querySelector('#name')"
 ERROR = "document.querySelector('#error')"
+WORDS_ERROR = "document.querySelector('#words-error')"
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,9 @@ def test_other_words_a_threshold_and_hiding(browser: Browser, url: str, photo: P
 def test_what_is_wrong_is_said_and_the_photo_stays(browser: Browser, url: str, photo: Path, tmp_path: Path) -> None:
     page = opened(browser, url, photo)
     page.type("#words", "cat\ncat")
-    page.wait(f"!{ERROR}.hidden && {ERROR}.textContent.includes('named twice')")
+    page.wait(f"!{WORDS_ERROR}.hidden && {WORDS_ERROR}.textContent.includes('named twice')")
     page.type("#words", "cat")
-    page.wait(f"{ERROR}.hidden && {LEGEND}.join() === 'cat'")
+    page.wait(f"{WORDS_ERROR}.hidden && {LEGEND}.join() === 'cat'")
     (tmp_path / "notes.png").write_text("no picture")
     page.choose("#file", tmp_path / "notes.png")
     page.wait(f"{ERROR}.textContent.includes('is no picture')")
