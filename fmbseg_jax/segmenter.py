@@ -30,14 +30,13 @@ from labelgen.sources.pictures import read_photo, to_rgb
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 K = TypeVar("K", bound=Hashable)
+MAX_WORDS = 4096  # text embeddings that are remembered; the trained ones are not counted out
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
-    """What a photo shows, pixel by pixel."""
+class Labels:
+    """The class of each pixel of a photo, the photo itself not at hand."""
 
-    image: Pixels
-    """uint8 [H, W, 3], upright."""
     names: tuple[str, ...]
     """C class names; one more, background, where a threshold was asked for and no class has this name."""
     label_map: NDArray[np.uint16]
@@ -63,10 +62,6 @@ class Segmentation:
         order = np.argsort(-count, kind="stable")
         return {self.names[i]: float(count[i] / self.label_map.size) for i in order if count[i]}
 
-    def overlay(self) -> Image.Image:
-        """The photo, tinted by its classes, RGB [H, W]."""
-        return Image.fromarray(overlay(self.image, self.label_map, palette(max(256, len(self.names)))))
-
     def mask(self) -> Image.Image:
         """Class indices as a palette picture; 16-bit grey beyond 256 classes."""
         if len(self.names) > 256:
@@ -82,19 +77,32 @@ class Segmentation:
         self.mask().save(path)
 
 
+@dataclass(frozen=True, eq=False)
+class Segmentation(Labels):
+    """What a photo shows, pixel by pixel."""
+
+    image: Pixels
+    """uint8 [H, W, 3], upright."""
+
+    def overlay(self) -> Image.Image:
+        """The photo, tinted by its classes, RGB [H, W]."""
+        return Image.fromarray(overlay(self.image, self.label_map, palette(max(256, len(self.names)))))
+
+
 class Segmenter:
     """The head and the frozen encoders of a RUN, ready for any photo and any words.
 
-    Photos and words are remembered, the last few of each: other words for the same photo encode no picture, other
-    photos for the same words encode no text. Encoders load at the first photo (or the first new words). Not for several
-    threads at a time.
+    Photos are remembered, the last few, and words, each by itself: other words for the same photo encode no picture,
+    other photos for the same words encode no text. Encoders load at the first photo (or the first new word). Not for
+    several threads at a time.
     """
 
     def __init__(self, restored: Restored, weights_dir: str = "") -> None:
         self._restored, self._towers = restored, Towers(restored, weights_dir)
         self._embed = Embedder(restored, batch_size=1)
         self._photos: Recent[bytes] = Recent()
-        self._words: Recent[Ontology] = Recent()
+        self._trained = dict(zip(restored.ontology.words, restored.prototypes, strict=True))
+        self._words = dict(self._trained)
 
     @staticmethod
     def restore(workdir: str | Path, which: str = "best", weights_dir: str | Path = "") -> "Segmenter":
@@ -106,9 +114,19 @@ class Segmenter:
         return Segmenter(restore_run(workdir, which), str(weights_dir))
 
     @property
+    def ontology(self) -> Ontology:
+        """The classes and words it was trained with."""
+        return self._restored.ontology
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The class names it was trained with, which it answers with unless asked for other words."""
-        return self._restored.ontology.names
+        return self.ontology.names
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger pictures in files are refused before they are decoded."""
+        return int(self._restored.config.photos.max_pixels)
 
     def __call__(
         self,
@@ -122,24 +140,37 @@ class Segmenter:
         "name: word, word", or a file of such lines, or None for the words of the training; background_threshold: pixels
         whose best class is less probable than this are background. UserError for words or pictures that cannot be used.
         """
-        pixels = as_pixels(image, self._restored.config.photos.max_pixels)
-        ontology = self._restored.ontology if words is None else as_ontology(words)
-        temperature = self._restored.temperature
-        background = Background(background_threshold, temperature) if background_threshold else None
-        patches, prototypes = self.embeddings(pixels), self._prototypes(ontology)
+        pixels = as_pixels(image, self.max_pixels)
+        ontology = self.ontology if words is None else as_ontology(words)
         size_hw = pixels.shape[0], pixels.shape[1]
-        label_map = pixel_classes(patches, prototypes, ontology.word_class, size_hw, None, background)
-        names = _fold_background(ontology.names, label_map) if background else ontology.names
-        similarity = class_scores(patches @ prototypes.T, ontology.word_class).astype(np.float32)
-        return Segmentation(pixels, names, label_map, similarity, temperature)
+        found = self.label(self.embeddings(pixels), size_hw, ontology, background_threshold)
+        return Segmentation(found.names, found.label_map, found.similarity, found.temperature, pixels)
 
     def embeddings(self, image: Pixels) -> Floats:
         """The photo's patches in CLIP's text space: unit rows float32 [h, w, E] of uint8 [H, W, 3]."""
         key = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).data).digest()
         return self._photos.get(key, lambda: self._embed([self._towers.features(Photo("", image))])[0])
 
+    def label(
+        self, patches: Floats, size_hw: tuple[int, int], ontology: Ontology, background_threshold: float = 0.0
+    ) -> Labels:
+        """The labels of H x W pixels, any number of them, by the photo's patches (`embeddings`) [h, w, E]."""
+        temperature, prototypes = self._restored.temperature, self._prototypes(ontology)
+        background = Background(background_threshold, temperature) if background_threshold else None
+        label_map = pixel_classes(patches, prototypes, ontology.word_class, size_hw, None, background)
+        names = _fold_background(ontology.names, label_map) if background else ontology.names
+        similarity = class_scores(patches @ prototypes.T, ontology.word_class).astype(np.float32)
+        return Labels(names, label_map, similarity, temperature)
+
     def _prototypes(self, ontology: Ontology) -> Floats:
-        return self._words.get(ontology, lambda: self._towers.prototypes(ontology))
+        """float32 [K, E] unit rows; those of the trained words are the trained ones."""
+        missing = tuple(word for word in ontology.words if word not in self._words)
+        if missing:
+            self._words |= zip(missing, self._towers.text(missing), strict=True)
+        rows = [self._words[word] for word in ontology.words]
+        if len(self._words) > MAX_WORDS:
+            self._words = self._trained | dict(zip(ontology.words, rows, strict=True))
+        return np.stack(rows)
 
 
 class Recent(Generic[K]):

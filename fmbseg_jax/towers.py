@@ -1,5 +1,6 @@
 """The frozen encoders that a RUN was trained with, for photos and words that no DATA has. torch is loaded when used."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,6 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
-from labelgen.ontology import Ontology
 from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.sources.base import Photo
 
@@ -51,8 +51,6 @@ class Towers:
         dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
         return feature_row(photo, self.patches.features(photo.image), self.patches.grid_hw, dtype)
 
-    def prototypes(self, ontology: Ontology) -> NDArray[np.float32]:
-        """float32 [K, E] unit rows of the words; those that the RUN was trained with need no text tower."""
-        if ontology == self._restored.ontology:
-            return self._restored.prototypes
-        return self._clip.text(ontology.words, self._restored.config.labels.templates)
+    def text(self, words: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [K, E] unit rows of words, in the templates of the RUN."""
+        return self._clip.text(words, self._restored.config.labels.templates)

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import tiny_models
+import tiny_run
 from PIL import Image
 from reference import pixel_logits
+from tiny_run import KERNEL, WORDS, picture
 
 from fmbseg_jax import Segmentation, Segmenter
 from fmbseg_jax.palette import palette
@@ -17,10 +18,6 @@ from fmbseg_jax.towers import Towers
 from labelgen.clip import load_clip
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
-from labelgen.ontology import parse_words
-
-WORDS = parse_words(["ball", "box: box, crate"], "words")
-KERNEL = np.random.default_rng(0).normal(size=(32, 24))
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def segmenter(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    """Of a random linear head over a small random DINOv2."""
-    config = tiny_models.config(weights)
-    common = (config.weights_dir, config.device, config.dtype)
-    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
-    prototypes = clip.text(WORDS.words, config.labels.templates)
-    identities = {"clip": clip.identity(), "encoder": encoder.identity()}
-    run = tiny.write_run(tmp_path_factory.mktemp("run"), config, KERNEL, WORDS, prototypes, identities)
-    return Segmenter.restore(run)
-
-
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (4, 5, 3)).astype(np.uint8))
-    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+    return Segmenter.restore(tiny_run.write(tmp_path_factory.mktemp("run"), weights))
 
 
 def logits(weights: Path, image: Image.Image, words: tuple[str, ...], word_class: tuple[int, ...]) -> np.ndarray:
@@ -97,19 +82,27 @@ def test_photos_of_any_size(size: tuple[int, int], segmenter: Segmenter) -> None
 
 def test_nothing_is_encoded_twice(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    for name in ("features", "prototypes"):
-        inner = getattr(Towers, name)
-        monkeypatch.setattr(
-            Towers, name, lambda self, x, name=name, inner=inner: (calls.append(name), inner(self, x))[1]
-        )
+    features, text = Towers.features, Towers.text
+    monkeypatch.setattr(Towers, "features", lambda self, photo: (calls.append("photo"), features(self, photo))[1])
+    monkeypatch.setattr(Towers, "text", lambda self, words: (calls.append(tuple(words)), text(self, words))[1])
     one, other = picture(32, 32, 21), picture(32, 32, 22)
     segmenter(one, words=["lo"])
-    assert calls == ["features", "prototypes"]
-    segmenter(one, words=["bo", "ba"])
+    assert calls == ["photo", ("lo",)]
+    segmenter(one, words=["bo", "box", "lo"])
     segmenter(one.copy(), words=["lo"])
-    assert calls == ["features", "prototypes", "prototypes"]
+    assert calls[2:] == [("bo",)]
     segmenter(other, words=["lo"])
-    assert calls[3:] == ["features"]
+    assert calls[3:] == ["photo"]
+
+
+def test_words_of_long_ago_are_forgotten_and_the_trained_ones_are_not(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Segmenter(segmenter._restored)
+    monkeypatch.setattr("fmbseg_jax.segmenter.MAX_WORDS", 5)
+    for words in (["bo"], ["lo"], ["la", "lo"]):
+        fresh(picture(8, 8), words)
+    assert sorted(fresh._words) == ["ball", "box", "crate", "la", "lo"]
 
 
 def test_the_trained_words_need_no_text_tower(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +124,7 @@ def segmentation() -> Segmentation:
     similarity = np.log(np.array([[[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]])) * 0.1
     label_map = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], np.uint16)
     image = np.full((2, 4, 3), 200, np.uint8)
-    return Segmentation(image, ("cat", "sofa", "wall"), label_map, similarity.astype(np.float32), 0.1)
+    return Segmentation(("cat", "sofa", "wall"), label_map, similarity.astype(np.float32), 0.1, image)
 
 
 def test_scores_are_the_probabilities_at_the_best_patch() -> None:
