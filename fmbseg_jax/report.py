@@ -44,7 +44,7 @@ from labelgen.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.staging import open_data
-from labelgen.tfrecord import write_atomic
+from labelgen.tfrecord import naming, write_atomic
 from labelgen.truth import TruthReader
 
 PHOTOS = 60
@@ -150,7 +150,8 @@ def failures(path: Path) -> list[Json]:
 
 
 def clean(out: Path) -> None:
-    """Takes away what an earlier report left in FOLDER/files, and nothing else."""
+    """Takes away what an earlier report left in FOLDER, and nothing else."""
+    (out / "index.html").unlink(missing_ok=True)
     (out / "files").mkdir(parents=True, exist_ok=True)
     for path in [*out.glob("files/*-*.js"), *out.glob("files/*-*.jpg")]:
         path.unlink()
@@ -221,12 +222,14 @@ def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]
 
 
 def write_photo(run: Run, out: Path, key: str, look: Look, source: Source | None) -> Json:
-    """The photo's two files; what the page lists of it."""
+    """The photo's two files; what the page lists of it. The page is written last, so these need not be atomic."""
     classes = len(run.names)
-    write_atomic(out / "files" / f"{key}.js", script(key, payload(look, classes)).encode())
     image = None if source is None else picture(source, look)
-    if image is not None:
-        write_atomic(out / "files" / f"{key}.jpg", image)
+    files = {"js": script(key, payload(look, classes)).encode()} | ({} if image is None else {"jpg": image})
+    for suffix, content in files.items():
+        path = out / "files" / f"{key}.{suffix}"
+        with naming(path):
+            path.write_bytes(content)
     return {**summary(look, classes), "picture": image is not None}
 
 

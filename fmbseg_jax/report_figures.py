@@ -18,8 +18,8 @@ from labelgen.metrics import Counts
 Json = dict[str, Any]
 HEAD, REFINED, DENSE, PRESENT = "head", "head, refined", "dense CLIP, ", ", present classes"
 LABELS = (
-    "dense CLIP, labelled pixels", "dense CLIP, gated by presence", "stage 1.1", "stage 1.2", "merged, all pixels", "merged",
-    "merged, labelled pixels", "true classes given",
+    "dense CLIP, labelled pixels", "dense CLIP, gated by presence", "stage 1.1", "stage 1.2", "merged, all pixels",
+    "merged", "merged, labelled pixels", "true classes given",
 )  # fmt: skip
 MATRIX = 24
 """Classes that the confusion matrix shows, at most: those that are missed most."""
@@ -109,7 +109,7 @@ def sentence(splits: Sequence[Json]) -> str:
     by_name = {row["name"]: row["miou"] for row in first["readings"]}
     dense = by_name[DENSE + first["dense"]]
     text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {share_text(by_name[HEAD])} mIoU"
-    text += f" over {len(first['classes'])} classes"
+    text += f" over {len(first['classes'])} class{'es' * (len(first['classes']) > 1)}"
     if dense:
         text += f", {by_name[HEAD] / dense:.2f} times the {share_text(dense)} of dense CLIP ({first['dense']})"
     if by_name.get("oracle"):

@@ -185,8 +185,8 @@ def payload(look: Look, classes: int) -> dict[str, Any]:
 
     each label map [H, W] as one byte a pixel (two planes, low and high, where there are 255 classes or more; the
     highest value is "none"), each mask [H, W] as bits, then the similarity maps [n, h, w] before and after alignment
-    as bytes between the least and the greatest value of each, which `range` has. Label maps hold the difference from the
-    pixel above, modulo 256, and masks whether it is another: what is left is mostly zero.
+    as bytes between the least and the greatest value of each, which `range` has. Label maps hold the difference from
+    the pixel above, modulo 256, and masks whether it is another: what is left is mostly zero.
     """
     size = shown_size(look.size_hw)
     ids = similarity_classes(look)
@@ -220,7 +220,7 @@ def point_rows(points: Points) -> list[list[float]]:
 
 
 def similarity_classes(look: Look) -> list[int]:
-    """The classes of a photo worth a similarity map: most in its truth, else in what the head or CLIP says, or found."""
+    """The classes of a photo worth a similarity map: first what its truth has, then the head, then dense CLIP."""
     weight = np.zeros(look.before.shape[-1])
     for name, share in (("truth", 4.0), ("head", 2.0), ("dense", 1.0)):
         label_map = look.maps.get(name, np.zeros((0, 0), np.int64))

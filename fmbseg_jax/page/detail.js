@@ -56,12 +56,26 @@ function contents(photo, numbers, refill) {
     el("div", { class: "panels" }, panel(photo, numbers, "Photo", photo.picture ? "" : "not at photos.root", undefined, null, null),
       similarity(photo, numbers, "before", `CLIP (${REPORT.variant})`, c), similarity(photo, numbers, "after", "Head", c),
       numbers.masks.length ? queryPoints(photo, numbers, c) : null),
+    verdict(photo, numbers, c),
     numbers.maps.labels ? el("h3", {}, "How the free labels come about") : null,
     numbers.maps.labels ? el("div", { class: "panels" }, map("dense"), stage11, map("stage12"), map("labels")) : null,
     el("h3", {}, "What comes out"),
     el("div", { class: "panels" }, numbers.maps.labels ? null : map("dense"), map("head"), map("refined"), map("truth"), numbers.maps.truth ? panel(photo, numbers, "Mistakes of the head", "what it says where it is wrong", undefined,
       (canvas) => drawMistakes(canvas, numbers), (i) => named(numbers.maps.head[i], MAPS.head[2]), "veil") : null),
   ].filter(Boolean);
+}
+// Where a class is lost on the way: how many of its true pixels each step has right.
+function verdict(photo, numbers, c) {
+  const { truth } = numbers.maps;
+  const size = truth ? truth.reduce((sum, v) => sum + (v === c), 0) : 0;
+  if (!size) return null;
+  const found = photo.found.find(([index]) => index === c);
+  const steps = ["dense", "stage11", "stage12", "labels", "head", "refined"].filter((name) => numbers.maps[name]).map((name) => {
+    const right = truth.reduce((sum, v, i) => sum + (v === c && numbers.maps[name][i] === c), 0);
+    return `${MAPS[name][0][0].toLowerCase()}${MAPS[name][0].slice(1)} ${percent(right / size)}`;
+  });
+  return el("p", { class: "verdict" }, el("b", {}, className(c)), ` covers ${percent(size / truth.length)} of the photo and was ${found ? `detected (${figure(found[1])})` : "not detected, so free labels cannot have it"}. `
+    + `Of its pixels are right: ${steps.join(", ")}.`);
 }
 function tint(value) {
   open.tint = value;
@@ -82,7 +96,7 @@ const patchAt = (numbers, i) => Math.min(numbers.rows - 1, Math.floor((Math.floo
 
 function queryPoints(photo, numbers, c) {
   const count = pointsOf(numbers, c).length;
-  const made = panel(photo, numbers, "Query points", `${plural(count, "star")} of ${className(c)} on the masks they gave`, undefined,
+  const made = panel(photo, numbers, "Query points", count ? `${plural(count, "star")} of ${className(c)} on the masks they gave` : `none: ${className(c)} was not detected in the photo`, undefined,
     (canvas) => drawMasks(canvas, numbers, c),
     (i) => {
       const here = [...new Set(pointsOf(numbers, c).filter((point) => numbers.masks[point[3]][i]).map((point) => point[0]))];

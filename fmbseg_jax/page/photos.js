@@ -22,7 +22,7 @@ const watcher = new IntersectionObserver((entries) => {
 function picture(photo, kind = "") {
   const [height, width] = photo.size;
   const image = photo.picture ? el("img", { src: `files/${photo.key}.jpg`, alt: `Photo ${photo.id}`, loading: "lazy", decoding: "async" }) : null;
-  return el("div", { class: `pic ${kind} ${photo.picture ? "" : "bare"}`, style: `aspect-ratio:${width}/${height}` }, image);
+  return el("div", { class: `pic ${kind} ${photo.picture ? "" : "bare"}`, style: `aspect-ratio:${width}/${height};--ratio:${(width / height).toFixed(3)}` }, image);
 }
 // A picture whose overlay is drawn when it comes into view, and let go when it leaves it.
 function overlaid(photo, name, draw, kind = "") {
@@ -45,15 +45,16 @@ function say(text) {
 function named(index, none) {
   return el("span", { class: "name" }, swatch(index), index < 0 ? none : className(index));
 }
+const TIP = byId("tip");
+// What lies under the pointer, beside it; an open dialog lies above all that is not in it.
 function tip(event, content) {
-  const box = byId("tip");
-  box.hidden = !content;
+  TIP.hidden = !content;
   if (!content) return;
-  box.replaceChildren(content);
-  if (box.parentNode !== (byId("photo").open ? byId("photo") : document.body)) (byId("photo").open ? byId("photo") : document.body).append(box);
-  const left = Math.min(event.clientX + 14, innerWidth - box.offsetWidth - 6);
-  box.style.left = `${Math.max(4, left)}px`;
-  box.style.top = `${event.clientY > 60 ? event.clientY - 40 : event.clientY + 22}px`;
+  TIP.replaceChildren(content);
+  const top = byId("photo").open ? byId("photo") : document.body;
+  if (TIP.parentNode !== top) top.append(TIP);
+  TIP.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - TIP.offsetWidth - 6))}px`;
+  TIP.style.top = `${event.clientY > 60 ? event.clientY - 40 : event.clientY + 22}px`;
 }
 function shareAt(box, event) {
   const rectangle = box.getBoundingClientRect();
