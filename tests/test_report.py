@@ -1,4 +1,4 @@
-"""The report's files: figures as evaluation wrote them, maps as labels and masks have them, and worlds that lack things."""
+"""The report's files: figures as evaluation wrote them, maps as labels and masks have them; worlds that lack things."""
 
 import json
 import shutil
@@ -11,8 +11,17 @@ from labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
 from PIL import Image
 from reference import pixel_logits
 from report_world import (
-    EVAL, evaluated, fields_of, head_patches, numbers_of, reported, write_data, write_labels, write_photos, write_run,
-)  # fmt: skip
+    EVAL,
+    evaluated,
+    fields_of,
+    head_patches,
+    numbers_of,
+    reported,
+    write_data,
+    write_labels,
+    write_photos,
+    write_run,
+)
 
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.ontology import Ontology

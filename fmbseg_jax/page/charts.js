@@ -29,7 +29,7 @@ function figuresTable(splits, strong) {
     const parts = Object.entries(row.groups).map(([group, value]) => `${group} ${figure(value)}`);
     parts.push(`pixel acc. ${figure(row.pixel_accuracy)}`);
     if (partial) parts.push(`covers ${percent(row.coverage)}`);
-    return el("td", {}, el("b", {}, figure(row.miou)), el("small", {}, parts.join(" · ")));
+    return el("td", {}, el("b", {}, figure(row.miou)), el("small", {}, parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ")));
   };
   const head = splits.map((split) => el("th", { scope: "col" }, `mIoU on ${split.split}${split.use ? `, ${split.photos} ${split.use}` : ""}`));
   const rows = names.map((name) => el("tr", { class: strong.includes(name) ? "strong" : null },

@@ -34,11 +34,12 @@ function contents(photo, numbers, refill) {
   const c = open.index;
   const chips = numbers.classes.map((i) => {
     const found = photo.found.find(([index]) => index === i);
+    const facts = [found ? `detected ${figure(found[1])}` : null, photo.truth.includes(i) ? `IoU ${figure(photo.iou[i])}` : null].filter(Boolean);
     return el("button", { type: "button", class: "chip", "aria-pressed": i === c, "data-class": i, onclick: (event) => {
       open.index = i;
       refill();
       byId("photo").querySelector(`.chip[data-class="${i}"]`).focus();
-    } }, swatch(i), className(i), el("small", {}, [found ? `detected ${figure(found[1])}` : null, photo.truth.includes(i) ? `IoU ${figure(photo.iou[i])}` : null].filter(Boolean).join(" · ")));
+    } }, swatch(i), className(i), facts.length ? el("small", {}, facts.join(" · ")) : null);
   });
   const slider = el("input", { type: "range", min: 0, max: 100, value: open.tint * 100, oninput: (event) => tint(event.target.value / 100) });
   tint(open.tint);
@@ -48,7 +49,7 @@ function contents(photo, numbers, refill) {
   const stage11 = map("stage11");
   if (stage11) stage11.querySelector(".pic").append(stars(numbers, numbers.points));
   return [
-    el("p", { class: "soft" }, why(photo), photo.labelled === null ? "" : ` · free labels cover ${percent(photo.labelled)}`),
+    el("p", { class: "soft" }, why(photo), photo.labelled === null ? "" : ` · free labels cover\u00a0${percent(photo.labelled)}`),
     el("div", { class: "tools" }, el("label", {}, "Colours over the photo", slider)),
     el("h3", {}, "Before and after alignment"),
     el("p", { class: "soft" }, "How similar each patch is to the words of a class, for dense CLIP and for the trained head, each map from its least to its greatest cosine. Pick a class:"),
@@ -99,7 +100,7 @@ function queryPoints(photo, numbers, c) {
   const made = panel(photo, numbers, "Query points", count ? `${plural(count, "star")} of ${className(c)} on the masks they gave` : `none: ${className(c)} was not detected in the photo`, undefined,
     (canvas) => drawMasks(canvas, numbers, c),
     (i) => {
-      const here = [...new Set(pointsOf(numbers, c).filter((point) => numbers.masks[point[3]][i]).map((point) => point[0]))];
+      const here = [...new Set(pointsOf(numbers, c).filter((point) => numbers.masks[point[3]]()[i]).map((point) => point[0]))];
       return here.length ? el("span", {}, ...here.map((index) => [named(index), " "]).flat()) : "no mask";
     }, "full");
   made.querySelector(".pic").append(stars(numbers, pointsOf(numbers, c)));

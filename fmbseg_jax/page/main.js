@@ -4,6 +4,7 @@ function build() {
   byId("title").textContent = `How good is ${name}?`;
   byId("sentence").textContent = REPORT.sentence || `No truth was at hand, so there are no scores: ${plural(REPORT.photos.length, "photo")} with what the head says of them. `
     + "With truth, fmbseg_jax.evaluate adds the figures.";
+  if (!("DecompressionStream" in window)) byId("sentence").append(" This browser is too old to draw the masks: take one of 2023 or later.");
   byId("tiles").append(...tiles());
   const sections = [figuresSection(), labelsSection(), classesSection(), trainingSection(), failuresSection(), photosSection()].filter(Boolean);
   byId("main").replaceChildren(...sections, foot());

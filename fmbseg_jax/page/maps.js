@@ -1,7 +1,7 @@
 // Photos are scripts, not pictures: from disk, a page may not read the pixels of an image file.
 const waiting = new Map();
 const held = new Map();
-const HELD = 40;
+const HELD = 30;
 
 function fmbsegPhoto(key, fields) {
   unpack(fields).then(waiting.get(key).resolve, waiting.get(key).reject);
@@ -33,7 +33,7 @@ async function unpack(fields) {
   const none = fields.planes === 1 ? 255 : 65535;
   const maps = {};
   for (const name of fields.maps) {
-    const map = new Int32Array(height * width);
+    const map = new Int16Array(height * width);
     for (let plane = 0; plane < fields.planes; plane++) {
       const part = take(height * width);
       for (let i = width; i < part.length; i++) part[i] = part[i] + part[i - width];
@@ -42,12 +42,17 @@ async function unpack(fields) {
     for (let i = 0; i < map.length; i++) if (map[i] === none) map[i] = -1;
     maps[name] = map;
   }
-  const masks = Array.from({ length: fields.masks }, () => bits(take(Math.ceil((height * width) / 8)), width, height));
+  const masks = Array.from({ length: fields.masks }, () => once(take(Math.ceil((height * width) / 8)), (packed) => bits(packed, width, height)));
   const similarity = {};
   for (const name of ["before", "after"]) {
     similarity[name] = new Map(fields.similarity.map((c) => [c, take(rows * columns)]));
   }
   return { height, width, rows, columns, maps, masks, similarity, points: fields.points, range: fields.range, classes: fields.similarity };
+}
+// Masks are many, and few of them are looked at.
+function once(packed, make) {
+  let made;
+  return () => (made ??= make(packed));
 }
 function bits(packed, width, height) {
   const mask = new Uint8Array(width * height);
@@ -104,11 +109,11 @@ function drawSimilarity(canvas, photo, name, index) {
 // Masks of a class's query points, small over large.
 function drawMasks(canvas, photo, index) {
   const { width, height } = photo, shown = pointsOf(photo, index);
-  const sizes = photo.masks.map((mask) => mask.reduce((sum, bit) => sum + bit, 0));
-  const order = [...shown].sort((a, b) => sizes[b[3]] - sizes[a[3]]);
+  const sizes = new Map(shown.map((point) => [point[3], photo.masks[point[3]]().reduce((sum, bit) => sum + bit, 0)]));
+  const order = [...shown].sort((a, b) => sizes.get(b[3]) - sizes.get(a[3]));
   const owner = new Int32Array(width * height).fill(-1);
   order.forEach((point, rank) => {
-    const mask = photo.masks[point[3]];
+    const mask = photo.masks[point[3]]();
     for (let i = 0; i < owner.length; i++) if (mask[i]) owner[i] = rank;
   });
   paint(canvas, width, height, (i) => {
