@@ -92,6 +92,7 @@ def test_the_pointer_and_the_keys_name_the_class(desk: Browser) -> None:
     desk.point("#pic8", 4 / 64, 4 / 48)
     desk.until("document.getElementById('tip').textContent === 'box'")
     said = texts(desk, "#photo figcaption .at")
+    assert desk.run("document.getElementById('photo').contains(TIP)"), "what is outside of an open dialog lies below it"
     assert said[8:] == ["box", "grass", "grass", "box"] and said[2].startswith("cosine 0.0")
     desk.run("document.getElementById('pic8').focus()")
     for _ in range(12):
@@ -122,6 +123,9 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(desk: Browser) -> Non
         ".map(e => e.outerHTML)"
     )
     assert desk.run(unnamed) == []
+    assert desk.run("document.querySelector('.matrix button').getAttribute('aria-label')").endswith(
+        "of ball is taken for grass"
+    )
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (800, False)])
