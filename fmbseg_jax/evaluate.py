@@ -5,8 +5,9 @@
 Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
 of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
 (`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
-Writes RUN/eval/SPLIT.json, the protocol beside the scores. Over several hosts (--config.distributed) each counts its
-share of the photos and the matrices are summed: the same figures to the last digit.
+Writes RUN/eval/SPLIT.json, the protocol beside the scores, and SPLIT.npz, the matrices and each photo's scores. Over
+several hosts (--config.distributed) each counts its share of the photos and the matrices are summed: the same figures
+to the last digit.
 """
 
 import argparse
@@ -14,22 +15,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
-from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.config import hosts_config
 from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.protocol import class_names, protocol, summary
 from fmbseg_jax.runs import open_run
 from fmbseg_jax.segment import Background, pixel_classes, refined
+from fmbseg_jax.tally import Tally
+from fmbseg_jax.words import Words, split_words
 from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset, read_json, read_prototypes, write_json
+from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
 from labelgen.label import LabelSettings
-from labelgen.metrics import Counts, confusion, scores
-from labelgen.ontology import Ontology, read_words
+from labelgen.metrics import scores
 from labelgen.presence import PresenceSettings, detect
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, check_same_photo
@@ -40,15 +41,6 @@ from labelgen.truth import TruthReader
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
 HEAD, REFINED, PRESENT = "head", ", refined", ", present classes"
-
-
-@dataclass(frozen=True)
-class Words:
-    """What the photos of a split are asked for: prototypes are float32 [K, E] unit rows."""
-
-    ontology: Ontology
-    prototypes: Array
-    source: str
 
 
 @dataclass(frozen=True)
@@ -106,14 +98,15 @@ def main(args: argparse.Namespace) -> int:
         threshold = config.eval.background_threshold
         background = Background(threshold, restored.temperature) if threshold else None
         readings = Readings(words, presence, config.eval.refine_min_iou, times, background)
-        counts = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
-        rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
+        tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
+        rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in tally.counts.items()}
         meaning = protocol(data, split, restored, names, words.source, config)
         result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
         path = run.path / "eval" / f"{split}.json"
         if hosts.is_first():
             path.parent.mkdir(exist_ok=True)
             write_json(path, result)
+            tally.write(path.with_suffix(".npz"), names)
             run.send()
         hosts.say(table(f"{split}, {data.count(split)} photos", rows))
         hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
@@ -124,25 +117,6 @@ def main(args: argparse.Namespace) -> int:
         f"--data={args.data} --out=MASKS"
     )
     return 0
-
-
-def split_words(data: Dataset, restored: Restored, config: ConfigDict, split: str) -> Words:
-    """The words of a split: those of eval.ontologies, which labelgen.run embedded into DATA, or the trained ones."""
-    source = config.eval.ontologies.get(split, "")
-    if not source:
-        return Words(restored.ontology, restored.prototypes, "as trained")
-    ontology = read_words(source)
-    if ontology.names != restored.ontology.names:
-        raise UserError(
-            f"{source}: its classes are {', '.join(ontology.names)}; eval.ontologies.{split} needs other words of the "
-            f"same classes in the same order: {', '.join(restored.ontology.names)}"
-        )
-    folder = data.path / "labels" / config.labels.name / f"words-{split}"
-    mend = f"run labelgen.run --stage=label with eval.ontologies.{split}={source}"
-    if read_json(folder / "ontology.json", mend) != ontology.to_json():
-        raise UserError(f"{folder}: embeds other words than {source} has now; {mend}")
-    prototypes = read_prototypes(folder / "prototypes.npy", len(ontology.words), data.text_width)
-    return Words(ontology, prototypes, f"other words of the same classes: {source}")
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -161,10 +135,10 @@ def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def count_split(
     data: Dataset, split: str, embed: Embedder, readings: Readings, truth: TruthReader, classes: int, batch_size: int
-) -> dict[str, Counts]:
-    """Confusion matrix [C, C + 1] of each reading over all photos of a split, counted by all hosts together."""
+) -> Tally:
+    """Confusion matrix of each reading over all photos of a split, counted by all hosts together."""
     features, evidence = (data.reader(family, split) for family in ("features", "evidence"))
-    counts: dict[str, Counts] = {}
+    tally = Tally(classes)
     own = hosts.share(len(features))
     progress = Progress(len(own), "photos", f"evaluate {split}", hosts.errors())
     for start in range(0, len(own), batch_size):
@@ -179,13 +153,10 @@ def count_split(
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
             maps = readings(z, seen)
             with readings.times("count"):
-                for name, prediction in maps.items():
-                    counts[name] = counts.get(name, 0) + confusion(true.label_map, prediction, classes)
+                tally.add(i, row.photo_id, true.label_map, maps)
             progress.add()
     progress.close()
-    readings_there: list[str] = next(filter(None, hosts.gather(list(counts))), [])  # a host may have had no photo
-    nothing = np.zeros((classes, classes + 1), np.int64)
-    return {name: hosts.total(counts.get(name, nothing)) for name in readings_there}
+    return tally.of_all_hosts()
 
 
 def arguments() -> argparse.ArgumentParser:

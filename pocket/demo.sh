@@ -30,4 +30,8 @@ mkdir -p "$DEMO/photos"
 for i in 0 1 2 3; do cp "$DEMO/scenes/photos/eval/0000$i.png" "$DEMO/photos/"; done
 step fmbseg_jax.predict --workdir="${runs[0]}" --photos="$DEMO/photos" --out="$DEMO/masks"
 step benchmarks.results --data="$DEMO/data" --out="$DEMO/results.md" "${runs[@]}"
-printf '\n%s s in all. The overlays in %s/overlays show what was learnt.\n' "$SECONDS" "$DEMO/masks"
+oracle=()
+for run in "${runs[@]}"; do if [[ $run == *-truth-* ]]; then oracle=(--oracle="$run"); fi; done
+step fmbseg_jax.report --data="$DEMO/data" --workdir="${runs[0]}" --photos=30 --out="$DEMO/report" "${oracle[@]}"
+printf '\n%s s in all. Open %s/report/index.html in a browser: it shows what was learnt, where it fails and why.\n' \
+    "$SECONDS" "$DEMO"

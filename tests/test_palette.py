@@ -20,6 +20,14 @@ def test_colours_are_apart_for_every_eye() -> None:
     assert len(np.unique(palette(256), axis=0)) == 256
 
 
+def test_the_classes_of_voc_are_apart_for_eyes_without_green_or_red_cones() -> None:
+    colours = palette(21).astype(np.float64)
+    for eye in _EYES[1:]:
+        lab = _lab(colours, eye)
+        distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+        assert distances[~np.eye(21, dtype=bool)].min() > 9  # four times what is just noticeable
+
+
 def test_lab_of_known_colours() -> None:
     lab = _lab(np.array([[255, 255, 255], [255, 0, 0], [0, 0, 0]], float), _EYES[0])
     assert np.allclose(lab, [[100, 0, 0], [53.24, 80.09, 67.2], [0, 0, 0]], atol=0.05)

@@ -1,0 +1,270 @@
+"""The report: how good the masks are, where they fail and why, as a page that opens from disk without a network.
+
+    python -m fmbseg_jax.report --data=DATA --workdir=RUN --out=FOLDER
+
+Reads DATA, RUN and, while they are where the config says, the photos; no encoder runs. At the top are the figures that
+`evaluate` and `quality` wrote; below, for photos of each evaluated and each labelled split, every step from the
+picture to its mask. Without truth there are no scores, but the pictures are the same. Writes into FOLDER:
+
+    index.html            the page
+    files/SPLIT-ROW.js    label maps, similarity maps and masks of a photo, which the page loads when it shows them
+    files/SPLIT-ROW.jpg   the photo
+"""
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.embed import Embedder, check_fits
+from fmbseg_jax.palette import palette
+from fmbseg_jax.protocol import class_names
+from fmbseg_jax.report_figures import HEAD, evaluations, label_figures, sentence, split_figures, training
+from fmbseg_jax.report_page import page
+from fmbseg_jax.report_photo import Labelling, Look, Looker, payload, script, shown_size, summary
+from fmbseg_jax.segment import Background
+from fmbseg_jax.tally import read_tally
+from fmbseg_jax.words import split_words
+from labelgen.calibration import Calibration, sample
+from labelgen.config import command, parser
+from labelgen.dataset import Dataset, SplitReader
+from labelgen.errors import UserError
+from labelgen.files import naming, write_atomic
+from labelgen.label import LabelSettings
+from labelgen.progress import Progress
+from labelgen.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
+from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.choose import open_source
+from labelgen.staging import open_data
+from labelgen.truth import TruthReader
+
+PHOTOS = 60
+Json = dict[str, Any]
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page and its files."""
+    restored, out = restore_run(args.workdir), Path(args.out)
+    data = open_data(args.data, restored.config.get("data_cache", ""))
+    check_fits(restored, data)
+    run = Run(data, Path(args.workdir), restored, labelling(data, restored))
+    fields = figures(run, args.oracle and Path(args.oracle))
+    clean(out)
+    fields["photos"] = [photo for split in run.splits() for photo in split_photos(run, split, args.photos, out)]
+    write_atomic(out / "index.html", page(fields).encode())
+    pictures = sum(photo["picture"] for photo in fields["photos"])
+    without = "" if pictures else ", without the pictures, which are not at photos.root any more"
+    print(f"wrote {out / 'index.html'}: {len(fields['photos'])} photos{without}; open it in a browser")
+    return 0
+
+
+class Run(NamedTuple):
+    """What the report is about."""
+
+    data: Dataset
+    workdir: Path
+    restored: Restored
+    labelling: Labelling | None
+
+    @property
+    def config(self) -> ConfigDict:
+        """As RUN was trained."""
+        return self.restored.config
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that are counted, the background of a threshold among them."""
+        return class_names(self.restored.ontology, self.config.eval.background_threshold)
+
+    def splits(self) -> list[str]:
+        """Evaluated splits, unseen photos first, then the labelled ones; all of DATA where there is neither."""
+        found = evaluations(self.workdir)
+        own = [split for split in found if not found[split]["protocol"]["use"].startswith("unseen")]
+        labelled = self.data.labels_info(self.config.labels.name)["splits"] if self.labelling else []
+        wanted = dict.fromkeys([*(split for split in found if split not in own), *own, *labelled])
+        return [split for split in wanted if split in self.data.splits] or list(self.data.splits)
+
+
+def labelling(data: Dataset, restored: Restored) -> Labelling | None:
+    """How the RUN's labels were made; None where DATA has them no more. UserError when they are of other classes."""
+    name = restored.config.labels.name
+    if not (data.path / "labels" / name / "labels.json").exists():
+        return None
+    info, (ontology, prototypes) = data.labels_info(name), data.labels(name)
+    if ontology.names != restored.ontology.names:
+        raise UserError(
+            f"{data.path}/labels/{name}: has other classes than the RUN was trained with; label again with its words, "
+            "under another labels.name, or train anew"
+        )
+    fields = {group: info[group] for group in ("presence", "points", "masks", "merge")}
+    settings = LabelSettings.from_config(ConfigDict({"labels": {"variant": info["variant"]}, **fields}))
+    scale = Calibration.from_json(data.labels_file(name, "calibration.json"))
+    return Labelling(settings, ontology, prototypes, scale)
+
+
+def figures(run: Run, oracle: Path | None) -> Json:
+    """Everything above the photos, JSON-able. oracle: a RUN that was trained on truth and evaluated."""
+    results, beside = evaluations(run.workdir), evaluations(oracle) if oracle else {}
+    if oracle and not beside:
+        raise UserError(f"{oracle}/eval: no figures there; run fmbseg_jax.evaluate with --workdir={oracle}")
+    splits = [
+        split_figures(run.workdir, split, results[split], beside.get(split))
+        for split in sorted(results, key=lambda s: (not results[s]["protocol"]["use"].startswith("unseen"), s))
+    ]
+    labels = run.data.path / "labels" / run.config.labels.name
+    colours = palette(max(256, len(run.names)))
+    words = run.restored.ontology
+    return {
+        "data": str(run.data.path),
+        "workdir": str(run.workdir),
+        "step": run.restored.step,
+        "variant": run.config.labels.variant,
+        "classes": [
+            {
+                "name": name,
+                "colour": "#" + colours[i].tobytes().hex(),
+                "words": [w for w, c in zip(words.words, words.word_class, strict=True) if c == i],
+            }
+            for i, name in enumerate(run.names)
+        ],
+        "sentence": sentence(splits) if splits else "",
+        "splits": splits,
+        "labels": label_figures(labels / "quality.json"),
+        "training": training(run.workdir),
+        "failures": failures(run.data.path / "failures.jsonl"),
+    }
+
+
+def failures(path: Path) -> list[Json]:
+    """The photos that labelgen.run could not use: file, reason, mend."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def clean(out: Path) -> None:
+    """Takes away what an earlier report left in FOLDER, and nothing else."""
+    (out / "index.html").unlink(missing_ok=True)
+    (out / "files").mkdir(parents=True, exist_ok=True)
+    for path in [*out.glob("files/*-*.js"), *out.glob("files/*-*.jpg")]:
+        path.unlink()
+
+
+class Rows(NamedTuple):
+    """The readers of a split."""
+
+    features: SplitReader
+    evidence: SplitReader
+    labels: SplitReader | None
+    truth: TruthReader | None
+
+    @staticmethod
+    def open(run: Run, split: str) -> "Rows":
+        """Labels and truth only where the split has them."""
+        data, name = run.data, run.config.labels.name
+        labelled = bool(run.labelling) and split in data.labels_info(name)["splits"]
+        return Rows(
+            data.reader("features", split),
+            data.reader("evidence", split),
+            data.label_reader(name, split) if labelled else None,
+            TruthReader(data, split, run.names, run.config.eval.truth) if data.has_truth(split) else None,
+        )
+
+
+def split_photos(run: Run, split: str, most: int, out: Path) -> Iterator[Json]:
+    """The chosen photos of a split, each written to FOLDER/files; what the page lists of them."""
+    rows = Rows.open(run, split)
+    tally = read_tally(run.workdir / "eval" / f"{split}.npz", HEAD)
+    chosen = choose(None if tally is None else tally.miou, len(rows.features), most)
+    families = ["features", "evidence", *(["truth"] if rows.truth else [])]
+    run.data.stage(split, families + ([f"labels/{run.config.labels.name}"] if rows.labels else []), chosen)
+    look, embed, source = looker(run, split), Embedder(run.restored, 1), pictures(run.config, split)
+    progress = Progress(len(chosen), "photos", f"report {split}")
+    for i in chosen:
+        row, seen = FeatureRow.decode(rows.features[i]), EvidenceRow.decode(rows.evidence[i])
+        labels = LabelRow.decode(rows.labels[i]) if rows.labels else None
+        truth = rows.truth[i] if rows.truth else None
+        check_same_photo(split, i, row.photo_id, seen.photo_id, *(r.photo_id for r in (labels, truth) if r))
+        shown = look(embed([row])[0], seen, labels, None if truth is None else truth.label_map)
+        yield {"key": f"{split}-{i}", "split": split, **write_photo(run, out, f"{split}-{i}", shown, source)}
+        progress.add()
+    progress.close()
+
+
+def looker(run: Run, split: str) -> Looker:
+    """What looks at the photos of a split."""
+    config, threshold = run.config, run.config.eval.background_threshold
+    settings = run.labelling.settings if run.labelling else LabelSettings.from_config(config)
+    background = Background(threshold, run.restored.temperature) if threshold else None
+    words = split_words(run.data, run.restored, config, split)
+    return Looker(words, settings, run.labelling, config.eval.refine_min_iou, background)
+
+
+def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]:
+    """Rows of a split to show, at most `most`: two fifths the worst, two fifths the best, the others evenly between.
+
+    miou: [N] of each photo, NaN where it has no truth; None: evenly over the split.
+    """
+    if miou is None:
+        return sample(count, most)
+    order = np.argsort(miou, kind="stable")[: np.isfinite(miou).sum()].tolist()
+    ends = min(len(order), most) * 2 // 5
+    between = [*order[ends : len(order) - ends], *np.flatnonzero(np.isnan(miou)).tolist()]
+    rest = min(count, most) - 2 * ends
+    return sorted([*order[:ends], *(between[i] for i in sample(len(between), rest)), *order[len(order) - ends :]])
+
+
+def write_photo(run: Run, out: Path, key: str, look: Look, source: Source | None) -> Json:
+    """The photo's two files; what the page lists of it. The page is written last, so these need not be atomic."""
+    classes = len(run.names)
+    image = None if source is None else picture(source, look)
+    files = {"js": script(key, payload(look, classes)).encode()} | ({} if image is None else {"jpg": image})
+    for suffix, content in files.items():
+        path = out / "files" / f"{key}.{suffix}"
+        with naming(path):
+            path.write_bytes(content)
+    return {**summary(look, classes), "picture": image is not None}
+
+
+def pictures(config: ConfigDict, split: str) -> Source | None:
+    """The photos that DATA was made of; None where they no longer are, or where RUN knows no such split."""
+    try:
+        return open_source(config.photos, split, truth=False)
+    except (UserError, KeyError):
+        return None
+
+
+def picture(source: Source, look: Look) -> bytes | None:
+    """The photo as the page shows it, a JPEG; None where it is not there any more or has another size."""
+    try:
+        image = source.load(look.photo_id).image
+    except (PhotoError, KeyError):
+        return None
+    if image.shape[:2] != look.size_hw:
+        return None
+    height, width = shown_size(look.size_hw)
+    buffer = io.BytesIO()
+    Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m fmbseg_jax.report`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")
+    flags.add_argument("--oracle", metavar="RUN", help="one that was trained on truth, to compare with")
+    flags.add_argument("--photos", type=int, default=PHOTOS, metavar="N", help=f"at most N of each split ({PHOTOS})")
+    flags.add_argument("--out", required=True, metavar="FOLDER", help="folder to write to")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
