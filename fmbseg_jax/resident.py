@@ -99,8 +99,7 @@ def _read(
 
     def fill(place: tuple[int, int, int]) -> None:
         i, j, row = place
-        for name, value in examples.read(row).items():
-            out[name][i, j] = value
+        examples.read_into(row, {name: value[i, j, ...] for name, value in out.items()})
 
     places = [(i, j, int(row)) for i, shard in enumerate(shards) for j, row in enumerate(order.rows(shard))]
     for _ in pool.map(fill, places):
