@@ -1,13 +1,13 @@
 """How fast the trainer's reader is beside a plain sequential read of the same files, and beside tf.data.
 
-    python -m benchmarks.feed [--pocket] [--photos=64] [--repeats=7] [--out=FILE.json]
+    python -m benchmarks.feed [--pocket] [--photos=256] [--repeats=7] [--out=FILE.json]
 
 Makes a DATA of random features and reads it once, so that the page cache holds it: no disk is measured. Then, in turns:
 
 - the plain read: the features' files from end to end into one buffer of 4 MiB, which stays in the processor's cache;
 - the same into as much memory as a batch takes, which every reader of batches must fill;
-- the feed over a DATA just opened: every record read, checked, decoded and batched;
-- the feed once it holds the photos in memory;
+- the feed over a DATA just opened: every record read, checked and batched, targets decoded;
+- the feed in a later pass: checksums and targets are known;
 - tf.data (TFRecordDataset, parse, batch) where TensorFlow is installed.
 
 Bytes are those of the features' files for all. --profile says which functions the feed's time is spent in, on one
@@ -31,12 +31,14 @@ from numpy.typing import NDArray
 from benchmarks.setting import POCKET, REAL, Shape, median, publish, scratch_data, spread, table
 from fmbseg_jax.config import FeedConfig, train_config
 from fmbseg_jax.feed import Examples, Feed, free_labels
+from fmbseg_jax.memory import BatchMemory
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 
 BLOCK_BYTES = 4 << 20
 PLAIN, FILLING = "plain sequential read", "the same, into memory for a batch"
+FIRST = "feed, the first pass"
 Spent = tuple[float, float]
 """(seconds, processor seconds of all threads)"""
 
@@ -71,8 +73,8 @@ def readers(path: Path, files: list[Path], shape: Shape) -> dict[str, Callable[[
     ways = {
         PLAIN: lambda: plain_read(files, buffers[0]),
         FILLING: lambda: plain_read(files, buffers[1]),
-        "feed, from the files": lambda: one_pass(examples(path), settings, shape),
-        "feed, from memory": lambda: one_pass(held, settings, shape),
+        FIRST: lambda: one_pass(examples(path), settings, shape),
+        "feed, a later pass": lambda: one_pass(held, settings, shape),
     }
     if find_spec("tensorflow"):
         ways["tf.data"] = tf_data(files, shape)
@@ -140,12 +142,13 @@ def timed(read: Callable[[], None]) -> Spent:
 def profile(path: Path, shape: Shape) -> None:
     """Prints where the time goes when one thread makes the batches: what bounds the reader."""
     photos = examples(path)
+    memory = BatchMemory(photos[0], shape.batch_size)
     meter = cProfile.Profile()
     meter.enable()
     for start in range(0, shape.photos, shape.batch_size):
-        batch = [photos[row] for row in range(start, start + shape.batch_size)]
-        for name in batch[0]:
-            np.stack([example[name] for example in batch])
+        batch = memory.take()
+        for i in range(shape.batch_size):
+            photos.read_into(start + i, {name: value[i, ...] for name, value in batch.items()})
     meter.disable()
     pstats.Stats(meter).sort_stats("tottime").print_stats(12)
 
@@ -177,7 +180,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("--pocket", action="store_true", help="the pocket world's shape instead of D=1024, 37 x 37")
-    flags.add_argument("--photos", type=int, default=64, help="photos of DATA, a multiple of the batch")
+    flags.add_argument("--photos", type=int, default=256, help="photos of DATA, a multiple of the batch")
     flags.add_argument("--batch", type=int, default=32, help="photos a batch")
     flags.add_argument("--repeats", type=int, default=7, help="turns")
     flags.add_argument("--profile", action="store_true", help="also print what the feed's time is spent in")

@@ -30,6 +30,7 @@ Example = dict[str, NDArray[Any]]
 _THREADS = 2
 _READ_AHEAD = 4  # batches
 _MEMORY_BYTES = 1 << 30
+_TARGET_BYTES = 9  # a patch: three classes, three shares
 
 
 Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
@@ -74,45 +75,34 @@ def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64
 class Examples:
     """Random access to what a step reads of a row: features, grid_hw, classes, shares, row (fmbseg_jax.step).
 
-    A small split, up to 1 GiB, stays in memory once read: decoding its rows again would cost as much as the steps.
+    Features are read anew each time: from the system's page cache that is no slower than from memory of our own.
+    Targets stay in memory once read, up to 1 GiB of them: decoding them takes longer.
     """
 
     def __init__(self, data: Dataset, split: str, targets: Targets):
-        self._features, self._targets = data.reader("features", split), targets
+        self._features = data.reader("features", split)
         self._direct = DirectReader(self._features)
         self._split, self._shape = split, (*data.grid_hw, data.feature_width)
         self._folder = data.path
-        values = math.prod(self._shape) * len(self._features)
-        self._fits = 2 * values <= _MEMORY_BYTES  # bfloat16, the usual
-        self._example = functools.cache(self.read) if self._fits else self.read
+        fits = _TARGET_BYTES * math.prod(data.grid_hw) * len(self._features) <= _MEMORY_BYTES
+        self._targets = functools.cache(targets) if fits else targets
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, row: int) -> Example:
-        """As `read`, from memory where it is there."""
-        return self._example(row)
-
-    def read(self, row: int) -> Example:
         """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
         view = FeatureRow.decode(self._features[row])
         classes, shares = self._targets_of(row, view.photo_id, view.features.shape)
         return {"features": view.features, **_small(row, view.grid_hw, classes, shares)}
 
     def read_into(self, row: int, places: Example) -> None:
-        """`read` into arrays of the same shapes and types, the features without a copy on the way."""
+        """`[row]` into arrays of the same shapes and types, the features without a copy on the way."""
         read = self._direct.read_into(row, places["features"])
         if read is None:
-            return _fill(places, self.read(row))
+            return _fill(places, self[row])
         photo_id, grid_hw = read
         _fill(places, _small(row, grid_hw, *self._targets_of(row, photo_id, self._shape)))
-
-    def put(self, row: int, places: Example) -> None:
-        """As `read_into`, from memory where it is there."""
-        if self._fits:
-            _fill(places, self[row])
-        else:
-            self.read_into(row, places)
 
     def _targets_of(
         self, row: int, photo_id: str, shape: tuple[int, ...]
@@ -232,7 +222,7 @@ class _Batches:
             row = self._order[int(step) * self._batch + int(place)]
             places = {name: value[i, ...] for name, value in batch.items()}
             if row >= 0:
-                self._examples.put(row, places)
+                self._examples.read_into(row, places)
             else:
                 _fill(places, dict.fromkeys(places, np.zeros((), np.uint8)))
         return batch

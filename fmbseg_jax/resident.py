@@ -61,7 +61,7 @@ def fits(examples: Examples, order: Order, over_data: NamedSharding, share: floa
     rows = order.shards // devices * order.longest
     _, own = next(_places(order, over_data))
     first = order.rows(own[0])[0]
-    row_bytes = sum(value.nbytes for value in examples.read(int(first)).values())
+    row_bytes = sum(value.nbytes for value in examples[int(first)].values())
     return bool(rows * row_bytes <= share * memory_bytes())
 
 
@@ -94,7 +94,7 @@ def _read(
     examples: Examples, order: Order, shards: range, pool: ThreadPoolExecutor, progress: Progress
 ) -> dict[str, NDArray[Any]]:
     """{name: [len(shards), R, ...]}, zeros after a virtual shard's last row."""
-    blank = examples.read(int(order.rows(shards[0])[0]))
+    blank = examples[int(order.rows(shards[0])[0])]
     out = {name: np.zeros((len(shards), order.longest, *value.shape), value.dtype) for name, value in blank.items()}
 
     def fill(place: tuple[int, int, int]) -> None:
