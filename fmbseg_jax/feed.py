@@ -85,7 +85,8 @@ class Examples:
         self._split, self._shape = split, (*data.grid_hw, data.feature_width)
         self._folder = data.path
         fits = _TARGET_BYTES * math.prod(data.grid_hw) * len(self._features) <= _MEMORY_BYTES
-        self._targets = functools.cache(targets) if fits else targets
+        self._small_of = functools.cache(self._small) if fits else self._small
+        self._targets = targets
 
     def __len__(self) -> int:
         return len(self._features)
@@ -93,21 +94,15 @@ class Examples:
     def __getitem__(self, row: int) -> Example:
         """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
         view = FeatureRow.decode(self._features[row])
-        classes, shares = self._targets_of(row, view.photo_id, view.features.shape)
-        return {"features": view.features, **_small(row, view.grid_hw, classes, shares)}
+        return {"features": view.features, **self._small_of(row, view.photo_id, view.grid_hw, view.features.shape)}
 
     def read_into(self, row: int, places: Example) -> None:
         """`[row]` into arrays of the same shapes and types, the features without a copy on the way."""
         read = self._direct.read_into(row, places["features"])
-        if read is None:
-            return _fill(places, self[row])
-        photo_id, grid_hw = read
-        _fill(places, _small(row, grid_hw, *self._targets_of(row, photo_id, self._shape)))
+        _fill(places, self._small_of(row, *read, self._shape) if read else self[row])
 
-    def _targets_of(
-        self, row: int, photo_id: str, shape: tuple[int, ...]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """(classes, shares) of a row with features [shape] of a photo."""
+    def _small(self, row: int, photo_id: str, grid_hw: HW, shape: tuple[int, ...]) -> Example:
+        """What there is besides the features [shape] of a row."""
         labelled, classes, shares = self._targets(row)
         check_same_photo(self._split, row, photo_id, labelled)
         if shape != self._shape or classes.shape[:2] != self._shape[:2]:
@@ -116,13 +111,8 @@ class Examples:
                 f"targets {list(classes.shape)}, dataset.json says {list(self._shape)}; "
                 "write DATA anew with labelgen.run"
             )
-        return classes, shares
-
-
-def _small(row: int, grid_hw: HW, classes: NDArray[np.uint16], shares: NDArray[np.uint8]) -> Example:
-    """What an example has besides features."""
-    number = np.array(row, np.int32)
-    return {"grid_hw": np.array(grid_hw, np.int32), "classes": classes, "shares": shares, "row": number}
+        small: Example = {"grid_hw": np.array(grid_hw, np.int32), "row": np.array(row, np.int32)}
+        return {**small, "classes": classes, "shares": shares}
 
 
 def _fill(places: Example, example: Example) -> None:
@@ -171,10 +161,13 @@ class Order:
         rows: Rows = self._rows[shard]
         return rows
 
-    def within(self, step: int, shard: int) -> NDArray[np.int32]:
-        """Which of a virtual shard's rows stand in the batch of a step: int32 [B / V] places in rows(shard)."""
-        taken = [divmod(step * self._each + i, len(self._rows[shard])) for i in range(self._each)]
-        return np.array([self._permutation(shard, turn)[at] for turn, at in taken], np.int32)
+    def within(self, steps: range, shard: int) -> NDArray[np.int32]:
+        """Which of a virtual shard's rows stand in the batches of the steps: int32 [steps, B / V], places in rows."""
+        count = len(self._rows[shard])
+        turns, at = np.divmod(np.arange(steps.start * self._each, steps.stop * self._each), count)
+        passes = np.stack([self._permutation(shard, turn) for turn in range(turns[0], turns[-1] + 1)])
+        index: NDArray[np.int32] = passes[turns - turns[0], at].astype(np.int32).reshape(len(steps), self._each)
+        return index
 
     def __getitem__(self, index: int) -> int:
         step, place = divmod(index, self._batch)

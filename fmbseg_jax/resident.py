@@ -18,6 +18,7 @@ from fmbseg_jax.feed import Example, Examples, Order
 from labelgen.progress import Progress
 
 _THREADS = 8
+_STEPS_AHEAD = 64  # whose rows are known at once: for one alone it takes as long as a small step
 Arrays = dict[str, jax.Array]
 
 
@@ -32,20 +33,22 @@ class Resident:
         self._order, self._over_data, self._step = order, over_data, step
         self._arrays = _load(examples, order, over_data, progress)
         self._places = list(_places(order, over_data))
+        self._ahead = range(0)
+        self._indices: list[NDArray[np.int32]] = []
 
     def __next__(self) -> Arrays:
-        index = self._index(self._step)
+        if self._step not in self._ahead:
+            self._ahead = range(self._step, self._step + _STEPS_AHEAD)
+            self._indices = [self._index(shards) for _, shards in self._places]
+        step = self._step - self._ahead.start
+        pieces = jax.device_put([index[step] for index in self._indices], [device for device, _ in self._places])
         self._step += 1
-        return {**self._arrays, "index": index}
-
-    def _index(self, step: int) -> jax.Array:
-        """int32 [V, B / V] over 'data': which rows of each virtual shard stand in the batch of a step."""
-        pieces = [
-            jax.device_put(np.stack([self._order.within(step, shard) for shard in shards]), device)
-            for device, shards in self._places
-        ]
         shape = (self._order.shards, pieces[0].shape[1])
-        return jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)
+        return {**self._arrays, "index": jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)}
+
+    def _index(self, shards: range) -> NDArray[np.int32]:
+        """[steps, shards, B / V]: which rows of each virtual shard stand in the batches of the steps ahead."""
+        return np.stack([self._order.within(self._ahead, shard) for shard in shards], 1)
 
     @property
     def position(self) -> dict[str, int]:
