@@ -18,37 +18,40 @@ from fmbseg_jax.feed import Example, Examples, Order
 from labelgen.progress import Progress
 
 _THREADS = 8
-_STEPS_AHEAD = 64  # whose rows are known at once: for one alone it takes as long as a small step
+STEPS_AHEAD = 64
+"""S, steps whose rows are put on the devices at once: a step of a few ms would wait for its own alone."""
 Arrays = dict[str, jax.Array]
 
 
 class Resident:
     """Training batches from any step on, of a split on the devices; `position` is what a checkpoint keeps.
 
-    next() -> {name: array [V, R, ...], "index": int32 [V, B / V]}: the split's arrays, rows of virtual shard v first to
-    last, and which of them stand in the batch (fmbseg_jax.step gathers them).
+    next() -> {name: array [V, R, ...], "indices": int32 [V, S, B / V]}: the split's arrays, rows of virtual shard v
+    first to last, and which of them stand in the batches of S steps, this one among them (fmbseg_jax.gather).
     """
 
     def __init__(self, examples: Examples, order: Order, over_data: NamedSharding, progress: Progress, step: int = 0):
         self._order, self._over_data, self._step = order, over_data, step
         self._arrays = _load(examples, order, over_data, progress)
         self._places = list(_places(order, over_data))
-        self._ahead = range(0)
-        self._indices: list[NDArray[np.int32]] = []
+        self._indices = self._ahead()
 
     def __next__(self) -> Arrays:
-        if self._step not in self._ahead:
-            self._ahead = range(self._step, self._step + _STEPS_AHEAD)
-            self._indices = [self._index(shards) for _, shards in self._places]
-        step = self._step - self._ahead.start
-        pieces = jax.device_put([index[step] for index in self._indices], [device for device, _ in self._places])
+        if self._step % STEPS_AHEAD == 0:
+            self._indices = self._ahead()
         self._step += 1
-        shape = (self._order.shards, pieces[0].shape[1])
-        return {**self._arrays, "index": jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)}
+        return {**self._arrays, "indices": self._indices}
 
-    def _index(self, shards: range) -> NDArray[np.int32]:
-        """[steps, shards, B / V]: which rows of each virtual shard stand in the batches of the steps ahead."""
-        return np.stack([self._order.within(self._ahead, shard) for shard in shards], 1)
+    def _ahead(self) -> jax.Array:
+        """int32 [V, S, B / V] over 'data': which rows of each virtual shard stand in the batches of S steps."""
+        start = self._step // STEPS_AHEAD * STEPS_AHEAD
+        steps = range(start, start + STEPS_AHEAD)
+        pieces = [
+            jax.device_put(np.stack([self._order.within(steps, shard) for shard in shards]), device)
+            for device, shards in self._places
+        ]
+        shape = (self._order.shards, *pieces[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)
 
     @property
     def position(self) -> dict[str, int]:
