@@ -117,7 +117,8 @@ def compiled(case: str, processes: int, devices: int, args: argparse.Namespace) 
         return fresh_process("benchmarks.scaling", told, args.cores, XLA_FLAGS=flag, JAX_PLATFORMS="cpu").out
 
     with ThreadPoolExecutor(processes) as pool:
-        row: dict[str, Any] = json.loads(list(pool.map(run, range(processes)))[0])
+        # Before it they print how they found each other.
+        row: dict[str, Any] = json.loads(list(pool.map(run, range(processes)))[0].splitlines()[-1])
     return row
 
 
