@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from ml_dtypes import bfloat16
+from numpy.typing import NDArray
 
 from benchmarks.setting import Shape
 from fmbseg_jax import optim
@@ -66,8 +66,13 @@ def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Bat
         "stop": np.zeros(b, np.float32),
     }
     unit = prototypes / np.linalg.norm(prototypes, axis=1)[:, None]
-    teacher = Teacher(jnp.asarray(unit), jnp.ones(shape.classes))
-    return jax.device_put(batch, over), jax.device_put(teacher, whole)
+    teacher = Teacher(unit, np.ones(shape.classes, np.float32))
+    return {n: placed(x, over) for n, x in batch.items()}, jax.tree.map(lambda x: placed(x, whole), teacher)
+
+
+def placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:
+    """The same on every process: each takes what is its devices' own."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def matmul_flops(jaxpr: Any) -> int:

@@ -1,8 +1,8 @@
-"""What a step exchanges and keeps on 1, 2, 4 and 8 devices, and a model on paper of its time on pods.
+"""What a step exchanges and keeps on 1 to 8 devices of 1 and 2 processes, and a model on paper of its time on pods.
 
     python -m benchmarks.scaling [--batch=8] [--out=FILE.json]
 
-Devices are virtual ones of the CPU, each number in a fresh process: they say bytes, not times. The global batch grows
+Devices are virtual ones of the CPU, each number in fresh processes: they say bytes, not times. The global batch grows
 with the devices (--batch photos each), D=1024, 37 x 37 patches, E=768, 21 classes. Bytes exchanged are the operands of
 the collectives in the compiled program, each as often as it is run; bytes a device keeps are the compiler's own count.
 The model then takes FLOPs and bytes of one device and published peaks (CHIPS): see `step_seconds`.
@@ -13,7 +13,9 @@ import dataclasses
 import json
 import math
 import re
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +23,11 @@ import jax
 
 from benchmarks.programs import LARGE, matmul_flops, program, settings_of
 from benchmarks.setting import REAL, fresh_process, publish, table
+from fmbseg_jax import hosts
 from labelgen.config import command, parser
 
-DEVICES = (1, 2, 4, 8)
+LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 8))
+"""(processes, devices over all of them)"""
 CASES: dict[str, tuple[str, ...]] = {
     "linear, prototype_ce": (),
     "linear, t_supcon": ("train.loss=t_supcon",),
@@ -90,23 +94,40 @@ def step_seconds(chip: Chip, hosts: int, flops: float, moved: float, sent: float
 def main(args: argparse.Namespace) -> int:
     """Compile in fresh processes; print both tables."""
     if args.case:
+        hosts.start(args.distributed)
         print(json.dumps(measured(args.case, args.batch)))
         return 0
     rows = []
     for case in CASES:
-        for devices in DEVICES:
-            flag = f"--xla_force_host_platform_device_count={devices}"
-            out = fresh_process(
-                "benchmarks.scaling",
-                [f"--case={case}", f"--batch={args.batch}"],
-                args.cores,
-                XLA_FLAGS=flag,
-                JAX_PLATFORMS="cpu",
-            )
-            rows.append({"case": case, **json.loads(out.out)})
+        for processes, devices in LAYOUTS:
+            rows.append({"case": case, "processes": processes, **compiled(case, processes, devices, args)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     publish(args, {"batch a device": args.batch, "rows": rows}, f"{text(rows)}\n\n{on_paper(rows, args.batch)}")
     return 0
+
+
+def compiled(case: str, processes: int, devices: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What the first of so many processes says of the step over all devices."""
+    flag = f"--xla_force_host_platform_device_count={devices // processes}"
+    port = free_port()
+
+    def run(index: int) -> str:
+        how = f"127.0.0.1:{port},{processes},{index}" if processes > 1 else hosts.OFF
+        told = [f"--case={case}", f"--batch={args.batch}", f"--distributed={how}"]
+        return fresh_process("benchmarks.scaling", told, args.cores, XLA_FLAGS=flag, JAX_PLATFORMS="cpu").out
+
+    with ThreadPoolExecutor(processes) as pool:
+        # Before it they print how they found each other.
+        row: dict[str, Any] = json.loads(list(pool.map(run, range(processes)))[0].splitlines()[-1])
+    return row
+
+
+def free_port() -> int:
+    """One of this machine that nobody listens at."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port: int = opened.getsockname()[1]
+    return port
 
 
 def measured(case: str, batch_a_device: int) -> dict[str, Any]:
@@ -117,8 +138,10 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
     settings = settings_of(shape, *CASES[case])
     made = program(shape, settings.head, settings.loss)
     memory = made.compiled.memory_analysis()
+    _, metrics = made.compiled(made.state, made.batch, made.teacher) if not blocks else (None, {})
     return {
         "devices": devices,
+        "loss": float(metrics["loss"]) if metrics else None,  # a block's step is a matter of minutes here
         "collectives": collectives(made.compiled.as_text()) if devices > 1 else {},  # there with oneself to sum
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
@@ -146,8 +169,8 @@ def collectives(text: str) -> dict[str, list[int]]:
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The README's rows."""
-    heads = ["head, loss", "devices", "exchanged a step", "of it in arrays above 64 KiB"]
-    heads += ["arguments, MiB a device", "temporaries, MiB a device", "GFLOP a device", "compiled in, s"]
+    heads = ["head, loss", "processes", "devices", "exchanged a step", "of it in arrays above 64 KiB"]
+    heads += ["arguments, MiB a device", "temporaries, MiB a device", "GFLOP a device", "first loss"]
     return table(heads, [line(row) for row in rows])
 
 
@@ -158,13 +181,14 @@ def line(row: dict[str, Any]) -> list[Any]:
     ]
     return [
         row["case"],
+        row["processes"],
         row["devices"],
         f"{exchanged(row) / 1e6:.2f} MB",
         ", ".join(large) or "none",
         f"{row['argument_bytes'] / (1 << 20):.1f}",
         f"{row['temp_bytes'] / (1 << 20):.1f}",
         f"{row['flops'] / 1e9:.1f}",
-        f"{row['compile_s']:.1f}",
+        "not run" if row["loss"] is None else f"{row['loss']:.5f}",
     ]
 
 
@@ -179,22 +203,22 @@ def sent(row: dict[str, Any]) -> int:
 
 
 def on_paper(rows: list[dict[str, Any]], batch: int) -> str:
-    """The model's table, from the figures of 8 devices."""
+    """The model's table, from the figures of 8 devices of one process."""
     lines = []
     for row in rows:
-        if row["devices"] != DEVICES[-1]:
+        if (row["processes"], row["devices"]) != (1, 8):
             continue
         moved = needed_bytes(row)
         for name, most in (("TPU v5e", 32), ("H100 SXM", 4)):
             chip = CHIPS[name]
-            for hosts in [n for n in (1, 4, 32) if n <= most]:
-                times = step_seconds(chip, hosts, row["flops"], moved, sent(row), row["feature_bytes"])
-                photos = hosts * chip.per_host * batch
+            for count in [n for n in (1, 4, 32) if n <= most]:
+                times = step_seconds(chip, count, row["flops"], moved, sent(row), row["feature_bytes"])
+                photos = count * chip.per_host * batch
                 lines.append(
                     [
                         row["case"],
-                        f"{hosts * chip.per_host} x {name}",
-                        hosts,
+                        f"{count * chip.per_host} x {name}",
+                        count,
                         *(f"{1e3 * times[part]:.3f}" for part in ("work", "sum", "feed", "resident", "fed")),
                         f"{photos / times['resident']:.3g}",
                         f"{photos / times['fed']:.3g}",
@@ -218,6 +242,7 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--batch", type=int, default=8, help="photos a device")
     flags.add_argument("--cores", type=int, default=1, help="cores of a process")
     flags.add_argument("--case", choices=CASES, help="only this one, on this process's devices: what the command runs")
+    flags.add_argument("--distributed", default=hosts.OFF, help="the processes of --case, as config.distributed")
     flags.add_argument("--out", metavar="FILE", help="the figures as JSON")
     return flags
 

@@ -83,7 +83,7 @@ def cost(step: Any, compiled: Any, arguments: tuple[Any, ...], devices: int) -> 
 
 def stored_bytes(batch: Batch) -> int:
     """Of the arrays of a split that lives on the devices, all together; 0 for a batch that is fed."""
-    return sum(batch[name].nbytes for name in batch if name not in ("index", "stop")) if "index" in batch else 0
+    return sum(batch[name].nbytes for name in batch if name not in ("indices", "stop")) if "indices" in batch else 0
 
 
 def matmul_flops(program: ClosedJaxpr | Jaxpr) -> int:

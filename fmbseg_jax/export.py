@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from fmbseg_jax.checkpoint import Restored, restore_run
 from labelgen.config import command, parser
 from labelgen.errors import UserError
-from labelgen.tfrecord import write_atomic
+from labelgen.files import write_atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
 from fmbseg_jax.config import FeedConfig
+from fmbseg_jax.memory import BatchMemory
 from labelgen.dataset import Dataset
+from labelgen.direct import DirectReader
 from labelgen.errors import UserError
 from labelgen.merge import patch_targets
-from labelgen.records import FeatureRow, LabelRow, check_same_photo
+from labelgen.records import HW, FeatureRow, LabelRow, check_same_photo
 from labelgen.truth import TruthReader
 
 Rows = NDArray[np.int64]
@@ -28,6 +30,7 @@ Example = dict[str, NDArray[Any]]
 _THREADS = 2
 _READ_AHEAD = 4  # batches
 _MEMORY_BYTES = 1 << 30
+_TARGET_BYTES = 9  # a patch: three classes, three shares
 
 
 Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
@@ -72,38 +75,49 @@ def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64
 class Examples:
     """Random access to what a step reads of a row: features, grid_hw, classes, shares, row (fmbseg_jax.step).
 
-    A small split, up to 1 GiB, stays in memory once read: decoding its rows again would cost as much as the steps.
+    Features are read anew each time: from the system's page cache that is no slower than from memory of our own.
+    Targets stay in memory once read, up to 1 GiB of them: decoding them takes longer.
     """
 
     def __init__(self, data: Dataset, split: str, targets: Targets):
-        self._features, self._targets = data.reader("features", split), targets
+        self._features = data.reader("features", split)
+        self._direct = DirectReader(self._features)
         self._split, self._shape = split, (*data.grid_hw, data.feature_width)
         self._folder = data.path
-        values = math.prod(self._shape) * len(self._features)
-        fits = 2 * values <= _MEMORY_BYTES  # bfloat16, the usual
-        self._example = functools.cache(self.read) if fits else self.read
+        fits = _TARGET_BYTES * math.prod(data.grid_hw) * len(self._features) <= _MEMORY_BYTES
+        self._small_of = functools.cache(self._small) if fits else self._small
+        self._targets = targets
 
     def __len__(self) -> int:
         return len(self._features)
 
     def __getitem__(self, row: int) -> Example:
-        """As `read`, from memory where it is there."""
-        return self._example(row)
-
-    def read(self, row: int) -> Example:
         """UserError when the row is damaged, another photo in each family, or of another shape than DATA says."""
         view = FeatureRow.decode(self._features[row])
-        photo_id, classes, shares = self._targets(row)
-        check_same_photo(self._split, row, view.photo_id, photo_id)
-        if view.features.shape != self._shape or classes.shape[:2] != self._shape[:2]:
+        return {"features": view.features, **self._small_of(row, view.photo_id, view.grid_hw, view.features.shape)}
+
+    def read_into(self, row: int, places: Example) -> None:
+        """`[row]` into arrays of the same shapes and types, the features without a copy on the way."""
+        read = self._direct.read_into(row, places["features"])
+        _fill(places, self._small_of(row, *read, self._shape) if read else self[row])
+
+    def _small(self, row: int, photo_id: str, grid_hw: HW, shape: tuple[int, ...]) -> Example:
+        """What there is besides the features [shape] of a row."""
+        labelled, classes, shares = self._targets(row)
+        check_same_photo(self._split, row, photo_id, labelled)
+        if shape != self._shape or classes.shape[:2] != self._shape[:2]:
             raise UserError(
-                f"{self._folder}: row {row} of split {self._split!r} has features {list(view.features.shape)} and "
+                f"{self._folder}: row {row} of split {self._split!r} has features {list(shape)} and "
                 f"targets {list(classes.shape)}, dataset.json says {list(self._shape)}; "
                 "write DATA anew with labelgen.run"
             )
-        grid_hw = np.array(view.grid_hw, np.int32)
-        number = np.array(row, np.int32)
-        return {"features": view.features, "grid_hw": grid_hw, "classes": classes, "shares": shares, "row": number}
+        small: Example = {"grid_hw": np.array(grid_hw, np.int32), "row": np.array(row, np.int32)}
+        return {**small, "classes": classes, "shares": shares}
+
+
+def _fill(places: Example, example: Example) -> None:
+    for name, value in example.items():
+        places[name][...] = value
 
 
 def split_rows(count: int, holdout: float) -> tuple[Rows, Rows]:
@@ -147,10 +161,13 @@ class Order:
         rows: Rows = self._rows[shard]
         return rows
 
-    def within(self, step: int, shard: int) -> NDArray[np.int32]:
-        """Which of a virtual shard's rows stand in the batch of a step: int32 [B / V] places in rows(shard)."""
-        taken = [divmod(step * self._each + i, len(self._rows[shard])) for i in range(self._each)]
-        return np.array([self._permutation(shard, turn)[at] for turn, at in taken], np.int32)
+    def within(self, steps: range, shard: int) -> NDArray[np.int32]:
+        """Which of a virtual shard's rows stand in the batches of the steps: int32 [steps, B / V], places in rows."""
+        count = len(self._rows[shard])
+        turns, at = np.divmod(np.arange(steps.start * self._each, steps.stop * self._each), count)
+        passes = np.stack([self._permutation(shard, turn) for turn in range(turns[0], turns[-1] + 1)])
+        index: NDArray[np.int32] = passes[turns - turns[0], at].astype(np.int32).reshape(len(steps), self._each)
+        return index
 
     def __getitem__(self, index: int) -> int:
         step, place = divmod(index, self._batch)
@@ -183,39 +200,34 @@ def check_whole_shards(places: Rows, config: FeedConfig) -> None:
         )
 
 
-class _Ordered:
-    """Examples of an order of rows at some places of each batch; row -1 is padding, which counts for nothing."""
+class _Batches:
+    """len() and [step] -> what a host has, `places`, of the batches of an order; row -1 is padding of zeros."""
 
     def __init__(self, examples: Examples, order: Order | list[int], batch_size: int, places: Rows):
         self._examples, self._order, self._batch, self._places = examples, order, batch_size, places
 
     def __len__(self) -> int:
-        return len(self._order) // self._batch * len(self._places)
+        return len(self._order) // self._batch
 
-    def __getitem__(self, index: int) -> Example:
-        step, i = divmod(int(index), len(self._places))
-        row = self._order[step * self._batch + int(self._places[i])]
-        if row >= 0:
-            return self._examples[row]
-        return {name: np.zeros_like(value) for name, value in self._examples[0].items()}
+    def __getitem__(self, step: int) -> Example:
+        batch = self._memory.take()
+        for i, place in enumerate(self._places):
+            row = self._order[int(step) * self._batch + int(place)]
+            places = {name: value[i, ...] for name, value in batch.items()}
+            if row >= 0:
+                self._examples.read_into(row, places)
+            else:
+                _fill(places, dict.fromkeys(places, np.zeros((), np.uint8)))
+        return batch
 
-
-def _stack(examples: Sequence[Example]) -> Example:
-    """The examples as one batch, in memory that jax takes over as it is: from then on it is jax's."""
-    places = {name: _aligned((len(examples), *value.shape), value.dtype) for name, value in examples[0].items()}
-    return {name: np.stack([example[name] for example in examples], out=out) for name, out in places.items()}
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Memory that begins at a multiple of 64 bytes: from any other place jax copies it."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    @functools.cached_property
+    def _memory(self) -> BatchMemory:
+        rows = (self._order[int(place)] for place in self._places)
+        return BatchMemory(self._examples[next((row for row in rows if row >= 0), self._order[0])], len(self._places))
 
 
 def _batches(examples: Examples, order: Order | list[int], batch_size: int, places: Rows) -> Any:
-    source = grain.MapDataset.source(_Ordered(examples, order, batch_size, places)).batch(len(places), batch_fn=_stack)
+    source = grain.MapDataset.source(_Batches(examples, order, batch_size, places))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(source.to_iter_dataset(options))
 

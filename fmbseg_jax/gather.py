@@ -1,12 +1,14 @@
 """Rows of a batch out of arrays that live on the devices: each device takes its own from its own.
 
-Such a batch has arrays [V, R, ...], V virtual shards over 'data', and index int32 [V, B / V], the rows of each shard
-that stand in the batch (fmbseg_jax.resident). Without an index the arrays are the batch [B, ...] itself.
+Such a batch has arrays [V, R, ...], V virtual shards over 'data', and `indices` int32 [V, S, B / V]: the rows of each
+shard that stand in the batches of S steps (fmbseg_jax.resident), of which `at_step` leaves one, `index` [V, B / V].
+Without them the arrays are the batch [B, ...] itself.
 """
 
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fmbseg_jax.losses import take_patches
@@ -14,6 +16,14 @@ from fmbseg_jax.mesh import over_data
 
 Batch = Mapping[str, jax.Array]
 _AS_THEY_ARE = ("index", "stop", "features")
+
+
+def at_step(batch: Batch, step: jax.Array) -> Batch:
+    """The batch of a step, int32 [], out of those of S steps, which begin at a multiple of S."""
+    if "indices" not in batch:
+        return batch
+    index = jnp.take(batch["indices"], step % batch["indices"].shape[1], axis=1)
+    return {**{name: value for name, value in batch.items() if name != "indices"}, "index": index}
 
 
 def with_rows(batch: Batch, mesh: Mesh) -> Batch:

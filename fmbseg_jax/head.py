@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from fmbseg_jax.attention import attend
+
 _MLP_RATIO = 4  # hidden width of a block's MLP over its own width
 
 
@@ -21,7 +23,7 @@ class Block(nn.Module):
         y = nn.LayerNorm(dtype=self.dtype)(x)
         qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype, name="qkv")(y)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        y = jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
+        y = attend(q, k, v, valid)
         x = x + nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(y)
         y = nn.LayerNorm(dtype=self.dtype)(x)
         y = nn.gelu(nn.Dense(_MLP_RATIO * width, dtype=self.dtype, name="up")(y))

@@ -1,5 +1,6 @@
 """Batches on the devices: each process gives what is its own, read ahead by the feed or there since the start."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import jax
@@ -42,17 +43,25 @@ def place_flags(places: Rows, sharding: NamedSharding) -> tuple[Batch, Batch]:
 
 
 class Placed:
-    """The batches of a Feed, put on the devices one by one."""
+    """The batches of a Feed, put on the devices while the step before is at work."""
 
     def __init__(self, feed: Feed, over_data: NamedSharding) -> None:
         self._feed, self._over_data = feed, over_data
+        self._position = feed.position
+        self._worker = ThreadPoolExecutor(1)
+        self._next = self._ahead()
 
     def __next__(self) -> Batch:
-        return place(next(self._feed), self._over_data)
+        batch, self._position = self._next.result()
+        self._next = self._ahead()
+        return batch
+
+    def _ahead(self) -> Future[tuple[Batch, dict[str, int]]]:
+        return self._worker.submit(lambda: (place(next(self._feed), self._over_data), self._feed.position))
 
     @property
     def position(self) -> dict[str, int]:
-        return self._feed.position
+        return self._position
 
 
 def open_batches(

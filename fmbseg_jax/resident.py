@@ -18,33 +18,39 @@ from fmbseg_jax.feed import Example, Examples, Order
 from labelgen.progress import Progress
 
 _THREADS = 8
+STEPS_AHEAD = 64
+"""S, steps whose rows are put on the devices at once: a step of a few ms would wait for its own alone."""
 Arrays = dict[str, jax.Array]
 
 
 class Resident:
     """Training batches from any step on, of a split on the devices; `position` is what a checkpoint keeps.
 
-    next() -> {name: array [V, R, ...], "index": int32 [V, B / V]}: the split's arrays, rows of virtual shard v first to
-    last, and which of them stand in the batch (fmbseg_jax.step gathers them).
+    next() -> {name: array [V, R, ...], "indices": int32 [V, S, B / V]}: the split's arrays, rows of virtual shard v
+    first to last, and which of them stand in the batches of S steps, this one among them (fmbseg_jax.gather).
     """
 
     def __init__(self, examples: Examples, order: Order, over_data: NamedSharding, progress: Progress, step: int = 0):
         self._order, self._over_data, self._step = order, over_data, step
         self._arrays = _load(examples, order, over_data, progress)
         self._places = list(_places(order, over_data))
+        self._indices = self._ahead()
 
     def __next__(self) -> Arrays:
-        index = self._index(self._step)
+        if self._step % STEPS_AHEAD == 0:
+            self._indices = self._ahead()
         self._step += 1
-        return {**self._arrays, "index": index}
+        return {**self._arrays, "indices": self._indices}
 
-    def _index(self, step: int) -> jax.Array:
-        """int32 [V, B / V] over 'data': which rows of each virtual shard stand in the batch of a step."""
+    def _ahead(self) -> jax.Array:
+        """int32 [V, S, B / V] over 'data': which rows of each virtual shard stand in the batches of S steps."""
+        start = self._step // STEPS_AHEAD * STEPS_AHEAD
+        steps = range(start, start + STEPS_AHEAD)
         pieces = [
-            jax.device_put(np.stack([self._order.within(step, shard) for shard in shards]), device)
+            jax.device_put(np.stack([self._order.within(steps, shard) for shard in shards]), device)
             for device, shards in self._places
         ]
-        shape = (self._order.shards, pieces[0].shape[1])
+        shape = (self._order.shards, *pieces[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, self._over_data, pieces)
 
     @property
@@ -61,7 +67,7 @@ def fits(examples: Examples, order: Order, over_data: NamedSharding, share: floa
     rows = order.shards // devices * order.longest
     _, own = next(_places(order, over_data))
     first = order.rows(own[0])[0]
-    row_bytes = sum(value.nbytes for value in examples.read(int(first)).values())
+    row_bytes = sum(value.nbytes for value in examples[int(first)].values())
     return bool(rows * row_bytes <= share * memory_bytes())
 
 
@@ -94,13 +100,12 @@ def _read(
     examples: Examples, order: Order, shards: range, pool: ThreadPoolExecutor, progress: Progress
 ) -> dict[str, NDArray[Any]]:
     """{name: [len(shards), R, ...]}, zeros after a virtual shard's last row."""
-    blank = examples.read(int(order.rows(shards[0])[0]))
+    blank = examples[int(order.rows(shards[0])[0])]
     out = {name: np.zeros((len(shards), order.longest, *value.shape), value.dtype) for name, value in blank.items()}
 
     def fill(place: tuple[int, int, int]) -> None:
         i, j, row = place
-        for name, value in examples.read(row).items():
-            out[name][i, j] = value
+        examples.read_into(row, {name: value[i, j, ...] for name, value in out.items()})
 
     places = [(i, j, int(row)) for i, shard in enumerate(shards) for j, row in enumerate(order.rows(shard))]
     for _ in pool.map(fill, places):

@@ -3,7 +3,7 @@
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
 and shares uint8 [B, h, w, 3] (labelgen.records), row int32 [B] (its number in the split). A row whose shares are all 0
 counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to stop.
-Of a split that lives on the devices a batch has the whole arrays and an index (fmbseg_jax.gather).
+Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.gather).
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from fmbseg_jax.chunks import in_chunks
 from fmbseg_jax.config import HeadConfig, LossConfig
-from fmbseg_jax.gather import Batch, features_of, with_rows
+from fmbseg_jax.gather import Batch, at_step, features_of, with_rows
 from fmbseg_jax.head import Head
 from fmbseg_jax.losses import (
     Contrast,
@@ -228,6 +228,7 @@ def train_step(
     The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = at_step(batch, state.step)
 
     def loss(params: Any) -> tuple[jax.Array, Outcome]:
         outcome = objective(params, batch, teacher, key)

@@ -16,7 +16,7 @@ from labelgen.errors import UserError
 Value = bytes | NDArray[Any]
 
 
-def _message_class() -> Any:
+def _message_classes() -> tuple[Any, Any]:
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="fmbseg", syntax="proto3")
 
@@ -45,10 +45,11 @@ def _message_class() -> Any:
     add(file.message_type.add(name="Example"), "features", 1, field.TYPE_MESSAGE, of="Features")
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("fmbseg.Example"))
+    example, entries = (pool.FindMessageTypeByName(f"fmbseg.{name}") for name in ("Example", "Features"))
+    return message_factory.GetMessageClass(example), message_factory.GetMessageClass(entries)
 
 
-_Example = _message_class()
+_Example, _Features = _message_classes()
 
 
 def encode(values: Mapping[str, Value]) -> bytes:
@@ -65,14 +66,26 @@ def encode(values: Mapping[str, Value]) -> bytes:
     return bytes(example.SerializeToString(deterministic=True))
 
 
-def decode(data: bytes) -> dict[str, Value]:
+def decode(data: bytes | memoryview) -> dict[str, Value]:
     """What `encode` was given, integers as int64 [n], floats as float32 [n]. UserError for other bytes."""
-    example = _Example()
+    return _values(_parsed(_Example(), data).features)
+
+
+def decode_entries(data: bytes) -> dict[str, Value]:
+    """`decode` of an Example's entries one after the other, without what stands around them."""
+    return _values(_parsed(_Features(), data))
+
+
+def _parsed(message: Any, data: bytes | memoryview) -> Any:
     try:
-        example.ParseFromString(data)
+        message.ParseFromString(data)
     except DecodeError:
         raise UserError("a record is no tf.train.Example; the shard was not written by labelgen.run") from None
-    return {key: _value(feature) for key, feature in example.features.feature.items()}
+    return message
+
+
+def _values(features: Any) -> dict[str, Value]:
+    return {key: _value(feature) for key, feature in features.feature.items()}
 
 
 def _value(feature: Any) -> Value:

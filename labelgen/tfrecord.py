@@ -37,13 +37,14 @@ from labelgen.files import (
 )
 
 _MAGIC = b"fmbidx01"
-_HEADER = 12
-_OVERHEAD = 16
+HEADER = 12
+OVERHEAD = 16
+"""Bytes before a record's data, and around it."""
 
 
-def masked_crc(data: bytes) -> int:
-    """TFRecord's checksum of `data`: crc32c, rotated and shifted by a constant."""
-    crc: int = google_crc32c.value(data)
+def masked_crc(*parts: bytes | NDArray[np.uint8]) -> int:
+    """TFRecord's checksum of the parts as one: crc32c, rotated and shifted by a constant. Arrays: read-only ones."""
+    crc: int = functools.reduce(google_crc32c.extend, parts, 0)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -53,10 +54,15 @@ def frame(data: bytes) -> bytes:
     return b"".join([length, struct.pack("<I", masked_crc(length)), data, struct.pack("<I", masked_crc(data))])
 
 
+def framing(length: int, *parts: bytes | NDArray[np.uint8]) -> bytes:
+    """What surrounds a record's data, given as parts: the eight bytes before its header's checksum, the four after."""
+    return struct.pack("<QI", length, masked_crc(*parts))
+
+
 def unframe(raw: bytes) -> bytes | None:
     """The data of the one record that `raw` is, None when it is torn or altered."""
-    data = raw[_HEADER:-4]
-    whole = raw[:8] == struct.pack("<Q", len(raw) - _OVERHEAD) and raw[-4:] == struct.pack("<I", masked_crc(data))
+    data = raw[HEADER:-4]
+    whole = raw[:8] == struct.pack("<Q", len(raw) - OVERHEAD) and raw[-4:] == struct.pack("<I", masked_crc(data))
     return data if whole else None
 
 
@@ -64,7 +70,7 @@ def whole_records(file: FileIO) -> Iterator[tuple[int, bytes]]:
     """(offset of the record, its data) up to the first record that is torn or altered."""
     offset = 0
     file.seek(0)
-    while len(header := file.read(_HEADER) or b"") == _HEADER:
+    while len(header := file.read(HEADER) or b"") == HEADER:
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
             return
@@ -72,7 +78,7 @@ def whole_records(file: FileIO) -> Iterator[tuple[int, bytes]]:
         if len(tail) != 4 or struct.unpack("<I", tail)[0] != masked_crc(data):
             return
         yield offset, data
-        offset += length + _OVERHEAD
+        offset += length + OVERHEAD
 
 
 def records_of(path: Path) -> Iterator[bytes]:
@@ -98,7 +104,7 @@ class ShardWriter:
         self.path = str(path)
         self._folder = Path(self.path + ".partial")
         self.writer, self._file = self._open(spare, writer)
-        self._offsets = [0] + [at + len(data) + _OVERHEAD for at, data in whole_records(self._file)]
+        self._offsets = [0] + [at + len(data) + OVERHEAD for at, data in whole_records(self._file)]
         self.truncate(self.count)
 
     def _open(self, spare: bool, writer: str) -> tuple[str, FileIO]:
@@ -181,7 +187,7 @@ class ShardWriter:
             if error.errno != errno.ESTALE:
                 raise
             raise ShardBusyError(f"{self.path}: another machine has finished it; nothing is lost") from None
-        self._offsets.append(self._offsets[-1] + len(data) + _OVERHEAD)
+        self._offsets.append(self._offsets[-1] + len(data) + OVERHEAD)
 
     def finish(self) -> None:
         """fsync, index, rename: from here on the shard is PATH. Other writers' files of it go."""
@@ -197,7 +203,7 @@ class ShardWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class _Handle:
+class Handle:
     """A file open for reading, for as long as somebody holds this."""
 
     def __init__(self, path: str):
@@ -209,8 +215,8 @@ class _Handle:
 
 
 @functools.lru_cache(maxsize=256)  # a split may have more shards than a process may have open files
-def _opened(shard: "ShardReader") -> _Handle:
-    return _Handle(shard.path)
+def _opened(shard: "ShardReader") -> Handle:
+    return Handle(shard.path)
 
 
 class ShardReader:
@@ -263,8 +269,12 @@ class ShardReader:
         """(start, end) of the bytes of records `first` to `last`, framing included."""
         return int(self._offsets[first]), int(self._offsets[last + 1])
 
+    def opened(self) -> "Handle":
+        """The file. Held while it is read: another thread may make it leave the cache."""
+        return _opened(self)
+
     def _whole(self, row: int) -> bytes | None:
         """The data of record `row`, None when its bytes were altered."""
         start, end = self.span(row, row)
-        handle = _opened(self)  # held while it is read: another thread may make it leave the cache
+        handle = self.opened()
         return unframe(os.pread(handle.number, end - start, start))

@@ -90,8 +90,8 @@ def stored_batch(sharding: Any) -> dict[str, Any]:
         return jax.ShapeDtypeStruct((8, 5, *x.shape[1:]), x.dtype, sharding=sharding)
 
     rows = batch(sharding)
-    index = jax.ShapeDtypeStruct((8, BATCH // 8), np.int32, sharding=sharding)
-    return {**{name: array(x) for name, x in rows.items() if name != "stop"}, "stop": rows["stop"], "index": index}
+    indices = jax.ShapeDtypeStruct((8, 4, BATCH // 8), np.int32, sharding=sharding)
+    return {**{name: array(x) for name, x in rows.items() if name != "stop"}, "stop": rows["stop"], "indices": indices}
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_bound_is_what_takes_longer() -> None:
 def test_a_split_on_the_devices_is_not_moved() -> None:
     rows = {"features": jnp.ones((4, 5, 6), jnp.bfloat16), "row": jnp.ones((4, 5), jnp.int32)}
     assert costs.stored_bytes({**rows, "stop": jnp.ones(4)}) == 0
-    assert costs.stored_bytes({**rows, "stop": jnp.ones(4), "index": jnp.ones((4, 1), jnp.int32)}) == 240 + 80
+    assert costs.stored_bytes({**rows, "stop": jnp.ones(4), "indices": jnp.ones((4, 2, 1), jnp.int32)}) == 240 + 80
 
 
 def test_peaks_are_published_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:

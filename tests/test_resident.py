@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import training
@@ -15,7 +16,7 @@ from synthetic import write_data
 from fmbseg_jax import resident
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Examples, Feed, Order, free_labels, split_rows
-from fmbseg_jax.gather import features_of, with_rows
+from fmbseg_jax.gather import at_step, features_of, with_rows
 from fmbseg_jax.mesh import over_data
 from fmbseg_jax.place import Placed, open_batches
 from fmbseg_jax.resident import Resident
@@ -42,8 +43,9 @@ def open_it(examples: Examples, mesh: Any, step: int = 0, **fields: Any) -> Any:
     return open_batches(examples, rows, config, STEPS, np.arange(8), over_data(mesh), step)
 
 
-def unpacked(batch: Any, mesh: Any, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def unpacked(batch: Any, mesh: Any, step: int, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """What a step reads of a stored batch, compiled as it is there."""
+    batch = at_step(batch, jnp.int32(step))
     index = None if drawn is None else jax.device_put(drawn, over_data(mesh))
     features = jax.jit(lambda batch, index: features_of(batch, mesh, index))(batch, index)
     rows = jax.jit(lambda batch: with_rows(batch, mesh))(batch)
@@ -56,8 +58,8 @@ def test_batches_are_the_feeds(examples: Examples, shape: tuple[int, int]) -> No
     rows, _ = split_rows(len(examples), 0.1)
     fed, stored = Feed(examples, rows, CONFIG, STEPS, np.arange(8)), open_it(examples, mesh)
     assert isinstance(stored, Resident)
-    for _ in range(STEPS):  # several passes
-        expected, got = next(fed), unpacked(next(stored), mesh)
+    for step in range(STEPS):  # several passes
+        expected, got = next(fed), unpacked(next(stored), mesh, step)
         for name in ("grid_hw", "classes", "shares", "row"):
             np.testing.assert_array_equal(got[name], expected[name])
         flat = expected["features"].reshape(8, -1, expected["features"].shape[-1])
@@ -68,19 +70,25 @@ def test_batches_are_the_feeds(examples: Examples, shape: tuple[int, int]) -> No
 def test_patches_are_taken_in_one_gather(examples: Examples) -> None:
     mesh = mesh_of(4, 1)
     batch = next(open_it(examples, mesh))
-    whole = np.asarray(unpacked(batch, mesh)["features"])
+    whole = np.asarray(unpacked(batch, mesh, 0)["features"])
     drawn = np.random.default_rng(0).integers(0, whole.shape[1], (8, 5)).astype(np.int32)
-    got = unpacked(batch, mesh, drawn)["features"]
+    got = unpacked(batch, mesh, 0, drawn)["features"]
     np.testing.assert_array_equal(np.asarray(got), np.stack([row[i] for row, i in zip(whole, drawn, strict=True)]))
 
 
-def test_resumed_at_any_step_the_rest_is_the_same(examples: Examples) -> None:
+def test_resumed_at_any_step_the_rest_is_the_same(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = mesh_of(2, 1)
+    monkeypatch.setattr(resident, "STEPS_AHEAD", 4)
+
+    def index(batches: Any, step: int) -> list[list[int]]:
+        return np.asarray(at_step(next(batches), jnp.int32(step))["index"]).tolist()
+
     whole = open_it(examples, mesh)
-    expected = [np.asarray(next(whole)["index"]) for _ in range(STEPS)]
-    for at in (1, 7, 29):
-        rest = open_it(examples, mesh, at)
-        assert all((np.asarray(next(rest)["index"]) == index).all() for index in expected[at:])
+    expected = [index(whole, step) for step in range(STEPS)]
+    assert expected[:4] != expected[4:8]
+    for start in (1, 7, 8, 29):
+        rest = open_it(examples, mesh, start)
+        assert [index(rest, step) for step in range(start, STEPS)] == expected[start:]
 
 
 def test_each_device_holds_its_own_virtual_shards_alone(examples: Examples) -> None:
