@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rows import evidence_row
 from run_world import copy_fixture as copy_fixture  # noqa: F401
 from run_world import edit_mask as edit
@@ -17,6 +18,8 @@ from run_world import own_signals_fixture as own_signals_fixture
 from run_world import whole_fixture as whole_fixture
 from run_world import world_fixture as world_fixture
 
+from labelgen import quality
+from labelgen.config import command
 from labelgen.corrected import corrected_row, unlabelled_row
 from labelgen.label import WORKING_PX
 from labelgen.records import EvidenceRow
@@ -81,6 +84,20 @@ def test_photos_without_a_file_may_be_left_unlabelled(world: Path, copy: Path, o
     others = [row for photo, row in new.items() if photo != "005"]
     assert all((row.label_map == 255).all() and not row.target_shares.any() and not len(row.classes) for row in others)
     assert [row.label_map.shape for row in new.values()] == [row.label_map.shape for row in free.values()]
+
+
+def test_quality_has_a_line_for_the_labels_as_they_are(world: Path, copy: Path, out: Path) -> None:
+    for path in (out / "masks/train").glob("*.png"):
+        edit(
+            path,
+            lambda values, path=path: np.copyto(values, np.asarray(Image.open(world / f"masks/train/{path.name}"))),
+        )
+    assert run(world, copy, *LABEL, f"--labels_from={out / 'masks'}") == 0
+    for name, wanted in (("new", 1.0), ("default", None)):
+        arguments = [f"--config={world}/config.py", f"--data={copy}", f"--config.labels.name={name}"]
+        assert command(quality.main, quality.arguments(), arguments) == 0
+        read = json.loads((copy / f"labels/{name}/quality.json").read_text())["train"]["readings"]
+        assert read.get("with corrections", {}).get("miou") == wanted and read["merged"]["miou"] < 0.9
 
 
 def test_workers_and_a_second_start_write_the_same(world: Path, copy: Path, out: Path, tmp_path: Path) -> None:
