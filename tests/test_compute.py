@@ -264,7 +264,7 @@ def test_full_size_masks_are_made_fewer_at_a_time(folder, photo, monkeypatch, ca
     ("part", "message"),
     [
         ("_clip.visual.conv1", "^CLIP: out of memory with one at a time .*; set clip.window_px smaller"),
-        ("_sam.model.image_encoder", "^SAM: out of memory .*; set sam.points_per_side or"),
+        ("_sam.model.image_encoder.patch_embed", "^SAM: out of memory .*; set sam.points_per_side or"),
         ("_dino.model", "^DINOv2: out of memory .*; set encoder.size_px smaller"),
     ],
 )
