@@ -17,6 +17,7 @@ from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
 from labelgen import compute, mobile_sam, rle, sam_vit, weight_files
+from labelgen.pipeline import Busy
 from labelgen.records import MaskSet
 from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
@@ -81,6 +82,15 @@ class SamEncoder:
         self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=cached)
         self._full = compute.Batches("SAM", MEND, device, CHUNK_PX)
 
+    @property
+    def busy(self) -> Busy:
+        """Runs while the device has work of this encoder."""
+        return self._prompts.busy
+
+    @busy.setter
+    def busy(self, busy: Busy) -> None:
+        self._prompts.busy = self._full.busy = busy
+
     @compute.enough_memory("SAM", MEND)
     @torch.inference_mode()
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
@@ -128,7 +138,7 @@ class SamEncoder:
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
-        with compute.autocast(self.device, self.dtype):
+        with self.busy(), compute.autocast(self.device, self.dtype):
             features = sam_vit.embed(self.model.image_encoder, self.model.preprocess(image))
         return features.float()
 

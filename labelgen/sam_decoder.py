@@ -22,7 +22,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder
 
 
 class PointDecoder:
-    """Three masks for each point prompt. Products are computed in `dtype`; softmax, norms and IoUs in float32."""
+    """Three masks for each point prompt, computed in float32."""
 
     def __init__(self, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
         self.prompts, self.decoder = prompts, decoder
@@ -48,12 +48,13 @@ class PointDecoder:
     def masks(self, image: Tensor, kernels: Tensor, side: int) -> Tensor:
         """Logits [n, m, 4 side, 4 side] of image [n, side^2, C] and kernels [n, m, C / 8]."""
         _, norm, activation, _, _ = self.decoder.output_upscaling
-        x = F.linear(image, *self.doubling[0]).unflatten(-1, (4, -1))
+        x = torch.unflatten(F.linear(image, *self.doubling[0]), -1, (4, -1))
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
         x = activation(F.linear(x, *self.doubling[1])).view(len(image), 16 * side**2, -1)
-        low = kernels @ x.transpose(1, 2)
+        low: Tensor = kernels @ x.transpose(1, 2)
         n, m, _ = low.shape
-        return low.view(n, m, side, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(n, m, 4 * side, 4 * side)
+        placed = low.view(n, m, side, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return placed.reshape(n, m, 4 * side, 4 * side)
 
 
 def two_way(transformer: Any, prompts: Tensor, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +88,11 @@ def read_image(attention: Any, asking: Tensor, placed: Tensor, image: Tensor) ->
     keys = attention.k_proj.weight.unflatten(0, (heads, width))  # its bias adds the same to all scores of a query
     absorbed = torch.einsum("nthd,hdc->nhtc", q, keys).flatten(1, 2)
     weights = (absorbed @ placed.transpose(1, 2)).softmax(-1)
-    found = (weights @ image).unflatten(1, (heads, tokens))
+    found = torch.unflatten((weights @ image), 1, (heads, tokens))
     values = attention.v_proj.weight.unflatten(0, (heads, width))
     out = torch.einsum("nhtc,hdc->nthd", found, values).flatten(2) + attention.v_proj.bias
-    return attention.out_proj(out)
+    projected: Tensor = attention.out_proj(out)
+    return projected
 
 
 def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, toke
     absorbed = torch.einsum("nthd,hdc->nthc", k, queries).flatten(1, 2)
     offset = torch.einsum("nthd,hd->nth", k, attention.q_proj.bias.unflatten(0, (heads, width))).flatten(1, 2)
     scores = absorbed @ placed.transpose(1, 2) + offset[..., None]
-    weights = scores.unflatten(1, (count, heads)).softmax(1).flatten(1, 2)
+    weights = torch.unflatten(scores, 1, (count, heads)).softmax(1).flatten(1, 2)
     v = attention.v_proj(tokens).unflatten(2, (heads, width))
     values = torch.einsum("nthd,chd->nthc", v, attention.out_proj.weight.unflatten(1, (heads, width))).flatten(1, 2)
     values = values + attention.out_proj.bias / heads  # a head's weights sum to one
@@ -115,4 +117,5 @@ def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, toke
 
 def _as_linear(convolution: Any) -> tuple[Tensor, Tensor]:
     """Weight [4 C', C] and bias [4 C'] of a ConvTranspose2d of kernel and stride 2: the new pixels row by row."""
-    return convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), convolution.bias.repeat(4)
+    weight: Tensor = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+    return weight, convolution.bias.repeat(4)

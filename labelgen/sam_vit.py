@@ -65,7 +65,7 @@ def attend(attention: Any, x: Tensor) -> Tensor:
 
 def _bias(attention: Any, q: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """What each query adds to the scores of a row and of a column: [B, heads, N, h] and [B, heads, N, w]."""
-    at = q.unflatten(2, grid_hw)
+    at = torch.unflatten(q, 2, grid_hw)
     tables = zip(grid_hw, (attention.rel_pos_h, attention.rel_pos_w), strict=True)
     by_row, by_column = (get_rel_pos(side, side, table).to(q.dtype) for side, table in tables)
     rows = torch.einsum("bnhwc,hkc->bnhwk", at, by_row)
@@ -99,7 +99,7 @@ def in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor] | None
             scores = q[:, at] @ k.transpose(1, 2)
             if biases:
                 by_row, by_column = (part[:, at] for part in biases)
-                grid = scores.unflatten(2, (by_row.shape[-1], by_column.shape[-1]))
+                grid = torch.unflatten(scores, 2, (by_row.shape[-1], by_column.shape[-1]))
                 grid.add_(by_row[..., :, None]).add_(by_column[..., None, :])
             into[:, at] = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     return out
