@@ -46,9 +46,9 @@ class Encoders:
         self._dtype = FEATURE_DTYPES[config.encode.feature_dtype]
         self._config = config
         self.times = StageTimes()
-        busy = compute.busy(self._clip.device)
-        self._clip.batches.busy = self._sam.busy = self._dino.busy = busy
-        self.times.share("device busy", busy.share)
+        self.busy = compute.busy(self._clip.device)
+        self._clip.batches.busy = self._sam.busy = self._dino.busy = self.busy
+        self.times.share("device busy", self.busy.share)
 
     @property
     def grid_hw(self) -> HW:

@@ -112,7 +112,8 @@ def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, toke
     v = attention.v_proj(tokens).unflatten(2, (heads, width))
     values = torch.einsum("nthd,chd->nthc", v, attention.out_proj.weight.unflatten(1, (heads, width))).flatten(1, 2)
     values = values + attention.out_proj.bias / heads  # a head's weights sum to one
-    return (weights.transpose(1, 2) @ values).add_(image)
+    summed: Tensor = (weights.transpose(1, 2) @ values).add_(image)
+    return summed
 
 
 def _as_linear(convolution: Any) -> tuple[Tensor, Tensor]:
