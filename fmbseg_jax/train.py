@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from fmbseg_jax import hosts, optim
@@ -28,17 +26,17 @@ from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import TrainConfig, train_config
 from fmbseg_jax.costs import Cost, cost
-from fmbseg_jax.feed import Rows, check_whole_shards, held_out_batches
+from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.gather import Batch
+from fmbseg_jax.held_out import HeldOut
 from fmbseg_jax.logs import MetricsLog, NoLog, open_log
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
-from fmbseg_jax.place import Batches, open_batches, place, place_flags
+from fmbseg_jax.place import Batches, open_batches, place_flags
 from fmbseg_jax.preemption import preemption
 from fmbseg_jax.runs import Run, open_run
 from fmbseg_jax.step import (
     Metrics,
     Objective,
-    Outcome,
     State,
     Teacher,
     born_sharded,
@@ -47,7 +45,7 @@ from fmbseg_jax.step import (
     init_state,
     make_head,
 )
-from fmbseg_jax.task import Task, keep_config, open_task, run_facts, stage_rows
+from fmbseg_jax.task import keep_config, open_task, run_facts, stage_rows
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import write_json
 from labelgen.frame import INTERRUPTED, same_config
@@ -132,36 +130,6 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     reached = loop.run(state, start, preempted)
     loop.close()
     return finish(args, config, run, loop, reached)
-
-
-class HeldOut:
-    """The loss on rows that are not trained on; None where there are none."""
-
-    def __init__(
-        self,
-        task: Task,
-        sums: Callable[[object, Batch, Teacher], Outcome],
-        teacher: Teacher,
-        over_data: NamedSharding,
-        places: Rows,
-    ):
-        self._task, self._sums, self._teacher, self._over_data = task, sums, teacher, over_data
-        self._places = places
-
-    def __call__(self, state: State, batch_size: int) -> dict[str, float]:
-        """{"held_out_loss", "held_out_agreement"} of the state, or nothing; the same on every host.
-
-        On another number of devices a batch is added up in another order: equal to some 6 digits.
-        """
-        rows = self._task.held_out_rows
-        if not len(rows):
-            return {}
-        total = np.zeros(4)
-        for batch in held_out_batches(self._task.examples, rows, batch_size, self._places):
-            # Fetched one by one: no more than a batch of work is ever queued.
-            total += jax.device_get(self._sums(state.params, place(batch, self._over_data), self._teacher))
-        loss, weight, hits, mass = total
-        return {"held_out_loss": loss / max(weight, 1e-6), "held_out_agreement": hits / max(mass, 1e-6)}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
 from labelgen import compute, weight_files
 from labelgen.errors import UserError
+from labelgen.pipeline import Busy
 from labelgen.views import check_patches, fixed_grid, view_grid
 from labelgen.weight_files import WeightFile
 from labelgen.windows import HW, resize, spread
@@ -75,6 +76,7 @@ class PatchEncoder:
         self.width: int = self.model.num_features
         settings = self.model.pretrained_cfg
         self.mean, self.std, self.interpolation = settings["mean"], settings["std"], settings["interpolation"]
+        self.busy = Busy()
         view.check(self.patch_px)
 
     @property
@@ -117,7 +119,7 @@ class PatchEncoder:
     @torch.inference_mode()
     def tokens(self, pixels: Tensor) -> Tensor:
         """float32 [B, N, D] patch tokens after the final norm; class and register tokens are left out."""
-        with compute.autocast(self.device, self.dtype):
+        with self.busy(), compute.autocast(self.device, self.dtype):
             tokens: Tensor = self.model.forward_features(pixels)
         return tokens[:, self.model.num_prefix_tokens :].float()
 

@@ -3,6 +3,7 @@
 Data flow: Photo -> DINOv2 features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
 """
 
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from labelgen.clip import ClipEncoder, load_clip
 from labelgen.dense import check_variants, window_maps
 from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
+from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
 from labelgen.sam import load_sam
@@ -22,6 +24,7 @@ from labelgen.sources.base import Photo
 from labelgen.views import feature_row
 from labelgen.windows import HW, crop_windows, resize, tile
 
+Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -30,7 +33,7 @@ Halves = NDArray[np.float16]
 class Encoders:
     """CLIP, SAM and DINOv2 of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
 
-    times: where the time of all encode_photo calls went, by encoder.
+    times: where the time of all encode_photo calls went, by encoder, and how busy the device was.
     """
 
     def __init__(self, config: ConfigDict) -> None:
@@ -44,6 +47,9 @@ class Encoders:
         self._dtype = FEATURE_DTYPES[config.encode.feature_dtype]
         self._config = config
         self.times = StageTimes()
+        self.busy = compute.busy(self._clip.device)
+        self._clip.batches.busy = self._sam.busy = self._dino.busy = self.busy
+        self.times.share("device busy", self.busy.share)
 
     @property
     def grid_hw(self) -> HW:
@@ -60,7 +66,20 @@ class Encoders:
         """E."""
         return self._clip.text_width
 
-    def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
+    def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
+        """The rows of each photo, in order; `lanes` photos are in work at a time, each in a thread of its own."""
+        lanes = compute.Lanes(self._clip.device)
+        if lanes.count == 1:
+            yield from map(self.encode_photo, photos)
+            return
+
+        def encode(photo: Photo) -> Rows:
+            with lanes.lane():
+                return self.encode_photo(photo)
+
+        yield from in_order(photos, encode, lanes.count, lanes.count + 1, lanes.begin)
+
+    def encode_photo(self, photo: Photo) -> Rows:
         """The rows of one photo; the last is None where the photo has no label map."""
         image = photo.image
         size_hw = image.shape[0], image.shape[1]

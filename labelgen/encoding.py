@@ -1,7 +1,10 @@
 """The encode stage: photos to shards of features, evidence and truth, whoever's share they are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +15,7 @@ from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
 from labelgen.ontology import Ontology
+from labelgen.pipeline import Later, in_order
 from labelgen.plan import Shard, check_same, claim, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
@@ -20,7 +24,11 @@ from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError
 
+Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
+"""Of one photo, a row a family."""
 FAMILIES = ("features", "evidence", "truth")
+READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4
+"""Threads that read photos; photos read and not yet taken; rows of photos not yet written."""
 _DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
 _MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
 
@@ -42,8 +50,11 @@ class PhotoEncoder(Protocol):
     def text_width(self) -> int:
         """E."""
 
-    def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
+    def encode_photo(self, photo: Photo) -> Rows:
         """The rows of one photo: a function of the photo alone."""
+
+    def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
+        """The same of each photo, in order; photos are drawn ahead of their rows, a few at most."""
 
     def identity(self) -> dict[str, Any]:
         """What the rows depend on besides the photo, as JSON."""
@@ -186,27 +197,76 @@ def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
 def encode_shard(
     data_plan: DataPlan, shard: Shard, encoders: PhotoEncoder, times: StageTimes, progress: Progress
 ) -> None:
-    """Encodes the photos of one shard that it does not have yet, and finishes it."""
+    """Encodes the photos of one shard that it does not have yet, and finishes it.
+
+    Photos are read ahead, encoded and written at the same time: READ_AHEAD photos and WRITE_BEHIND rows at most lie
+    between, besides those in the encoder. What is written, and in which order, does not depend on it.
+    """
     source = data_plan.sources[shard.split]
     photo_ids = data_plan.photo_ids[shard.split][shard.start : shard.stop]
     with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids, data_plan.spare) as writing:
         progress.skip(writing.next)
-        for photo_id in photo_ids[writing.next :]:
-            try:
-                with times("read photos"):
-                    photo = source.load(photo_id)
-            except PhotoError as error:
-                failure = {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}
-                writing.fail({"photo": photo_id, "split": shard.split, **failure})
-                progress.note(f"skipped {failure['file']}: {error.reason}")
-            else:
-                with times("encode"):
-                    rows = encoders.encode_photo(photo)
-                with times("write"):
-                    writing.add({f: row.encode() for f, row in zip(FAMILIES, rows, strict=True) if row})
-            progress.add(1)
+        with Later(WRITE_BEHIND) as later:
+            for outcome in _outcomes(source, photo_ids[writing.next :], encoders, times):
+                later.do(partial(_write, writing, outcome, shard.split, times, progress))
         with times("write"):
             writing.finish()
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A photo that cannot be used."""
+
+    photo_id: str
+    file: str
+    error: PhotoError
+
+
+def _outcomes(
+    source: Source, photo_ids: Sequence[str], encoders: PhotoEncoder, times: StageTimes
+) -> Iterator[Rows | _Failed]:
+    """What becomes of each photo, in their order."""
+
+    def load(photo_id: str) -> Photo | _Failed:
+        try:
+            with times("read photos"):
+                return source.load(photo_id)
+        except PhotoError as error:
+            return _Failed(photo_id, source.file(photo_id), error)
+
+    drawn: deque[_Failed | None] = deque()  # None: a photo that the encoder has
+
+    def usable(loaded: Iterator[Photo | _Failed]) -> Iterator[Photo]:
+        for photo in loaded:
+            drawn.append(photo if isinstance(photo, _Failed) else None)
+            if isinstance(photo, Photo):
+                yield photo
+
+    with (
+        closing(in_order(photo_ids, load, READERS, READ_AHEAD)) as loaded,
+        closing(encoders.encode_photos(usable(loaded))) as encoded,
+    ):
+        while True:
+            with times("encode"):
+                rows = next(encoded, None)
+            while drawn and (failed := drawn[0]):
+                drawn.popleft()
+                yield failed
+            if rows is None:
+                return
+            drawn.popleft()
+            yield rows
+
+
+def _write(writing: EncodeShard, outcome: Rows | _Failed, split: str, times: StageTimes, progress: Progress) -> None:
+    if isinstance(outcome, _Failed):
+        failure = {"file": outcome.file, "reason": outcome.error.reason, "mend": outcome.error.mend}
+        writing.fail({"photo": outcome.photo_id, "split": split, **failure})
+        progress.note(f"skipped {failure['file']}: {failure['reason']}")
+    else:
+        with times("write"):
+            writing.add({f: row.encode() for f, row in zip(FAMILIES, outcome, strict=True) if row})
+    progress.add(1)
 
 
 def complete(data_plan: DataPlan) -> str:

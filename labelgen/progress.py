@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TextIO
 
 _TERMINAL_S = 0.2
@@ -105,6 +106,8 @@ class StageTimes:
         self._seconds: dict[str, float] = {}
         self._told: dict[str, float] = {}
         self._inside: dict[str, StageTimes] = {}
+        self._shares: dict[str, Callable[[], float | None]] = {}
+        self._lock = Lock()
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -112,11 +115,17 @@ class StageTimes:
         try:
             yield
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
+            spent = self._clock() - start
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     def inside(self, stage: str, parts: "StageTimes") -> None:
         """`parts` says where the time of `stage` went."""
         self._inside[stage] = parts
+
+    def share(self, name: str, of: Callable[[], float | None]) -> None:
+        """`of` says, when the summary is made, which share of the time something had; None: nothing to say."""
+        self._shares[name] = of
 
     def taken(self) -> dict[str, float]:
         """Seconds of each stage since the last call."""
@@ -125,9 +134,14 @@ class StageTimes:
         return since
 
     def summary(self) -> str:
-        """`load 1.2 s, encode 30.4 s (clip 20.0 s, sam 10.2 s), write 0.8 s`, in the order of first use."""
+        """`load 1.2 s, encode 30.4 s (clip 20.0 s, sam 10.2 s, busy 98 %), write 0.8 s`, in the order of first use.
+
+        Stages of several threads may add up to more than has passed.
+        """
         parts = {stage: times.summary() for stage, times in self._inside.items()}
-        return ", ".join(
+        said = [
             f"{stage} {seconds:.1f} s" + (f" ({parts[stage]})" if parts.get(stage) else "")
             for stage, seconds in self._seconds.items()
-        )
+        ]
+        shares = [(name, of()) for name, of in self._shares.items()]
+        return ", ".join([*said, *(f"{name} {share:.0%}" for name, share in shares if share is not None)])

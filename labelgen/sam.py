@@ -16,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import compute, mobile_sam, rle, weight_files
+from labelgen import compute, mobile_sam, rle, sam_vit, weight_files
+from labelgen.pipeline import Busy
 from labelgen.records import MaskSet
+from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
 from labelgen.windows import HW, resize
 
@@ -37,6 +39,8 @@ MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time."""
+CACHED_BYTES = 1 << 24
+"""The largest tensor of a decoder pass on the CPU: more leaves its caches, and is mapped anew each time."""
 POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
 MEND = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
 
@@ -72,8 +76,20 @@ class SamEncoder:
         self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
-        self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=64)
+        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
+        upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
+        cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
+        self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=cached)
         self._full = compute.Batches("SAM", MEND, device, CHUNK_PX)
+
+    @property
+    def busy(self) -> Busy:
+        """Runs while the device has work of this encoder."""
+        return self._prompts.busy
+
+    @busy.setter
+    def busy(self, busy: Busy) -> None:
+        self._prompts.busy = self._full.busy = busy
 
     @compute.enough_memory("SAM", MEND)
     @torch.inference_mode()
@@ -122,26 +138,13 @@ class SamEncoder:
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
-        with compute.autocast(self.device, self.dtype):
-            features: Tensor = self.model.image_encoder(self.model.preprocess(image))
+        with self.busy(), compute.autocast(self.device, self.dtype):
+            features = sam_vit.embed(self.model.image_encoder, self.model.preprocess(image))
         return features.float()
 
     def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
-        sparse, dense = self.model.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        decoder = self.model.mask_decoder
-        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
-        # MaskDecoder repeats the image for every point before its transformer; unrepeated it broadcasts, and the first
-        # block projects it once
-        tokens, pixels = decoder.transformer(
-            features + dense[:1], self.model.prompt_encoder.get_dense_pe(), torch.cat([tokens, sparse], 1)
-        )
-        upscaled = decoder.output_upscaling(pixels.transpose(1, 2).unflatten(2, features.shape[-2:]))
-        several = list(enumerate(decoder.output_hypernetworks_mlps, 1))[1:]  # the first is for an unambiguous prompt
-        kernels = torch.stack([mlp(tokens[:, i]) for i, mlp in several], 1)
-        low = (kernels @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
-        return low.flatten(0, 1), decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
+        return self._decoder(features, points)
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rows import mask_set
 from labelgen import encoding, files, run, shards, tfrecord
 from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
@@ -46,6 +47,9 @@ class StubEncoders:
     def identity(self) -> dict[str, Any]:
         dtype = "float32" if self._config.dtype == "auto" else self._config.dtype
         return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}, "dtype": dtype}
+
+    def encode_photos(self, photos: Iterator[Photo]) -> Generator[tuple[Any, ...], None, None]:
+        yield from in_order(photos, self.encode_photo, threads=2, depth=3)
 
     def encode_photo(self, photo: Photo) -> tuple[FeatureRow, EvidenceRow, TruthRow | None]:
         height, width = photo.image.shape[:2]

@@ -187,14 +187,16 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("free", "cached", "row_bytes", "rows"),
     [
-        (8 * GIB, 0, 40 << 20, 64),  # half of it would hold 102
-        (3 * GIB, 5 * GIB, 40 << 20, 64),  # what torch holds for nothing counts as free
-        (8 * GIB, 0, 64 << 20, 64),
-        (80 * GIB, 0, 1 << 20, 256),
+        (8 * GIB, 0, 10 << 20, 64),  # half of it would hold 102
+        (3 * GIB, 5 * GIB, 10 << 20, 64),  # what torch holds for nothing counts as free
+        (8 * GIB, 0, 16 << 20, 64),
+        (80 * GIB, 0, 1 << 18, 256),
         (1 * GIB, 0, 2 * GIB, 1),
     ],
 )
-def test_a_gpu_begins_with_a_power_of_two_that_fits_half_of_its_free_memory(monkeypatch, free, cached, row_bytes, rows):
+def test_a_gpu_begins_with_a_power_of_two_that_fits_its_lanes_part_of_half_of_its_free_memory(
+    monkeypatch, free, cached, row_bytes, rows
+):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: cached + 7)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7)
@@ -264,7 +266,7 @@ def test_full_size_masks_are_made_fewer_at_a_time(folder, photo, monkeypatch, ca
     ("part", "message"),
     [
         ("_clip.visual.conv1", "^CLIP: out of memory with one at a time .*; set clip.window_px smaller"),
-        ("_sam.model.image_encoder", "^SAM: out of memory .*; set sam.points_per_side or"),
+        ("_sam.model.image_encoder.patch_embed", "^SAM: out of memory .*; set sam.points_per_side or"),
         ("_dino.model", "^DINOv2: out of memory .*; set encoder.size_px smaller"),
     ],
 )
