@@ -1,7 +1,4 @@
-"""What a trained head is asked: photos, encoded before or now, and words. No truth.
-
-The only modules of torch that the JAX program loads are loaded here, for what was not encoded before.
-"""
+"""What a trained head is asked: photos, encoded before or now, and words. No truth."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +9,15 @@ from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import Restored
-from fmbseg_jax.embed import check_fits, check_same_weights
+from fmbseg_jax.embed import check_fits
+from fmbseg_jax.towers import Towers
 from labelgen.errors import UserError
 from labelgen.formats.pictures import locate, split_source
 from labelgen.ontology import Ontology, read_words
-from labelgen.records import FEATURE_DTYPES, FeatureRow
+from labelgen.records import FeatureRow
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.folder import folder_source
 from labelgen.staging import open_data
-from labelgen.views import feature_row
 
 Pixels = NDArray[np.uint8]
 Failure = dict[str, str]
@@ -50,17 +47,12 @@ class Photos(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
-def wanted_words(restored: Restored, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:
+def wanted_words(restored: Restored, towers: Towers, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:
     """The trained words, or those of a file: (ontology, float32 [K, E] unit rows by the RUN's text tower)."""
     if not words:
         return restored.ontology, restored.prototypes
     ontology = read_words(words)
-    from labelgen.clip import load_clip  # torch
-
-    config = restored.config
-    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
-    check_same_weights(restored, "clip", clip.identity(), config.weights_dir)
-    return ontology, clip.text(ontology.words, config.labels.templates)
+    return ontology, towers.text(ontology.words)
 
 
 def encoded(restored: Restored, path: str) -> Photos:
@@ -94,21 +86,16 @@ def picture(source: Source, row: FeatureRow) -> Pixels | None:
     return image if image.shape[:2] == row.size_hw else None
 
 
-def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
+def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Photos:
     """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
     if Path(folder).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
         raise UserError(f"--out={out} lies within --photos={folder}: masks would become photos; name another folder")
     if not Path(folder).is_dir():
         raise UserError(f"--photos={folder}: no such folder of photos")
-    from labelgen.dinov2 import load_encoder  # torch
-
-    config = restored.config
-    source = folder_source(Path(folder), config.photos.max_pixels)
-    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
-    check_same_weights(restored, "encoder", encoder.identity(), config.weights_dir)
+    source = folder_source(Path(folder), restored.config.photos.max_pixels)
+    towers.load_patches()
     failures: list[tuple[int, Failure]] = []
     names = source.list()
-    dtype = FEATURE_DTYPES[config.encode.feature_dtype]
 
     def rows() -> Iterator[Item]:
         for i in hosts.share(len(names)):
@@ -118,7 +105,6 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
             except PhotoError as error:
                 failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}))
                 continue
-            row = feature_row(photo, encoder.features(photo.image), encoder.grid_hw, dtype)
-            yield Item(i, photo_id, row, photo.image, *locate(folder, source, photo_id, photo_id))
+            yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
     return Photos(len(hosts.share(len(names))), rows(), failures)

@@ -33,6 +33,7 @@ from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
 from fmbseg_jax.palette import overlay
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes
+from fmbseg_jax.towers import Towers
 from labelgen.config import command, parser
 from labelgen.errors import UserError
 from labelgen.files import write_atomic
@@ -49,15 +50,14 @@ def main(args: argparse.Namespace) -> int:
     hosts.start(args.distributed)
     with times("load"):
         restored = restore_run(args.workdir)
-        if args.weights_dir:
-            with restored.config.unlocked():
-                restored.config.weights_dir = args.weights_dir
+        towers = Towers(restored, args.weights_dir or "")
         threshold = args.background_threshold
         if threshold is None:
             threshold = restored.config.eval.background_threshold
-        ontology, prototypes = wanted_words(restored, args.words)
+        ontology, prototypes = wanted_words(restored, towers, args.words)
         classes = class_infos(ontology, class_names(ontology, threshold))
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, args.photos, args.out)
+        folder = args.photos, args.out
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
     background = Background(threshold, restored.temperature) if threshold else None
     out = Masks(Path(args.out), classes, formats)
     embed = Embedder(restored, batch_size=1)

@@ -11,6 +11,7 @@ from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
 from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.sources.base import Photo
+from labelgen.views import feature_row
 
 if TYPE_CHECKING:
     from labelgen.clip import ClipEncoder
@@ -25,9 +26,12 @@ class Towers:
         self._restored = restored
         self._weights_dir = weights_dir or restored.config.weights_dir
 
+    def load_patches(self) -> None:
+        """Loads the patch encoder now, before anything is begun. UserError when its weights are not the RUN's."""
+        _ = self._patches
+
     @cached_property
-    def patches(self) -> "PatchEncoder":
-        """UserError when the weights are not there, or are not those of the RUN."""
+    def _patches(self) -> "PatchEncoder":
         from labelgen.dinov2 import load_encoder
 
         config = self._restored.config
@@ -46,10 +50,8 @@ class Towers:
 
     def features(self, photo: Photo) -> FeatureRow:
         """The row that labelgen would have written of this photo."""
-        from labelgen.views import feature_row
-
         dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
-        return feature_row(photo, self.patches.features(photo.image), self.patches.grid_hw, dtype)
+        return feature_row(photo, self._patches.features(photo.image), self._patches.grid_hw, dtype)
 
     def text(self, words: Sequence[str]) -> NDArray[np.float32]:
         """float32 [K, E] unit rows of words, in the templates of the RUN."""
