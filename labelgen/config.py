@@ -224,15 +224,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def digest_of_list(names: Sequence[str]) -> str:
-    """`digest` of a list, which may be too long for one text."""
-    whole = hashlib.sha256()
-    for i, name in enumerate(names):
-        whole.update((("," if i else "[") + json.dumps(name)).encode())
-    whole.update(b"]" if names else b"[]")
-    return whole.hexdigest()
-
-
 def parser(doc: str, config: bool = True) -> argparse.ArgumentParser:
     """A command line whose --help is the module's text; `config` adds --config=FILE and --config.FIELD=VALUE."""
     flags = argparse.ArgumentParser(
