@@ -221,12 +221,3 @@ def _check_variant(variant: str, variants: Sequence[str]) -> None:
 def digest(value: Any) -> str:
     """Hex sha256 of `value` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def digest_of_list(names: Sequence[str]) -> str:
-    """`digest` of a list, which may be too long for one text."""
-    whole = hashlib.sha256()
-    for i, name in enumerate(names):
-        whole.update((("," if i else "[") + json.dumps(name)).encode())
-    whole.update(b"]" if names else b"[]")
-    return whole.hexdigest()

@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from labelgen.config import digest_of_list
 from labelgen.dataset import FORMAT, read_json
 from labelgen.errors import UserError
 from labelgen.finish import finish_data
 from labelgen.ontology import Ontology
 from labelgen.pipeline import Later, in_order
-from labelgen.plan import Shard, check_same, claim, plan
+from labelgen.plan import Shard, check_same, claim, digest_of_list, plan
 from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.shards import EncodeShard, Finished

@@ -1,5 +1,6 @@
 """Which photos lie in which shard, which shard is whose, and whose the folder is."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,15 @@ def plan(counts: Mapping[str, int], photos_per_shard: int) -> list[Shard]:
         for split, count in sorted(counts.items())
         for i, start in enumerate(range(0, count, photos_per_shard))
     ]
+
+
+def digest_of_list(names: Sequence[str]) -> str:
+    """labelgen.config.digest of a list, which may be too long for one text."""
+    whole = hashlib.sha256()
+    for i, name in enumerate(names):
+        whole.update((("," if i else "[") + json.dumps(name)).encode())
+    whole.update(b"]" if names else b"[]")
+    return whole.hexdigest()
 
 
 def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rows import evidence_row, feature_row, truth_row
 
+from labelgen.config import digest
 from labelgen.files import writer_names
-from labelgen.plan import Shard, claim, owned, plan
+from labelgen.plan import Shard, claim, digest_of_list, owned, plan
 from labelgen.shards import EncodeShard, failures_path, is_done
 from labelgen.tfrecord import ShardReader
 
@@ -108,6 +109,11 @@ def test_plan_covers_each_photo_once() -> None:
     assert shards[4].name == "b-00002-of-00003.tfrecord"
     shares = [owned(shards, worker, 3) for worker in range(3)]
     assert sorted(map(len, shares)) == [1, 2, 2] and set().union(*shares) == set(shards)
+
+
+def test_digest_of_a_long_list_is_that_of_the_whole() -> None:
+    for names in ([], ["a"], ["a/b", "\u00e4", '"']):
+        assert digest_of_list(names) == digest(names)
 
 
 def test_claim_names_the_first_difference(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ def test_an_index_of_another_shard_is_named_by_its_url(data: Path, cache: str) -
     name = "features/train-00001-of-00004.tfrecord"
     (data / name).write_bytes((data / name).read_bytes()[:-3])
     with pytest.raises(UserError, match=f"{url(data)}/{name}.index: is for a shard of .* copy the shard"):
-        open_data(url(data), cache).reader("features", "train")
+        reader = open_data(url(data), cache).reader("features", "train")
+        [reader[row] for row in range(len(reader))]
 
 
 def test_data_of_another_format(data: Path, cache: str) -> None:
