@@ -21,7 +21,7 @@ from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import FeedConfig, HeadConfig
 from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.mesh import make_mesh, over_data, own_places
-from fmbseg_jax.train import place
+from fmbseg_jax.place import place
 from labelgen.errors import UserError
 
 IDENTITY = {"head.hidden": 16}
