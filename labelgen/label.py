@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from labelgen import rle
 from labelgen.calibration import Calibration
+from labelgen.coverage import coverage
 from labelgen.masks import name_masks, paint, strongest
 from labelgen.merge import merge, patch_targets
 from labelgen.ontology import Ontology
 from labelgen.points import NamedMasks, prompt_masks
 from labelgen.presence import Presence, PresenceSettings, dense_logits, detect, patch_probabilities
 from labelgen.records import EvidenceRow, LabelRow, label_dtype
-from labelgen.resample import to_patches
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]
@@ -82,12 +82,10 @@ def label_stages(
     probabilities = patch_probabilities(logits, presence, settings.presence)
 
     masks = evidence.masks
-    bitmaps = rle.decode(masks, np.arange(len(masks.iou)))
-    coverage = to_patches(bitmaps, evidence.grid_hw)
-    prompted = prompt_masks(probabilities, presence.present, masks, coverage, settings.points_per_class)
-    named = name_masks(probabilities, masks, coverage, settings.mask_min_confidence)
-    stage11 = strongest(prompted, bitmaps[prompted.ids])
-    stage12 = paint(named, bitmaps[named.ids])
+    inside = coverage(masks, evidence.grid_hw)
+    prompted = prompt_masks(probabilities, presence.present, masks, inside, settings.points_per_class)
+    named = name_masks(probabilities, masks, inside, settings.mask_min_confidence)
+    stage11, stage12 = strongest(prompted, masks), paint(named, masks)
     classes = np.flatnonzero(presence.present)
     full, merged, confidence = merge(probabilities, classes, [stage11, stage12], settings.merge_min_confidence)
     return Stages(presence, probabilities, prompted, named, stage11[0], stage12[0], full, merged, confidence)

@@ -6,10 +6,13 @@ Small objects and parts that no query point of stage 1.1 met get their label her
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen import rle
 from labelgen.points import NamedMasks
 from labelgen.records import MaskSet
 
 Array = NDArray[np.float32]
+Painted = tuple[NDArray[np.int64], Array]
+"""Classes int [H, W], -1 where there is none, and the confidence float32 [H, W] of the mask that says so."""
 
 
 def name_masks(probabilities: Array, masks: MaskSet, coverage: Array, min_confidence: float) -> NamedMasks:
@@ -27,24 +30,18 @@ def name_masks(probabilities: Array, masks: MaskSet, coverage: Array, min_confid
     )
 
 
-def paint(named: NamedMasks, bitmaps: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
-    """Small masks over large ones: classes int [H, W] (-1 where none) and the painting mask's confidence.
-
-    bitmaps: bool [n, H, W], one for each named mask.
-    """
-    label_map = np.full(bitmaps.shape[1:], -1, np.int64)
-    confidence = np.zeros(bitmaps.shape[1:], np.float32)
-    for i in np.argsort(-bitmaps.sum((1, 2)), kind="stable"):
-        label_map[bitmaps[i]] = named.classes[i]
-        confidence[bitmaps[i]] = named.confidence[i]
-    return label_map, confidence
+def paint(named: NamedMasks, masks: MaskSet) -> Painted:
+    """Small masks over large ones."""
+    return _on_top(named, masks, np.argsort(-rle.areas(masks)[named.ids], kind="stable"))
 
 
-def strongest(named: NamedMasks, bitmaps: NDArray[np.bool_]) -> tuple[NDArray[np.int64], Array]:
-    """The most confident mask wins each pixel: classes int [H, W] (-1 where none) and its confidence."""
-    label_map = np.full(bitmaps.shape[1:], -1, np.int64)
-    confidence = np.zeros(bitmaps.shape[1:], np.float32)
-    for i in np.argsort(named.confidence, kind="stable"):
-        label_map[bitmaps[i]] = named.classes[i]
-        confidence[bitmaps[i]] = named.confidence[i]
-    return label_map, confidence
+def strongest(named: NamedMasks, masks: MaskSet) -> Painted:
+    """The most confident mask wins each pixel."""
+    return _on_top(named, masks, np.argsort(named.confidence, kind="stable"))
+
+
+def _on_top(named: NamedMasks, masks: MaskSet, order: NDArray[np.int64]) -> Painted:
+    """The masks laid one over the other in an order of their places in `named`."""
+    top = rle.stacked(masks, named.ids[order])
+    # -1 meets the element after the last one: no mask, no confidence.
+    return np.append(named.classes[order], -1)[top], np.append(named.confidence[order], np.float32(0))[top]

@@ -21,9 +21,12 @@ def merge(
     """
     size_hw = stages[0][0].shape
     votes = to_pixels(np.ascontiguousarray(probabilities[..., classes].transpose(2, 0, 1)), (size_hw[0], size_hw[1]))
+    place = np.full(probabilities.shape[-1], -1)
+    place[classes] = np.arange(len(classes))
     for label_map, confidence in stages:
-        for i, c in enumerate(classes):
-            votes[i] += np.where(label_map == c, confidence, 0)
+        pixels = np.flatnonzero((label_map >= 0) & (place[label_map] >= 0))
+        voters = place[label_map.ravel()[pixels]]
+        votes.reshape(len(classes), -1)[voters, pixels] += confidence.ravel()[pixels]
     confidence = votes.max(0) / (1 + len(stages))
     full = classes[votes.argmax(0)]
     return full, np.where(confidence >= min_confidence, full, -1), confidence

@@ -39,10 +39,3 @@ def to_pixels(maps: Array, size_hw: tuple[int, int]) -> Array:
     _, h, w = maps.shape
     height, width = size_hw
     return np.asarray(bilinear_matrix(height, h) @ maps @ bilinear_matrix(width, w).T, np.float32)
-
-
-def to_patches(maps: NDArray[np.generic], grid_hw: tuple[int, int]) -> Array:
-    """Mean over each patch's pixels: maps [n, H, W] (bool or float) -> float32 [n, h, w]."""
-    _, height, width = maps.shape
-    h, w = grid_hw
-    return np.asarray(area_matrix(h, height) @ maps.astype(np.float32) @ area_matrix(w, width).T, np.float32)

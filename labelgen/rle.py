@@ -31,6 +31,29 @@ def decode(masks: "MaskSet", ids: "Sequence[int] | NDArray[np.integer]") -> NDAr
     return np.repeat(within % 2 == 1, lengths).reshape(len(ids), *masks.size_hw)
 
 
+def areas(masks: "MaskSet") -> NDArray[np.int64]:
+    """Pixels of each mask, int64 [M]."""
+    ones = masks.runs.astype(np.int64)
+    within = np.arange(len(ones)) - np.repeat(masks.offsets[:-1], np.diff(masks.offsets))
+    total = np.concatenate([[0], np.cumsum(np.where(within % 2, ones, 0))])
+    return np.diff(total[masks.offsets])
+
+
+def stacked(masks: "MaskSet", ids: NDArray[np.integer]) -> NDArray[np.int32]:
+    """int32 [H, W]: of the masks with these numbers, laid one over the other, the place in `ids` of the one on top; -1.
+
+    A mask is unpacked from its first one to its last alone.
+    """
+    height, width = masks.size_hw
+    top = np.full(height * width, -1, np.int32)
+    for place, i in enumerate(ids):
+        runs = masks.runs[masks.offsets[i] : masks.offsets[i + 1]].astype(np.int64)
+        inside = runs[1 : len(runs) - len(runs) % 2]
+        here = top[runs[0] : runs[0] + inside.sum()]
+        np.copyto(here, place, where=np.repeat(np.arange(len(inside)) % 2 == 0, inside))
+    return top.reshape(height, width)
+
+
 def resized(masks: "MaskSet", size_hw: tuple[int, int]) -> "MaskSet":
     """The same masks sampled at the pixel centres of another size; boxes and points move with them.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen.resample import area_matrix, bilinear_matrix, to_patches, to_pixels
+from labelgen.resample import area_matrix, bilinear_matrix, to_pixels
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,3 @@ def test_area_shares_by_hand() -> None:
 def test_rows_sum_to_one() -> None:
     for matrix in (area_matrix(7, 50), area_matrix(50, 7), bilinear_matrix(7, 50), bilinear_matrix(50, 7)):
         np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-5)
-
-
-def test_patches_keep_rows_and_columns_apart() -> None:
-    mask = np.zeros((1, 8, 20), bool)
-    mask[0, :4, :5] = True
-    np.testing.assert_allclose(to_patches(mask, (2, 4))[0], [[1, 0, 0, 0], [0, 0, 0, 0]], atol=1e-6)

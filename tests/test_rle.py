@@ -22,6 +22,23 @@ def test_masks_come_back_in_the_asked_order(share: float) -> None:
     assert np.array_equal(found, masks[[4, 0, 2, 2]])
 
 
+def test_areas_count_the_ones() -> None:
+    masks = np.random.default_rng(3).random((6, 9, 11)) < np.array([0, 0.1, 0.5, 0.9, 1, 0.3])[:, None, None]
+    assert rle.areas(mask_set(masks)).tolist() == masks.sum((1, 2)).tolist()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_masks_laid_over_each_other(share: float) -> None:
+    masks = np.random.default_rng(4).random((6, 9, 11)) < share
+    masks[1] = False
+    ids = np.array([3, 1, 0, 5])
+    wanted = np.full((9, 11), -1)
+    for place, i in enumerate(ids):
+        wanted[masks[i]] = place
+    assert np.array_equal(rle.stacked(mask_set(masks), ids), wanted)
+    assert (rle.stacked(mask_set(masks), ids[:0]) == -1).all()
+
+
 def test_no_masks_asked() -> None:
     assert rle.decode(mask_set(np.ones((2, 3, 4), bool)), np.array([], int)).shape == (0, 3, 4)
 
