@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg_jax import hosts
 from labelgen.config import command, load_config
 from pocket.scenes import draw
 
@@ -31,6 +30,18 @@ NOT_RUN = {
     "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
     "gcloud storage": "needs a bucket",
     "python -m benchmarks.": "takes minutes to hours; tests/test_benchmarks.py and test_results.py run them small",
+    "python -m fmbseg_jax.serve": "serves until it is stopped; tests/test_serve_command.py runs it",
+    **dict.fromkeys(
+        (
+            "python -m fmbseg_jax.export --workdir=run --out=exported",
+            "python -m fmbseg_jax.report --data=DATA",
+            "python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER",
+            "python -m fmbseg_jax.train --config=CONFIG",
+            "python -m labelgen.export --config=CONFIG",
+            "python -m labelgen.run --config=CONFIG",
+        ),
+        "names what the reader has; the tutorial runs the same",
+    ),
 }
 POCKET = load_config(str(ROOT / "configs/pocket.py"))
 SMALL = [
@@ -68,7 +79,7 @@ def commands(block: str) -> list[str]:
 
 def inline(page: str) -> list[str]:
     """Command lines within a sentence; a command's name alone is none."""
-    text = re.sub(r"^    .*\n", "", (ROOT / page).read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^```(?:.*\n)*?```|^    .*\n", "", (ROOT / page).read_text(), flags=re.MULTILINE)
     found = re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)
     return [" ".join(line.split()) for line in found if not re.fullmatch(r"python -m [\w.]+", line)]
 
@@ -142,10 +153,9 @@ def run(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Runs a line as its process would; what it printed."""
     name, *arguments = shlex.split(line)[2:]
     module = importlib.import_module(name)
-    hosts.errors.cache_clear()  # the stderr of a test before this one
     if any(argument.startswith("--config=") for argument in arguments):
         arguments += [f"--config.{field}" for field in SMALL]
-    arguments += [f"--limit={PHOTOS}"] if name == "labelgen.run" else []
+    arguments += [f"--limit={PHOTOS}"] if name == "labelgen.run" and "--stage=label" not in arguments else []
     arguments += [f"--train={PHOTOS}", "--eval=2", "--held_out=2"] if name == "pocket.scenes" else []
     code = command(module.main, module.arguments(), arguments)
     said = capsys.readouterr()

@@ -34,7 +34,7 @@ def test_the_trainers_reader_opens_what_it_reads_and_nothing_else(data: Path) ->
     rows = np.random.default_rng(0).choice(ROWS, 500, replace=False)
     with openings() as count:
         for row in rows.tolist():
-            assert int(examples.read(row)["row"]) == row
+            assert int(examples[row]["row"]) == row
         reached = len(np.unique(rows // PER_SHARD))
         assert count() <= 4 * 500 and count() >= 2 * reached  # a shard and its index, of both families
 
