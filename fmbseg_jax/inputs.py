@@ -100,11 +100,11 @@ def on_the_fly(restored: Restored, folder: str, out: str) -> Photos:
         raise UserError(f"--out={out} lies within --photos={folder}: masks would become photos; name another folder")
     if not Path(folder).is_dir():
         raise UserError(f"--photos={folder}: no such folder of photos")
-    from labelgen.dinov2 import load_encoder  # torch
+    from labelgen.choose_encoder import load_encoder  # torch
 
     config = restored.config
     source = folder_source(Path(folder), config.photos.max_pixels)
-    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
+    encoder = load_encoder(config)
     check_same_weights(restored, "encoder", encoder.identity(), config.weights_dir)
     failures: list[tuple[int, Failure]] = []
     names = source.list()

@@ -14,7 +14,7 @@ from labelgen.sources.base import Photo
 
 if TYPE_CHECKING:
     from labelgen.clip import ClipEncoder
-    from labelgen.dinov2 import PatchEncoder
+    from labelgen.patch_encoder import PatchEncoder
 
 
 class Towers:
@@ -28,10 +28,9 @@ class Towers:
     @cached_property
     def patches(self) -> "PatchEncoder":
         """UserError when the weights are not there, or are not those of the RUN."""
-        from labelgen.dinov2 import load_encoder
+        from labelgen.choose_encoder import load_encoder
 
-        config = self._restored.config
-        encoder = load_encoder(config.encoder, self._weights_dir, config.device, config.dtype)
+        encoder = load_encoder(self._restored.config, self._weights_dir)
         check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
         return encoder
 
