@@ -23,7 +23,7 @@ class ClipTrunk:
 
     def __init__(self, clip: ClipEncoder, layers: Sequence[int], join: str) -> None:
         """UserError for a layer that there is not."""
-        self._clip, self.device = clip, clip.device
+        self._clip, self.device, self.dtype = clip, clip.device, clip.dtype
         there = [Layer(clip.visual.conv1.out_channels, clip.patch_px)] * len(clip.blocks)
         self._layers = Layers(layers, join, there, "clip")
         self.patch_px, self.width = self._layers.patch_px, self._layers.width

@@ -49,6 +49,8 @@ class Trunk(Protocol):
     """A frozen network that gives a map of patch features, and what it says of itself."""
 
     device: torch.device
+    dtype: torch.dtype
+    """Of its products."""
     patch_px: int
     """The stride of the map: a cell of it is a patch of so many px a side."""
     width: int

@@ -23,7 +23,7 @@ class SamTrunk:
 
     def __init__(self, sam: SamEncoder, layers: Sequence[int], join: str) -> None:
         """UserError for a layer that there is not."""
-        self._sam, self.device = sam, sam.device
+        self._sam, self.device, self.dtype = sam, sam.device, sam.dtype
         prompts = sam.model.prompt_encoder
         there = [Layer(prompts.embed_dim, sam.input_px // prompts.image_embedding_size[0])]
         self._layers = Layers(layers, join, there, "sam")
