@@ -148,8 +148,8 @@ def measure(part: str, fields: list[str], count: int) -> dict[str, Any]:
 
 def encoder(part: str, config: ConfigDict) -> tuple[Any, Any]:
     """(what encodes a photo uint8 [H, W, 3], its device) of one part."""
+    from labelgen.choose_encoder import load_encoder
     from labelgen.clip import load_clip
-    from labelgen.dinov2 import load_encoder
     from labelgen.encode import ClipViews
     from labelgen.sam import load_sam
 
@@ -158,7 +158,7 @@ def encoder(part: str, config: ConfigDict) -> tuple[Any, Any]:
         sam = load_sam(config.sam, *common)
         return sam.masks, sam.device
     if part == "dinov2":
-        dino = load_encoder(config.encoder, *common)
+        dino = load_encoder(config)
         return dino.features, dino.device
     clip = load_clip(config.clip, *common)
     views = ClipViews(config.clip, clip)

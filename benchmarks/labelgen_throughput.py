@@ -166,7 +166,7 @@ class Ordinary:
     def __init__(self, encoders: Any, config: ConfigDict, times: StageTimes) -> None:
         from segment_anything import SamAutomaticMaskGenerator
 
-        self._clip, self._dino, self._times, self._config = encoders._clip, encoders._dino, times, config.clip
+        self._clip, self._patches, self._times, self._config = encoders._clip, encoders._patches, times, config.clip
         self._generator = SamAutomaticMaskGenerator(
             encoders._sam.model,
             points_per_side=config.sam.points_per_side,
@@ -183,8 +183,8 @@ class Ordinary:
 
         image = photo.image
         with torch.inference_mode(), compute.autocast(self._clip.device, self._clip.dtype):
-            with self._times("dinov2"):
-                self._dino.features(image)
+            with self._times("encoder"):
+                self._patches.features(image)
             with self._times("clip"):
                 for window in self._windows(image):
                     pixels = torch.from_numpy(window).to(self._clip.device).permute(2, 0, 1)[None].float() / 255

@@ -61,9 +61,12 @@ def get_config() -> ConfigDict:
     config.sam.batch_size = 0  # points a decoder pass; 0: as many as the device's memory allows
 
     config.encoder = ConfigDict()
-    config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # timm name, or a model config file (*.json)
-    config.encoder.weights = ""  # weight file in weights_dir; empty: timm's own download
+    config.encoder.name = "vit_large_patch14_dinov2.lvd142m"  # any timm name, or a model config file (*.json) …
+    # … that gives patch tokens or a feature map; "clip": config.clip's own trunk; "sam": config.sam's image encoder
+    config.encoder.weights = ""  # weight file in weights_dir; empty: timm's own download; not read for clip and sam
     config.encoder.sha256 = ""
+    config.encoder.layers = (-1,)  # layers whose output is taken, after the final norm; -1: the last, -2: before it …
+    config.encoder.join = "concatenate"  # what several layers become: concatenate, mean
     config.encoder.size_px = 518  # the photo is fitted into this width, px …
     config.encoder.height_px = 0  # … and this height; 0: size_px too. The patch grid is these, divided by the patch
     config.encoder.window_px = 0  # features by overlapping windows of this side, averaged; 0: the photo in one pass

@@ -14,7 +14,7 @@ from labelgen.records import FeatureRow
 
 Array = NDArray[np.float32]
 _SAME = {
-    "encoder": ("sha256", "size_px", "height_px", "window_px", "stride_px", "patch_px"),
+    "encoder": ("sha256", "size_px", "height_px", "window_px", "stride_px", "patch_px", "layers", "join"),
     "clip": ("sha256", "patch_px"),
 }
 """What the head's input and output depend on, of each encoder's identity()."""

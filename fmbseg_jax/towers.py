@@ -15,7 +15,7 @@ from labelgen.views import feature_row
 
 if TYPE_CHECKING:
     from labelgen.clip import ClipEncoder
-    from labelgen.dinov2 import PatchEncoder
+    from labelgen.patch_encoder import PatchEncoder
 
 
 class Towers:
@@ -32,10 +32,9 @@ class Towers:
 
     @cached_property
     def _patches(self) -> "PatchEncoder":
-        from labelgen.dinov2 import load_encoder
+        from labelgen.choose_encoder import load_encoder
 
-        config = self._restored.config
-        encoder = load_encoder(config.encoder, self._weights_dir, config.device, config.dtype)
+        encoder = load_encoder(self._restored.config, self._weights_dir)
         check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
         return encoder
 

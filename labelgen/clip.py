@@ -101,18 +101,21 @@ class ClipEncoder:
         """Inputs [n, 1 + N, width] of the last `count` blocks, in their order."""
         kept = []
         with compute.autocast(self.device, self.dtype):
-            x = self._embed(images)
+            x = self.embed(self._pixels(images))
             for i, block in enumerate(self.blocks[:-1]):
                 if i >= len(self.blocks) - count:
                     kept.append(x)
                 x = block.module(x)
         return [*kept, x]
 
-    def _embed(self, images: NDArray[np.uint8]) -> Tensor:
-        """VisionTransformer._embeds with position embeddings for this size of image."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
-        patches = self.visual.conv1((pixels - self._mean) / self._std)
-        cls = self.visual.class_embedding.expand(len(images), 1, -1)
+    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        """Normalised float32 [n, 3, S, S]."""
+        return (torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """VisionTransformer._embeds of normalised [n, 3, H, W], with position embeddings for this size."""
+        patches = self.visual.conv1(pixels)
+        cls = self.visual.class_embedding.expand(len(pixels), 1, -1)
         x = torch.cat([cls, patches.flatten(2).transpose(1, 2)], 1) + self._positions(patches.shape[-2:])
         embedded: Tensor = self.visual.ln_pre(x)
         return embedded

@@ -160,6 +160,8 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "sam.stability_threshold": SHARE,
     "sam.nms_threshold": SHARE,
     "sam.batch_size": _whole(0),
+    "encoder.layers": ("at least one layer, such as -1 for the last", bool),
+    "encoder.join": _choice("concatenate", "mean"),
     "encoder.size_px": _whole(1),
     "encoder.height_px": _whole(0),
     "encoder.window_px": _whole(0),

@@ -1,6 +1,6 @@
-"""The three frozen encoders and what they make of one photo: its features, its evidence, its truth. No words here.
+"""The frozen encoders and what they make of one photo: its features, its evidence, its truth. No words here.
 
-Data flow: Photo -> DINOv2 features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
+Data flow: Photo -> patch features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
 """
 
 from collections.abc import Generator, Iterator
@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen import compute
+from labelgen.choose_encoder import load_encoder
 from labelgen.clip import ClipEncoder, load_clip
 from labelgen.dense import check_variants, window_maps
-from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
 from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
 from labelgen.sam import load_sam
 from labelgen.sources.base import Photo
-from labelgen.views import feature_row
+from labelgen.views import encoder_settings, feature_row
 from labelgen.windows import HW, crop_windows, resize, tile
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
@@ -31,7 +31,7 @@ Halves = NDArray[np.float16]
 
 
 class Encoders:
-    """CLIP, SAM and DINOv2 of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
+    """CLIP, SAM and patch encoder of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
 
     times: where the time of all encode_photo calls went, by encoder, and how busy the device was.
     """
@@ -43,23 +43,23 @@ class Encoders:
         self._clip = load_clip(config.clip, *common)
         self._views = ClipViews(config.clip, self._clip)
         self._sam = load_sam(config.sam, *common)
-        self._dino = load_encoder(config.encoder, *common)
+        self._patches = load_encoder(config, clip=self._clip, sam=self._sam)
         self._dtype = FEATURE_DTYPES[config.encode.feature_dtype]
         self._config = config
         self.times = StageTimes()
         self.busy = compute.busy(self._clip.device)
-        self._clip.batches.busy = self._sam.busy = self._dino.busy = self.busy
+        self._clip.batches.busy = self._sam.busy = self._patches.busy = self.busy
         self.times.share("device busy", self.busy.share)
 
     @property
     def grid_hw(self) -> HW:
         """The fixed patch grid h, w of every photo."""
-        return self._dino.grid_hw
+        return self._patches.grid_hw
 
     @property
     def feature_width(self) -> int:
         """D."""
-        return self._dino.width
+        return self._patches.width
 
     @property
     def text_width(self) -> int:
@@ -83,8 +83,8 @@ class Encoders:
         """The rows of one photo; the last is None where the photo has no label map."""
         image = photo.image
         size_hw = image.shape[0], image.shape[1]
-        with self.times("dinov2"):
-            features = self._dino.features(image)
+        with self.times("encoder"):
+            features = self._patches.features(image)
         with self.times("clip"):
             crops, boxes, dense = self._views.evidence(image, features)
         with self.times("sam"):
@@ -101,9 +101,10 @@ class Encoders:
         fields = {name: self._config[name].to_dict() for name in ("clip", "sam", "encoder")}
         for name in ("clip", "sam"):
             fields[name].pop("batch_size")  # how much at a time, not what
+        fields["encoder"] = encoder_settings(fields["encoder"])
         fields["clip"] |= self._clip.identity()
         fields["sam"] |= self._sam.identity()
-        fields["encoder"] |= self._dino.identity()
+        fields["encoder"] |= self._patches.identity()
         fields["clip"] |= {name: list(fields["clip"][name]) for name in ("crop_scales", "variants")}
         return {**fields, "dtype": compute.dtype_name(self._clip.dtype), "torch": torch.__version__.partition("+")[0]}
 

@@ -22,6 +22,7 @@ from labelgen.shards import EncodeShard, Finished
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError
+from labelgen.views import encoder_settings
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 """Of one photo, a row a family."""
@@ -89,7 +90,7 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     for model in ("clip", "sam", "encoder"):
         kept[model].pop("batch_size", None)
         kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
-    return kept
+    return kept | {"encoder": encoder_settings(kept["encoder"])}
 
 
 def check_dtype(config: ConfigDict, data: Path) -> None:

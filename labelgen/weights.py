@@ -4,8 +4,8 @@
     python -m labelgen.weights --config=configs/my_photos.py           # fetches what is missing, and checks all
 
 A file is looked for in weights_dir first, then where the library that loads the model keeps its downloads; SAM's are
-fetched into weights_dir, CLIP's and DINOv2's into the cache of Hugging Face (HF_HOME says where). All that is there is
-checked: whole, and of the digest that the config or the release states. Nothing is loaded, so little memory is needed.
+fetched into weights_dir, the others into the cache of Hugging Face (HF_HOME says where). All that is there is checked:
+whole, and of the digest that the config or the release states. Nothing is loaded, so little memory is needed.
 Without a network the command says which file to get from where and under which name to save it in weights_dir; once
 the files are there, labelgen.run needs no network. The size of a missing file is that of its model's parameters in
 float32; some files are stored smaller. Licences are those that the files' publishers state.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from labelgen import clip_source, dinov2, sam_files
+from labelgen import choose_encoder, clip_source, sam_files
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
 from labelgen.frame import same_config
@@ -51,12 +51,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def needs(config: ConfigDict) -> list[Needed]:
-    """The files of CLIP, SAM and DINOv2. UserError for a model that there is not."""
-    folder = config.weights_dir
+    """The files of CLIP, SAM and the patch encoder, unless that is one of them. UserError for an unknown model."""
+    folder, patches = config.weights_dir, choose_encoder.weight_file(config)
     return [
         Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip_source.weight_file(config.clip, folder)),
         Needed("SAM", config.sam.name, sam_files.weight_file(config.sam, folder)),
-        Needed("DINOv2", config.encoder.name, dinov2.weight_file(config.encoder, folder)),
+        *([Needed("encoder", config.encoder.name, patches)] if patches else []),
     ]
 
 

@@ -7,10 +7,10 @@ import torch
 
 from labelgen import compute
 from labelgen.compute import Batches, OutOfMemoryError, enough_memory, fitting, torch_device, torch_dtype
-from labelgen.dinov2 import load_encoder
 from labelgen.encode import Encoders
 from labelgen.errors import UserError
 from labelgen.sources.base import Photo
+from labelgen.timm_encoder import load_encoder
 
 CPU = torch.device("cpu")
 ERRORS = [
@@ -291,7 +291,7 @@ def test_the_dtype_that_auto_became_is_what_identity_says(folder, monkeypatch):
     assert config.dtype == "auto" and Encoders(config).identity()["dtype"] == "float32"
     config.dtype = "bfloat16"
     assert Encoders(config).identity()["dtype"] == "bfloat16"
-    assert load_encoder(config.encoder, folder, "cpu", "auto").dtype == torch.float32
+    assert load_encoder(config.encoder, folder, "cpu", "auto").trunk.dtype == torch.float32
     monkeypatch.setattr(compute, "_best_dtype", lambda device: torch.float16)
     config.dtype = "auto"
     assert Encoders(config).identity()["dtype"] == "float16"

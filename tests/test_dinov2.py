@@ -6,9 +6,9 @@ import tiny_models  # first: it makes torchvision importable
 import torch
 from PIL import Image
 
-from labelgen import dinov2
-from labelgen.dinov2 import load_encoder
+from labelgen import patch_encoder, timm_encoder
 from labelgen.errors import UserError
+from labelgen.timm_encoder import load_encoder
 
 # isort: split
 
@@ -53,7 +53,7 @@ def test_rows_are_rows(encoder):
     """A photo that changes from top to bottom only has features that do."""
     image = np.broadcast_to(np.linspace(0, 255, 48).astype(np.uint8)[:, None, None], (48, 48, 3)).copy()
     with torch.no_grad():
-        encoder.model.pos_embed.zero_()
+        encoder.trunk.model.pos_embed.zero_()
     features = encoder.features(image)
     assert np.abs(features - features[:, :1]).max() < 1e-3 < np.abs(features - features[:1]).max()
 
@@ -90,10 +90,10 @@ def test_a_portrait_photo_fills_the_height_of_a_landscape_grid(folder, config, s
 @pytest.mark.parametrize("size_hw", [(32, 48), (48, 24), (8, 48)])
 def test_a_patch_is_the_mean_over_the_windows_that_cover_it(folder, config, size_hw, monkeypatch):
     """By hand: each window through the model by itself. Two windows a pass, so that the last pass is short."""
-    monkeypatch.setattr(dinov2, "WINDOWS_A_PASS", 2)
+    monkeypatch.setattr(patch_encoder, "WINDOWS_A_PASS", 2)
     encoder = wide(folder, config, window_px=24, stride_px=16)
     image = photo(*size_hw)  # of whole patches already: nothing is resized
-    grid_hw, _ = dinov2.view_grid(size_hw, 48, 8, 32)
+    grid_hw, _ = patch_encoder.view_grid(size_hw, 48, 8, 32)
     pixels = encoder.pixels(np.asarray(Image.fromarray(image).resize((grid_hw[1] * 8, grid_hw[0] * 8), 3)))
     starts = {1: [0], 2: [0], 4: [0, 1], 6: [0, 2, 3]}  # 3 patches a window, at most 2 apart, evenly spread
     total, count = np.zeros((*grid_hw, 32)), np.zeros((*grid_hw, 1))
@@ -101,7 +101,7 @@ def test_a_patch_is_the_mean_over_the_windows_that_cover_it(folder, config, size
         for x in starts[grid_hw[1]]:
             window = pixels[:, :, 8 * y : 8 * y + 24, 8 * x : 8 * x + 24]
             h, w = window.shape[2] // 8, window.shape[3] // 8
-            total[y : y + h, x : x + w] += encoder.tokens(window)[0].view(h, w, 32).numpy()
+            total[y : y + h, x : x + w] += encoder.maps(window)[0].numpy()
             count[y : y + h, x : x + w] += 1
     assert count.min() == 1 < count.max()
     np.testing.assert_allclose(encoder.features(image), total / count, atol=1e-5)
@@ -153,7 +153,7 @@ def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatc
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(dinov2, "hf_hub_download", offline)
+    monkeypatch.setattr(timm_encoder, "hf_hub_download", offline)
     config.update(**fields)
     with pytest.raises(UserError, match=message):
         load_encoder(config, folder, "cpu", "float32")
@@ -162,7 +162,7 @@ def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "resnet18", "model_args": {}}, "cannot be built|no ViT with patch tokens"),
+        ({"name": "resnet18", "model_args": {}}, "weights of another model than resnet18"),
         ({"model_args": {"patch": 8}}, r"cannot be built from this \(TypeError"),
         ({"model_args": {**tiny_models.DINO_JSON["model_args"], "depth": 3}}, "weights of another model than"),
         ({"model_args": {**tiny_models.DINO_JSON["model_args"], "img_size": 64}}, "weights of another model than"),

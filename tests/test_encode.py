@@ -127,7 +127,7 @@ def test_identity_is_json_without_paths_and_changes_with_what_matters(config, en
 def test_where_the_time_went(encoders):
     encoders.encode_photo(photo(20, 20))
     assert [part.split()[0] for part in encoders.times.summary().split(", ")] == [
-        "dinov2",
+        "encoder",
         "clip",
         "sam",
         "device",

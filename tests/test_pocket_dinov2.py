@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen.dinov2 import load_encoder
+from labelgen.timm_encoder import load_encoder
 from pocket import dino_model, probe, train_dinov2
 from pocket.dino_data import GRID, NONE, Twins
 from pocket.scenes import CLASSES, draw

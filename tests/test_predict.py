@@ -23,10 +23,10 @@ from fmbseg_jax.inputs import Item
 from fmbseg_jax.palette import palette
 from labelgen.clip import load_clip
 from labelgen.config import command, load_config
-from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
 from labelgen.formats.pictures import class_infos
 from labelgen.ontology import parse_words
+from labelgen.timm_encoder import load_encoder
 
 ROOT = Path(__file__).parents[1]
 WORDS = parse_words(["ball", "box: box, crate"], "words")

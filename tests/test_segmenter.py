@@ -16,8 +16,8 @@ from fmbseg_jax.palette import palette
 from fmbseg_jax.segmenter import Recent
 from fmbseg_jax.towers import Towers
 from labelgen.clip import load_clip
-from labelgen.dinov2 import load_encoder
 from labelgen.errors import UserError
+from labelgen.timm_encoder import load_encoder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import tiny_models  # first: it makes torchvision importable
 import torch
 
-from labelgen import clip_source, dinov2, sam_files, weights
+from labelgen import clip_source, sam_files, timm_encoder, weights
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.sam import load_sam
@@ -56,7 +56,7 @@ def nothing_else_is_reached(monkeypatch, tmp_path):
         raise OSError("HF_HUB_OFFLINE: no network\nlong story")
 
     monkeypatch.setattr("open_clip.download_pretrained", offline)
-    monkeypatch.setattr(dinov2, "hf_hub_download", offline)
+    monkeypatch.setattr(timm_encoder, "hf_hub_download", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     release_at(monkeypatch, "http://127.0.0.1:9/")
 
@@ -93,7 +93,7 @@ def test_the_pocket_models_are_all_there(monkeypatch, capsys):
     assert "model    SAM sam.json\nfile     pocket/weights/sam.safetensors\nsize     3.4 MB\n" in said
     assert f"sha256   {found[:16]}..." in said
     ready = (
-        "\nready: CLIP, SAM, DINOv2, each whole. next: python -m labelgen.run --config=configs/pocket.py --out=DATA\n"
+        "\nready: CLIP, SAM, encoder, each whole. next: python -m labelgen.run --config=configs/pocket.py --out=DATA\n"
     )
     assert said.endswith(ready)
 
@@ -122,7 +122,7 @@ def test_what_is_missing_is_fetched_and_the_second_time_it_is_there(config, serv
     assert "2 of 3 files are there" in capsys.readouterr().out
     assert run(config) == 0
     said = capsys.readouterr()
-    assert "fetching SAM vit_b\n" in said.err and "100%" in said.err and "ready: CLIP, SAM, DINOv2" in said.out
+    assert "fetching SAM vit_b\n" in said.err and "100%" in said.err and "ready: CLIP, SAM, encoder" in said.out
     assert (tmp_path / "weights" / VIT_B).read_bytes() == (server[0] / VIT_B).read_bytes()
     release_at(monkeypatch, "http://127.0.0.1:9/")
     assert run(config) == 0
@@ -192,7 +192,7 @@ def test_a_whole_file_of_another_digest_than_the_releases_is_refused(config, tmp
 def test_what_the_hub_left_is_found_without_a_network(tmp_path):
     fields = tiny_models.get_config()
     fields.encoder.name = "vit_small_patch14_dinov2.lvd142m"
-    file = dinov2.weight_file(fields.encoder, tmp_path / "weights")
+    file = timm_encoder.weight_file(fields.encoder, tmp_path / "weights")
     assert file.there() is None
     snapshot = tmp_path / "hub" / HUB / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

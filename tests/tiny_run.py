@@ -8,8 +8,8 @@ import tiny_models
 from PIL import Image
 
 from labelgen.clip import load_clip
-from labelgen.dinov2 import load_encoder
 from labelgen.ontology import parse_words
+from labelgen.timm_encoder import load_encoder
 
 WORDS = parse_words(["ball", "box: box, crate"], "words")
 KERNEL = np.random.default_rng(0).normal(size=(32, 24))
