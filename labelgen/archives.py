@@ -8,6 +8,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from labelgen.download import MB, check_room
@@ -27,13 +28,14 @@ def unpack(archive: Path, folder: Path, below: str, kept: Collection[str]) -> in
     partial = folder.with_name(folder.name + ".partial")
     check_room(folder.parent, archive.stat().st_size - size(partial), f"what is in {archive.name}")
     progress, count, done = Progress(max(1, archive.stat().st_size // MB), "MB", f"unpack {archive.name}"), 0, 0
-    for tar, member in _members(archive):
-        name = member.name.removeprefix("./").removeprefix(f"{below}/")
-        if member.isfile() and any(name.startswith(f"{one}/") for one in kept):
-            _write(tar, member, partial / name)
-            count += 1
-        progress.add((tar.offset - done) // MB)
-        done += (tar.offset - done) // MB * MB
+    with _opened(archive) as tar:
+        for member in _members(tar, archive):
+            name = member.name.removeprefix("./").removeprefix(f"{below}/")
+            if member.isfile() and any(name.startswith(f"{one}/") for one in kept):
+                _write(tar, member, partial / name)
+                count += 1
+            progress.add(tar.offset // MB - done)
+            done = tar.offset // MB
     progress.close()
     if not count:
         raise UserError(f"{archive}: has none of {below}/{', '.join(kept)}; is it another archive?")
@@ -50,24 +52,31 @@ def size(folder: Path) -> int:
 def texts(archive: Path, names: Collection[str]) -> dict[str, str]:
     """The text of each of these members; UserError when one is not there, or the archive is torn."""
     found = {}
-    for tar, member in _members(archive):
-        if member.name in names and (file := tar.extractfile(member)):
-            found[member.name] = file.read().decode()
+    with _opened(archive) as tar:
+        for member in _members(tar, archive):
+            if member.name in names and (file := tar.extractfile(member)):
+                found[member.name] = file.read().decode()
     missing = [name for name in names if name not in found]
     if missing:
         raise UserError(f"{archive}: has no {missing[0]!r}; is it another archive?")
     return found
 
 
-def _members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members in the order of the file; UserError where it is torn, or one of them is no plain file or folder."""
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """UserError where the archive is torn, whether a member's head or its bytes are read."""
     try:
         with tarfile.open(archive) as tar:
-            for member in tar:
-                _refuse_unsafe(member, archive)
-                yield tar, member
+            yield tar
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{archive}: is torn or no tar archive ({error}); delete it and fetch it again") from error
+
+
+def _members(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    """The members in the order of the file; UserError where one of them is no plain file or folder inside."""
+    for member in tar:
+        _refuse_unsafe(member, archive)
+        yield member
 
 
 def _refuse_unsafe(member: tarfile.TarInfo, archive: Path) -> None:

@@ -95,11 +95,12 @@ def _alone(partial: Path) -> Iterator[FileIO]:
 def _fill(remote: Remote, file: FileIO, partial: Path) -> None:
     """Appends what is missing, over as many connections as it takes while each brings something."""
     progress: Progress | None = None
-    attempt = 0
+    attempt, reached = 0, False
     while True:
         before = file.seek(0, os.SEEK_END)
         try:
             with _Answer(remote, before) as answer:
+                reached = True
                 _begin(remote, answer, file, partial)
                 progress = progress or _progress(answer, file.seek(0, os.SEEK_END), partial)
                 _copy(answer, file, partial, progress)
@@ -108,7 +109,8 @@ def _fill(remote: Remote, file: FileIO, partial: Path) -> None:
         except _BROKEN as error:
             kept = file.seek(0, os.SEEK_END)
             attempt = 0 if kept > before else attempt + 1
-            if attempt == ATTEMPTS:
+            nobody = isinstance(error, urllib.error.URLError) and not reached
+            if nobody or attempt == ATTEMPTS:
                 raise UserError(_gave_up(remote, error, kept, partial)) from error
             say(f"{remote.url}: {_reason(error)} after {kept / MB:.1f} MB; trying again")
         time.sleep(FIRST_WAIT_S * 2**attempt)
@@ -126,7 +128,10 @@ class _Answer:
         headers = {"User-Agent": "fmbseg-jax", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        self._request = urllib.request.Request(remote.url, headers=headers)
+        try:
+            self._request = urllib.request.Request(remote.url, headers=headers)
+        except ValueError as error:  # no url at all
+            raise UserError(f"{remote.url}: {error}; correct the address") from error
         self._asked, self.start, self.total = start, 0, 0
 
     def __enter__(self) -> "_Answer":
@@ -136,8 +141,6 @@ class _Answer:
             with error:
                 self._refused(error)
             return self
-        except ValueError as error:  # no url at all
-            raise UserError(f"{self._remote.url}: {error}; correct the address") from error
         length = int(self._body.headers.get("Content-Length") or 0)
         if self._body.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", self._body.headers.get("Content-Range", ""))
@@ -179,7 +182,8 @@ def _begin(remote: Remote, answer: _Answer, file: FileIO, partial: Path) -> None
         )
     there = file.seek(0, os.SEEK_END)
     if answer.start < there:
-        say(f"{partial}: the server does not go on in the middle of a file; beginning again")
+        if not answer.start:
+            say(f"{partial}: the server does not go on in the middle of a file; beginning again")
         file.truncate(answer.start)
         file.seek(answer.start)
     check_room(partial.parent, (remote.size or answer.total) - answer.start, partial.name.removesuffix(".partial"))
@@ -248,7 +252,7 @@ def _gave_up(remote: Remote, error: Exception, kept: int, partial: Path) -> str:
         if kept
         else ("nothing came; is there a network? The same command tries again")
     )
-    return f"{remote.url}: could not be downloaded ({_reason(error)}, {ATTEMPTS} times in a row); {rest}"
+    return f"{remote.url}: could not be downloaded ({_reason(error)}); {rest}"
 
 
 def gb(count: float) -> str:

@@ -134,8 +134,8 @@ def check_hub_digest(path: Path) -> None:
     blob = path.resolve()
     if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and digest(path) != blob.name:
         raise UserError(
-            f"{path}: sha256 is {digest(path)}, but the hub says {blob.name}: it was damaged; delete {blob} and run the "
-            "same command again"
+            f"{path}: sha256 is {digest(path)}, but the hub says {blob.name}; it was damaged: delete {blob} and run "
+            "the same command again"
         )
 
 

@@ -5,8 +5,8 @@
 
 A file is looked for in weights_dir first, then where the library that loads the model keeps its downloads; SAM's are
 fetched into weights_dir, CLIP's and DINOv2's into the cache of Hugging Face (HF_HOME says where). All that is there is
-checked: whole, and of the digest that the config, the release or the hub states. Nothing is loaded, so little memory is needed.
-A download that breaks off goes on where it was. HF_ENDPOINT and SAM_ENDPOINT name other servers that have the files.
+checked: whole, and of the digest that the config, the release or the hub states; nothing is loaded for it. A download
+that breaks off goes on where it was. HF_ENDPOINT and SAM_ENDPOINT name other servers that have the files.
 Without a network the command says which file to get from where and under which name to save it in weights_dir; once
 the files are there, labelgen.run needs no network. The size of a missing file is that of its model's parameters in
 float32; some files are stored smaller. Licences are those that the files' publishers state.
