@@ -3,6 +3,7 @@
 Data flow: config + weights_dir -> a checked file -> load_sam (labelgen.sam).
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -31,7 +32,9 @@ class Release(NamedTuple):
 
     @property
     def url(self) -> str:
-        return self.folder + self.file
+        """SAM_ENDPOINT names another server that has the files, as HF_ENDPOINT does for the hub's."""
+        folder = os.environ.get("SAM_ENDPOINT", self.folder)
+        return f"{folder.rstrip('/')}/{self.file}"
 
 
 RELEASES = {
@@ -77,7 +80,7 @@ def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
     )
     if config.weights != release.file:  # somebody's own training of that architecture
         return file
-    fetch = partial(weight_files.from_url, release.url, path, release.sha256)
+    fetch = partial(weight_files.from_url, release.url, path, config.sha256 or release.sha256)
     return file._replace(fetch=fetch, official=release.sha256)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from labelgen.download import Remote, download
 from labelgen.errors import UserError
 
 UNKNOWN_LICENCE = "see its model card"
@@ -96,6 +98,8 @@ def _fetched(file: WeightFile) -> Path:
     if file.fetch is not None:
         try:
             return Path(file.fetch())
+        except UserError as error:
+            reason = f" ({error})"
         except Exception as error:  # each library's downloader raises its own
             reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     mend = f"{file.by_hand()}; `python -m labelgen.weights` with the same --config lists all that is needed"
@@ -112,19 +116,27 @@ def described(folder: str | Path, name: str, sha256: str, config: Mapping[str, A
 
 
 def from_url(url: str, path: Path, sha256: str) -> Path:
-    """Downloads a file with torch.hub's progress bar; under its name only when it is whole. A killed one starts anew.
+    """Downloads a file; under its name only when it is whole. A broken download goes on where it was.
 
-    RuntimeError when it is not the file of that sha256 (any, where empty).
+    UserError when it cannot be had, or is not the file of that sha256 (any, where empty).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256 or None)
-    return path
+    return download(Remote(url, sha256 and f"sha256:{sha256}"), path)
 
 
 def in_hub_cache(repository: str, names: Sequence[str]) -> Path | None:
     """The first of these files of a Hugging Face repository that an earlier download left."""
     found = (try_to_load_from_cache(repository, name) for name in names)
     return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def check_hub_digest(path: Path) -> None:
+    """UserError when a file in the hub's cache is another than the hub said: it names large files by their sha256."""
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and digest(path) != blob.name:
+        raise UserError(
+            f"{path}: sha256 is {digest(path)}, but the hub says {blob.name}; it was damaged: delete {blob} and run "
+            "the same command again"
+        )
 
 
 def check_whole(path: Path) -> None:

@@ -4,8 +4,9 @@
     python -m labelgen.weights --config=configs/my_photos.py           # fetches what is missing, and checks all
 
 A file is looked for in weights_dir first, then where the library that loads the model keeps its downloads; SAM's are
-fetched into weights_dir, the others into the cache of Hugging Face (HF_HOME says where). All that is there is checked:
-whole, and of the digest that the config or the release states. Nothing is loaded, so little memory is needed.
+fetched into weights_dir, the others into the cache of Hugging Face (HF_HOME says where). All that is there is
+checked: whole, and of the digest that the config, the release or the hub states; nothing is loaded for it. A download
+that breaks off goes on where it was. HF_ENDPOINT and SAM_ENDPOINT name other servers that have the files.
 Without a network the command says which file to get from where and under which name to save it in weights_dir; once
 the files are there, labelgen.run needs no network. The size of a missing file is that of its model's parameters in
 float32; some files are stored smaller. Licences are those that the files' publishers state.
@@ -13,32 +14,20 @@ float32; some files are stored smaller. Licences are those that the files' publi
 
 import argparse
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
-from labelgen import choose_encoder, clip_source, sam_files
 from labelgen.config import command, load_config, parser
 from labelgen.errors import UserError
 from labelgen.frame import same_config
+from labelgen.needed import Needed, entry, needs
 from labelgen.progress import say
-from labelgen.weight_files import WeightFile, check_whole, digest, find
-
-
-class Needed(NamedTuple):
-    """A model of the config and its file."""
-
-    role: str
-    name: str
-    file: WeightFile
+from labelgen.weight_files import WeightFile, check_hub_digest, check_whole, find
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the table and fetches; 0 when all is there, or with --list when it was told."""
     config = load_config(args.config, args.overrides)
     needed = needs(config)
-    print("\n\n".join(map(entry, needed)))
+    print("\n\n".join(map(entry, needed)), flush=True)  # licences before the first byte
     missing = [need for need in needed if need.file.there() is None]
     if args.list:
         print(f"\n{len(needed) - len(missing)} of {len(needed)} files are there. next: {_next(args, bool(missing))}")
@@ -48,38 +37,6 @@ def main(args: argparse.Namespace) -> int:
         check(need.file)
     print(f"\nready: {', '.join(need.role for need in needed)}, each whole. next: {_next(args, False)}")
     return 0
-
-
-def needs(config: ConfigDict) -> list[Needed]:
-    """The files of CLIP, SAM and the patch encoder, unless that is one of them. UserError for an unknown model."""
-    folder, patches = config.weights_dir, choose_encoder.weight_file(config)
-    return [
-        Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip_source.weight_file(config.clip, folder)),
-        Needed("SAM", config.sam.name, sam_files.weight_file(config.sam, folder)),
-        *([Needed("encoder", config.encoder.name, patches)] if patches else []),
-    ]
-
-
-def entry(need: Needed) -> str:
-    """What the table says of one file, a line a fact."""
-    file, path = need.file, need.file.there()
-    lines = {
-        "model": f"{need.role} {need.name}",
-        "file": str(path or file.wanted) + ("" if path else "  MISSING"),
-        "size": _size(file, path),
-        "licence": file.licence,
-        "source": file.source or "beside its model config",
-    }
-    if path is not None:
-        lines["sha256"] = digest(path)[:16] + "..."
-    return "\n".join(f"{name:8s} {text}" for name, text in lines.items())
-
-
-def _size(file: WeightFile, path: Path | None) -> str:
-    """Of the file that is there, else of its parameters; MB are 10^6 bytes."""
-    if path is not None:
-        return f"{path.stat().st_size / 1e6:.1f} MB"
-    return f"about {4 * file.parameters() / 1e6:.0f} MB" if file.parameters else "unknown"
 
 
 def fetch(missing: list[Needed]) -> None:
@@ -98,8 +55,10 @@ def fetch(missing: list[Needed]) -> None:
 
 
 def check(file: WeightFile) -> None:
-    """UserError unless the file is whole and of the digest that the config or its publisher states."""
-    check_whole(file.there() or file.wanted)
+    """UserError unless the file is whole and of the digest that the config, its publisher or the hub states."""
+    path = file.there() or file.wanted
+    check_whole(path)
+    check_hub_digest(path)
     find(file)
 
 
@@ -110,7 +69,7 @@ def _next(args: argparse.Namespace, missing: bool) -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.weights`."""
-    flags = parser(__doc__ or "", stopped="what was fetched whole is kept; the same command fetches the rest")
+    flags = parser(__doc__ or "", stopped="what came is kept; the same command fetches the rest")
     flags.add_argument("--list", action="store_true", help="fetch nothing")
     return flags
 

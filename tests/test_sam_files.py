@@ -45,10 +45,10 @@ def test_a_file_that_is_not_there_is_fetched_once_and_built_as_the_official_mode
 def test_a_download_that_was_cut_off_is_not_kept(published, tmp_path, config):
     (published / VIT_B).write_bytes((published / VIT_B).read_bytes()[:-1])
     with pytest.raises(
-        UserError, match=rf"{VIT_B}: no such weight file.*invalid hash.*; download it from file:.*{VIT_B}"
+        UserError, match=rf"{VIT_B}: no such weight file.*sha256 is .* is wanted: .*; download it from file:.*{VIT_B}"
     ):
         find(weight_file(config, tmp_path / "weights"))
-    assert not list((tmp_path / "weights").iterdir())
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == [f"{VIT_B}.wrong"]
 
 
 def test_another_file_under_the_official_name_is_refused(published, tmp_path, config):
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_had_says_what_to_get_from_where(tmp_path, config,
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(weight_files, "download", offline)
     file = RELEASES[name].file
     config.update(name=name, weights=file)
     with pytest.raises(

@@ -1,17 +1,14 @@
 """What a config needs, what is there, and what happens when it is fetched: from a local server, or from nowhere."""
 
 import hashlib
-import http.server
-import shutil
-import threading
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 import tiny_models  # first: it makes torchvision importable
 import torch
+from file_server import serving
 
-from labelgen import clip_source, sam_files, timm_encoder, weights
+from labelgen import clip_source, download, sam_files, timm_encoder, weight_files, weights
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.sam import load_sam
@@ -29,25 +26,10 @@ def release_at(monkeypatch, folder, vit_b=""):
 
 
 @pytest.fixture
-def server(tmp_path):
-    """A folder, and the address at which it is served; `torn` files end in the middle."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path / "served"))
-
-        def copyfile(self, source, output):
-            raw = source.read()
-            output.write(raw[: len(raw) // 2] if (tmp_path / "torn").exists() else raw)
-
-        def log_message(self, *args):
-            pass
-
-    (tmp_path / "served").mkdir()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield tmp_path / "served", f"http://127.0.0.1:{running.server_port}/"
-        running.shutdown()
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "FIRST_WAIT_S", 0.0)
+    with serving(tmp_path / "served") as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +60,10 @@ def run(config, *more):
     return command(weights.main, weights.arguments(), [f"--config={config}", *more])
 
 
-def serve(folder, monkeypatch, url):
-    torch.save({"a": torch.ones(300)}, folder / VIT_B)
-    digest = hashlib.sha256((folder / VIT_B).read_bytes()).hexdigest()
-    release_at(monkeypatch, url, digest)
+def serve(server, monkeypatch):
+    torch.save({"a": torch.ones(300)}, server.folder / VIT_B)
+    digest = hashlib.sha256((server.folder / VIT_B).read_bytes()).hexdigest()
+    release_at(monkeypatch, f"{server.url}/", digest)
 
 
 def test_the_pocket_models_are_all_there(monkeypatch, capsys):
@@ -117,39 +99,41 @@ def test_the_list_says_what_is_missing_from_where_and_how_large_and_fetches_noth
 
 
 def test_what_is_missing_is_fetched_and_the_second_time_it_is_there(config, server, tmp_path, monkeypatch, capsys):
-    serve(server[0], monkeypatch, server[1])
+    serve(server, monkeypatch)
     assert run(config, "--list") == 0
     assert "2 of 3 files are there" in capsys.readouterr().out
     assert run(config) == 0
     said = capsys.readouterr()
-    assert "fetching SAM vit_b\n" in said.err and "100%" in said.err and "ready: CLIP, SAM, encoder" in said.out
-    assert (tmp_path / "weights" / VIT_B).read_bytes() == (server[0] / VIT_B).read_bytes()
+    assert "fetching SAM vit_b\n" in said.err and "ready: CLIP, SAM, encoder" in said.out
+    assert (tmp_path / "weights" / VIT_B).read_bytes() == (server.folder / VIT_B).read_bytes()
     release_at(monkeypatch, "http://127.0.0.1:9/")
     assert run(config) == 0
     assert "fetching" not in capsys.readouterr().err
 
 
-def test_a_download_that_breaks_off_leaves_no_file(config, server, tmp_path, monkeypatch, capsys):
-    serve(server[0], monkeypatch, server[1])
-    (tmp_path / "torn").touch()
+def test_a_download_that_breaks_off_is_no_file_yet_and_goes_on(config, server, tmp_path, monkeypatch, capsys):
+    serve(server, monkeypatch)
+    server.cut = [1000] + [0] * 5
     assert run(config) == 2
-    assert "RuntimeError: invalid hash value" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "weights").iterdir() if path.name.startswith("sam_vit")] == []
-    (tmp_path / "torn").unlink()
+    assert "the first 0.0 MB are in " in capsys.readouterr().err
+    there = [path.name for path in (tmp_path / "weights").iterdir() if path.name.startswith("sam_vit")]
+    assert there == [f"{VIT_B}.partial"]
+    server.cut = []
     assert run(config) == 0
+    assert server.asked[-1] == (f"/{VIT_B}", "bytes=1000-")
 
 
 def test_a_killed_download_is_not_taken_for_whole(config, server, tmp_path, monkeypatch):
-    serve(server[0], monkeypatch, server[1])
+    serve(server, monkeypatch)
 
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shutil, "move", killed)
-    assert run(config) == 130
-    monkeypatch.undo()
-    assert sam_files.weight_file(tiny_models.get_config().sam, tmp_path / "weights").there() is None
+    with monkeypatch.context() as dies:
+        dies.setattr(download.os, "replace", killed)
+        assert run(config) == 130
     assert not (tmp_path / "weights" / VIT_B).exists()
+    assert run(config) == 0
 
 
 def test_without_a_network_every_file_is_named_with_its_source(tmp_path, capsys):
@@ -226,9 +210,28 @@ def test_a_run_without_weights_names_the_command(tmp_path):
         load_sam(fields.sam, tmp_path, "cpu", "float32")
 
 
-def test_a_server_that_is_not_there_is_an_error_of_the_library(tmp_path):
-    from labelgen.weight_files import from_url
+def test_the_release_is_fetched_from_the_server_that_is_named(config, server, tmp_path, monkeypatch):
+    serve(server, monkeypatch)
+    release_at(monkeypatch, "http://127.0.0.1:9/", sam_files.RELEASES["vit_b"].sha256)
+    monkeypatch.setenv("SAM_ENDPOINT", server.url)
+    assert run(config) == 0
+    assert (tmp_path / "weights" / VIT_B).is_file()
 
-    with pytest.raises(URLError):
-        from_url("http://127.0.0.1:9/x.pth", tmp_path / "x.pth", "")
-    assert not any(tmp_path.iterdir())
+
+def test_a_digest_in_the_config_is_what_the_fetched_file_must_have(config, server, tmp_path, monkeypatch, capsys):
+    serve(server, monkeypatch)
+    assert run(config, f"--config.sam.sha256={'0' * 64}") == 2
+    assert f"but {'0' * 64} is wanted" in capsys.readouterr().err
+
+
+def test_a_file_that_was_damaged_in_the_hubs_cache_is_told(tmp_path):
+    blob = tmp_path / "blobs" / hashlib.sha256(b"as it came").hexdigest()
+    blob.parent.mkdir()
+    blob.write_bytes(b"as it came")
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    weight_files.check_hub_digest(tmp_path / "model.safetensors")
+    blob.write_bytes(b"damaged")
+    with pytest.raises(
+        UserError, match=rf"but the hub says {blob.name}; it was damaged: delete {blob} and run the same"
+    ):
+        weight_files.check_hub_digest(tmp_path / "model.safetensors")

@@ -1,0 +1,111 @@
+"""The archives that data sets' owners give out: where, how large, of which digest, under which terms, what is kept.
+
+Data flow: an Archive -> its file in a folder, checked -> the tree that labelgen.sources reads.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from labelgen.archives import texts, unpack
+from labelgen.download import MB, Remote, download
+from labelgen.errors import UserError
+from labelgen.files import write_atomic
+from labelgen.progress import say
+
+VOC_ROOT = Path("VOCdevkit/VOC2012")
+LISTS = VOC_ROOT / "ImageSets/Segmentation"
+_SBD = "benchmark_RELEASE/dataset"
+
+
+class Archive(NamedTuple):
+    """made: what it becomes below the same folder; the digest and size are those that others check it by."""
+
+    title: str
+    remote: Remote
+    terms: str
+    made: Path
+
+    def file(self, folder: Path) -> Path:
+        return folder / self.remote.url.rpartition("/")[2]
+
+    def to_fetch(self, folder: Path) -> int:
+        """Bytes that have still to come."""
+        if (folder / self.made).exists():
+            return 0
+        file = self.file(folder)
+        there = next((path for path in (file, file.with_name(file.name + ".partial")) if path.exists()), None)
+        return max(0, self.remote.size - there.stat().st_size) if there else self.remote.size
+
+
+ARCHIVES = {
+    "voc": Archive(
+        "Pascal VOC 2012, photos and masks of train and val",
+        Remote(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+            1_999_639_040,
+        ),
+        "photos from Flickr, under its terms; http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        VOC_ROOT,
+    ),
+    "sbd": Archive(
+        "Semantic Boundaries Dataset; only the names of its photos are read",
+        Remote(
+            "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+            "md5:82b4d87ceb2ed10f6038a1cba92111cb",
+            1_419_539_633,
+        ),
+        "asks to be cited, states no licence; http://www.cs.berkeley.edu/~bharath2/codes/SBD/download.html",
+        LISTS / "trainaug.txt",
+    ),
+}
+
+
+def entry(archive: Archive, folder: Path) -> str:
+    """What is told of an archive before its first byte, a line a fact."""
+    missing = archive.to_fetch(folder)
+    there = f"{missing / MB:.1f} of {archive.remote.size / MB:.1f} MB to fetch" if missing else "all there"
+    if not archive.remote.size:
+        there = "as the server says"
+    lines = {"archive": archive.title, "terms": archive.terms, "source": archive.remote.url, "size": there}
+    return "\n".join(f"{name:8s} {text}" for name, text in lines.items())
+
+
+def fetch(name: str, archive: Archive, folder: Path) -> None:
+    """Fetches and unpacks what is not there yet. UserError for whatever stops it; what came is kept."""
+    if (folder / archive.made).exists():
+        return
+    if name == "sbd" and not (folder / LISTS).is_dir():
+        raise UserError(f"{folder / LISTS}: no such folder; run `python -m labelgen.fetch voc --out={folder}` first")
+    say(f"fetching {archive.remote.url}")
+    {"voc": _unpack_voc, "sbd": _write_trainaug}[name](download(archive.remote, archive.file(folder)), folder)
+
+
+def _unpack_voc(tar: Path, folder: Path) -> None:
+    kept = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    unpack(tar, folder / VOC_ROOT, VOC_ROOT.as_posix(), kept)
+
+
+def _write_trainaug(tar: Path, folder: Path) -> None:
+    """VOC's train list and the photos of SBD's two lists, less VOC's val: 10,582 of the official archives."""
+    lists = texts(tar, [f"{_SBD}/train.txt", f"{_SBD}/val.txt"])
+    names = set().union(ids(folder, "train"), *(text.split() for text in lists.values())) - set(ids(folder, "val"))
+    lost = sorted(name for name in names if not (folder / VOC_ROOT / f"JPEGImages/{name}.jpg").is_file())
+    if lost:
+        raise UserError(
+            f"{tar}: names {len(lost)} photos that are not in {folder / VOC_ROOT}, {lost[0]} for one; delete that "
+            "folder and fetch voc again"
+        )
+    write_atomic(folder / LISTS / "trainaug.txt", "".join(f"{name}\n" for name in sorted(names)).encode())
+
+
+def ids(folder: Path, name: str) -> Sequence[str]:
+    """The photos of a list of VOC's."""
+    return (folder / LISTS / f"{name}.txt").read_text().split()
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """Photos of each list that is there."""
+    names = ("train", "trainaug", "val")
+    return {name: len(ids(folder, name)) for name in names if (folder / LISTS / f"{name}.txt").is_file()}
