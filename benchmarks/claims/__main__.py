@@ -3,10 +3,9 @@
     python -m benchmarks.claims --config=configs/pocket.py --data=DATA --out=FOLDER --seeds=3
     python -m benchmarks.claims --config=configs/voc.py --data=DATA --out=FOLDER --only=labels,losses
 
-DATA is complete and labelled with the config's words; it is read, never written. Writes FOLDER/claims.json, FOLDER/plots
-and a page, FOLDER/claims.md or --page=FILE with claims.json and plots beside it. What is finished in FOLDER is not done
-again, what was cut off goes on. Claims: labels, stages, alignment, encoders, little_data, training, zero_shot, own_photos,
-losses, material.
+DATA is complete and labelled with the config's words; it is read, never written. Writes FOLDER/claims.json, plots and a
+page, FOLDER/claims.md; --page=FILE has them elsewhere. What is finished in FOLDER is not done again, what was cut off
+goes on. Claims: labels, stages, alignment, encoders, little_data, training, zero_shot, own_photos, losses, material.
 """
 
 import argparse
@@ -31,6 +30,7 @@ from labelgen.progress import say
 def main(args: argparse.Namespace) -> int:
     """Tries the claims asked for, and writes what is known of all."""
     names = chosen(args.only)
+    (Path(args.out) / "claims").mkdir(parents=True, exist_ok=True)
     bench = open_bench(args.config, args.overrides, args.data, Path(args.out), args.seeds)
     skipped = [name for name in names if done(bench, name)]
     for name in names:

@@ -123,12 +123,12 @@ def _link(target: Path, place: Path) -> None:
     place.symlink_to(target.resolve())
 
 
-def label(bench: Bench, name: str, lines: list[str], fields: Fields = {}) -> Labels:
+def label(bench: Bench, name: str, lines: list[str], fields: Fields | None = None) -> Labels:
     """labels/NAME of the claims' DATA for a list of words, made once. lines: as in a file of words."""
     file = bench.out / "words" / f"{name}.txt"
     file.parent.mkdir(exist_ok=True)
     file.write_text("\n".join(lines) + "\n")
-    config = bench.with_fields({"labels.name": name, "ontology": str(file), **fields})
+    config = bench.with_fields({"labels.name": name, "ontology": str(file), **(fields or {})})
     with config.unlocked():
         config.eval.ontologies = ConfigDict()
     shards = labelling.prepare(config, bench.data_path)

@@ -53,8 +53,8 @@ def run(bench: Bench) -> Claim:
     best = max(rivals, key=lambda other: float(np.mean(other.figures["mIoU"])))
     return Claim(
         "The text-supervised contrastive loss over patches and class prototypes aligns patch features with text.",
-        f"Each row trained with {bench.seeds} seeds, scored on {bench.split}; `tune` are the photos that training holds "
-        "out, by their truth, `agreement` the same photos by their free labels.",
+        f"Each row trained with {bench.seeds} seeds, scored on {bench.split}; `tune` are the photos that training "
+        "holds out, by their truth, `agreement` the same photos by their free labels.",
         [*table, *small],
         [
             Comparison(

@@ -7,8 +7,8 @@ from benchmarks.claims.verdict import RULE, cell
 
 HEAD = """# The claims, tried
 
-Written by `python -m benchmarks.claims`; every figure below is in `claims.json` beside it. Mean ± standard deviation over
-seeds. Negative results stay.
+Written by `python -m benchmarks.claims`; every figure below is in `claims.json` beside it. Mean ± standard deviation
+over seeds. Negative results stay.
 """
 
 
@@ -17,9 +17,8 @@ def page(claims: Mapping[str, Any], plots: str = "plots") -> str:
     about = claims["about"]
     lines = [HEAD, setting(about), f"**How a verdict is reached.** {RULE}", ""]
     lines += ["| claim | verdict |", "|---|---|"]
-    for number, (name, claim) in enumerate(claims["claims"].items(), 1):
+    for name, claim in claims["claims"].items():
         lines.append(f"| [{claim['title']}](#{anchor(claim['title'])}) (`--only={name}`) | {claim['verdict']} |")
-        del number
     for claim in claims["claims"].values():
         lines += ["", *section(claim, plots)]
     lines += ["", "## Where the time went", "", time_line(claims["claims"])]

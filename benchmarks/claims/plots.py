@@ -40,7 +40,8 @@ def lines(plot: Mapping[str, Any]) -> str:
     parts = axes(plot, xs, low, high, place)
     for i, (name, seeds) in enumerate(plot["series"].items()):
         parts += series(name, np.array(seeds, float), xs, COLOURS[i % len(COLOURS)], TOP + 12 + 20 * i, place)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">'
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
     return "\n".join([head, f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>', *parts, "</svg>"]) + "\n"
 
 

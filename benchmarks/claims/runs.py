@@ -107,7 +107,7 @@ def _head_counts(bench: Bench, run: Path, question: Question, refine: bool) -> d
     names, background = _background(bench, question, restored.temperature)
     truth = truth_of(bench, question)
     total: dict[str, Counts] = {}
-    for i, features, evidence, z in embedded(data_of(bench, run), question, restored, bench.config.eval.batch_size):
+    for i, _, evidence, z in embedded(data_of(bench, run), question, restored, bench.config.eval.batch_size):
         size = evidence.size_hw
         maps = {"head": pixel_classes(z, prototypes, ontology.word_class, size, None, background)}
         if refine:

@@ -9,10 +9,10 @@ import numpy as np
 HOLDS, PART, NOT, UNDECIDED = "holds", "holds in part", "does not hold here", "undecided"
 NOT_TRIED = "not tried"
 RULE = (
-    "Each claim is a few comparisons, two figures side by side of each seed. A comparison is *yes* when the difference "
-    "is above its margin with every seed, *no* when it is with none, and *changes* otherwise. A claim is **undecided** "
-    "when any of its comparisons changes with the seed; else it **holds** when all say yes, **does not hold here** when "
-    "all say no, and **holds in part** otherwise."
+    "Each claim is a few comparisons, two figures side by side of each seed. A comparison says *yes* when the "
+    "difference is above its margin with every seed, *no* when it is with none, and *changes* otherwise. A claim is "
+    "**undecided** when any of its comparisons changes with the seed; else it **holds** when all say yes, **does not "
+    "hold here** when all say no, and **holds in part** otherwise."
 )
 SHIPPED = "the shipped config"
 
