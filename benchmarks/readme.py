@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.claims.page import by_number
 from benchmarks.claims.verdict import number
 from benchmarks.evaluations import PRESENT, evaluations
 from benchmarks.setting import where
@@ -198,7 +199,9 @@ def setting(known: Figures) -> str:
 def verdicts(known: Figures) -> str:
     """Each claim with its verdict."""
     lines = ["| claim | verdict |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {c['title']} | {c['verdict']} |" for c in known["claims"]["claims"].values())])
+    return "\n".join(
+        [*lines, *(f"| {c['title']} | {c['verdict']} |" for c in by_number(known["claims"]["claims"]).values())]
+    )
 
 
 def tried(known: Figures) -> str:

@@ -9,6 +9,7 @@ goes on. Claims: labels, stages, alignment, encoders, little_data, training, zer
 """
 
 import argparse
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.claims import catalogue
 from benchmarks.claims.bench import Bench, open_bench
 from benchmarks.claims.page import page
 from benchmarks.claims.plots import write_plots
-from benchmarks.claims.verdict import NOT_TRIED
+from benchmarks.claims.verdict import LABELS, NOT_TRIED, SHIPPED
 from labelgen.config import command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
             continue
         say(f"claim {name} ...")
         start = time.perf_counter()
-        claim = catalogue.CLAIMS[name].run(bench).to_json()
+        claim = catalogue.CLAIMS[name].run(bench).to_json(chosen_by(bench))
         seconds = round(time.perf_counter() - start, 1)
         known = {"title": catalogue.CLAIMS[name].title, "seconds": seconds, "fingerprint": bench.fingerprint}
         write_json(bench.out / "claims" / f"{name}.json", {**claim, **known})
@@ -49,6 +50,12 @@ def main(args: argparse.Namespace) -> int:
     print(f"time: {bench.times.summary() or 'all was done before'}")
     print(f"wrote {path} and claims.json{said}; next: read it, or take the others: --only={','.join(catalogue.CLAIMS)}")
     return 0
+
+
+def chosen_by(bench: Bench) -> dict[str, str]:
+    """What each row says of the shipped settings: CHOSEN_BY of the config's file, which no command else reads."""
+    known = runpy.run_path(bench.config_file.partition(":")[0]).get("CHOSEN_BY", {})
+    return {SHIPPED: known.get("head", SHIPPED), LABELS: known.get("labels", SHIPPED)}
 
 
 def chosen(only: str) -> list[str]:

@@ -4,11 +4,9 @@ import numpy as np
 
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.dealt import labelled_split, photos
-from benchmarks.claims.verdict import Claim, Comparison, Row
+from benchmarks.claims.verdict import LABELS, Claim, Comparison, Row
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.quality import presence_pairs, readings
-
-LABELS_BY = "settings of the labels: see the config"
 
 
 def run(bench: Bench) -> Claim:
@@ -39,14 +37,14 @@ def reading_row(reading: str, parts: list[Counts], names: tuple[str, ...]) -> Ro
     """A reading's scores, part by part."""
     found = [scores(its, names) for its in parts]
     figures = {"mIoU": [s.miou for s in found], "pixel accuracy": [s.pixel_accuracy for s in found]}
-    return Row(reading, figures | {"coverage": [s.coverage for s in found]}, LABELS_BY)
+    return Row(reading, figures | {"coverage": [s.coverage for s in found]}, LABELS)
 
 
 def presence_row(pairs: np.ndarray) -> Row:
     """Precision and recall over (photo, class); pairs: int [parts, 3] found and true, said, true."""
     found, said, true = pairs.T.astype(float)
     figures = {"precision": (found / np.maximum(said, 1)).tolist(), "recall": (found / np.maximum(true, 1)).tolist()}
-    return Row("presence of classes in photos", figures, LABELS_BY)
+    return Row("presence of classes in photos", figures, LABELS)
 
 
 def comparisons(rows: dict[str, Row]) -> list[Comparison]:

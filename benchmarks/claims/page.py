@@ -11,18 +11,27 @@ Written by `python -m benchmarks.claims`; every figure below is in `claims.json`
 over seeds. Negative results stay.
 """
 
+COLUMNS = ("mIoU", "IoU", "recall", "precision", "seen", "unseen", "harmonic mean", "tune mIoU", "agreement")
+"""What stands first in a table, in this order: claims.json sorts its names."""
+
 
 def page(claims: Mapping[str, Any], plots: str = "plots") -> str:
     """Markdown. claims: what claims.json has; plots: the folder of plots, seen from the page."""
     about = claims["about"]
     lines = [HEAD, setting(about), f"**How a verdict is reached.** {RULE}", ""]
     lines += ["| claim | verdict |", "|---|---|"]
-    for name, claim in claims["claims"].items():
+    tried = by_number(claims["claims"])
+    for name, claim in tried.items():
         lines.append(f"| [{claim['title']}](#{anchor(claim['title'])}) (`--only={name}`) | {claim['verdict']} |")
-    for claim in claims["claims"].values():
+    for claim in tried.values():
         lines += ["", *section(claim, plots)]
-    lines += ["", "## Where the time went", "", time_line(claims["claims"])]
+    lines += ["", "## Where the time went", "", time_line(tried)]
     return "\n".join(lines) + "\n"
+
+
+def by_number(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims in the order of their numbers."""
+    return dict(sorted(claims.items(), key=lambda pair: int(pair[1]["title"].partition(".")[0])))
 
 
 def setting(about: Mapping[str, Any]) -> str:
@@ -57,7 +66,9 @@ def tables(rows: list[Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
     shown: list[str] = []
     for row in rows:
-        columns = list(row["figures"])
+        columns = sorted(
+            row["figures"], key=lambda name: (COLUMNS.index(name) if name in COLUMNS else len(COLUMNS), name)
+        )
         if not set(columns) <= set(shown):
             shown = columns
             lines += [""] * bool(lines) + [

@@ -10,9 +10,8 @@ from scipy import ndimage
 
 from benchmarks.claims.bench import Bench
 from benchmarks.claims.dealt import Photo, labelled_split, photos
-from benchmarks.claims.labels import LABELS_BY
 from benchmarks.claims.runs import miou
-from benchmarks.claims.verdict import Claim, Comparison, Plot, Row
+from benchmarks.claims.verdict import LABELS, Claim, Comparison, Plot, Row
 from labelgen import rle
 from labelgen.masks import strongest
 from labelgen.metrics import confusion
@@ -118,7 +117,7 @@ def run(bench: Bench) -> Claim:
             found.add(photo, left_out)
     groups = [*SIZES, "1 of a class", "2 of a class", "3 or more instances"]
     by_group = {
-        (group, stage): Row(f"{group}: {stage}", group_figures(found, group, stage), LABELS_BY)
+        (group, stage): Row(f"{group}: {stage}", group_figures(found, group, stage), LABELS)
         for group in groups
         for stage in STAGES
         if (group, stage, "recall") in found.objects
@@ -146,7 +145,7 @@ def point_rows(found: Pass) -> list[Row]:
     """Stage 1.1 by query points."""
     by_points = [[miou(counts) for counts in found.by_points[:, i]] for i in range(len(POINTS))]
     return [
-        Row(f"stage 1.1, {count} query points a class", {"mIoU": values}, LABELS_BY)
+        Row(f"stage 1.1, {count} query points a class", {"mIoU": values}, LABELS)
         for count, values in zip(POINTS, by_points, strict=True)
     ]
 
@@ -155,7 +154,7 @@ def missed_rows(found: Pass) -> list[Row]:
     """How much of what one stage has not right the other has."""
     share = found.missed[..., 1] / np.maximum(found.missed[..., 0], 1)
     names = ("of pixels that 1.1 has not right, 1.2 has", "of pixels that 1.2 has not right, 1.1 has")
-    return [Row(name, {"share": share[:, i].tolist()}, LABELS_BY) for i, name in enumerate(names)]
+    return [Row(name, {"share": share[:, i].tolist()}, LABELS) for i, name in enumerate(names)]
 
 
 def points_plot(found: Pass) -> Plot:

@@ -14,7 +14,8 @@ RULE = (
     "**undecided** when any of its comparisons changes with the seed; else it **holds** when all say yes, **does not "
     "hold here** when all say no, and **holds in part** otherwise."
 )
-SHIPPED = "the shipped config"
+SHIPPED, LABELS = "the shipped config", "the shipped config's labels"
+"""What rows are chosen by where nothing was chosen for them; a config's CHOSEN_BY says more."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,13 @@ class Claim:
     pictures: list[str] = field(default_factory=list)
     """Files of OUT/plots."""
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON-able, figures to five digits."""
-        rows = [asdict(row) | {"figures": _rounded(row.figures)} for row in self.rows]
+    def to_json(self, chosen_by: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """JSON-able, figures to five digits. chosen_by: what is said in place of SHIPPED and LABELS."""
+        said = chosen_by or {}
+        rows = [
+            asdict(row) | {"figures": _rounded(row.figures), "chosen_by": said.get(row.chosen_by, row.chosen_by)}
+            for row in self.rows
+        ]
         plots = [asdict(plot) | {"series": {k: _rounded_all(v) for k, v in plot.series.items()}} for plot in self.plots]
         return {
             "sentence": self.sentence,
@@ -119,7 +124,7 @@ def cell(values: Sequence[float]) -> str:
         return "–"
     said = number(float(finite.mean()))
     spread = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
-    return f"{said} ± {number(spread)}" if spread else said
+    return f"{said} ± {number(spread)}" if spread > 1e-9 else said
 
 
 def number(value: float) -> str:

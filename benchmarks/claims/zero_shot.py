@@ -41,7 +41,7 @@ def run(bench: Bench) -> Claim:
     return Claim(
         "The head maps patches into CLIP's text space, so that it finds classes by words that it was never trained on.",
         f"Each seed draws one class in {LEFT_OUT} to leave out of the words: the photos are labelled without it and "
-        f"the head trained; then {bench.split} is asked for all words. Dense CLIP is the variant of highest mIoU there.",
+        f"the head trained; then {bench.split} is asked for all words. Dense CLIP: its best variant there.",
         [*draws, *(row for rows, _ in others for row in rows)],
         [*comparisons, *(comparison for _, found in others for comparison in found)],
         notes,
