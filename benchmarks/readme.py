@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.page import by_number
-from benchmarks.claims.verdict import number
+from benchmarks.claim.page import by_number
+from benchmarks.claim.verdict import number
 from benchmarks.evaluations import PRESENT, evaluations
 from benchmarks.setting import where
 from labelgen.config import ROOT, command, parser

@@ -14,7 +14,7 @@ from labelgen.config import command, load_config, validate
 ROOT = Path(__file__).parents[1]
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks")
 COMMANDS = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for room in ROOMS
     for path in (ROOT / room).rglob("*.py")
     if 'if __name__ == "__main__"' in path.read_text()
@@ -39,13 +39,8 @@ def needed(flags: argparse.ArgumentParser) -> list[str]:
     return [f"{action.option_strings[0]}=x" if action.option_strings else "x" for action in required]
 
 
-def module_name(name: str) -> str:
-    """A package that is a command has it in __main__."""
-    return f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name
-
-
 def module(name: str) -> Any:
-    return importlib.import_module(module_name(name))
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -79,7 +74,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(name: str, capsys: pytest.Cap
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_runs_in_the_common_frame(name: str) -> None:
     """Which ends Ctrl-C, a reader that leaves and a full disk in one line; `leave` ends what spans several hosts."""
-    source = (ROOT / f"{module_name(name).replace('.', '/')}.py").read_text()
+    source = (ROOT / f"{name.replace('.', '/')}.py").read_text()
     assert source.endswith(
         ("    sys.exit(command(main, arguments()))\n", "    hosts.leave(command(main, arguments()))\n")
     )

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims import catalogue
-from benchmarks.claims.bench import Bench, open_bench
-from benchmarks.claims.page import page
-from benchmarks.claims.plots import write_plots
-from benchmarks.claims.verdict import LABELS, NOT_TRIED, SHIPPED
+from benchmarks.claim import catalogue
+from benchmarks.claim.bench import Bench, open_bench
+from benchmarks.claim.page import page
+from benchmarks.claim.plots import write_plots
+from benchmarks.claim.verdict import LABELS, NOT_TRIED, SHIPPED
 from labelgen.config import command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError

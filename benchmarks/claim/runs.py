@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.claims.bench import Bench, Fields, once, text
+from benchmarks.claim.bench import Bench, Fields, once, text
 from fmbseg_jax import train
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder

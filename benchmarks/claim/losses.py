@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.claims.bench import Bench, Fields
-from benchmarks.claims.runs import (
+from benchmarks.claim.bench import Bench, Fields
+from benchmarks.claim.runs import (
     Question,
     head_counts,
     held_out_agreement,
@@ -12,7 +12,7 @@ from benchmarks.claims.runs import (
     trained,
     tune_question,
 )
-from benchmarks.claims.verdict import SHIPPED, Claim, Comparison, Row
+from benchmarks.claim.verdict import SHIPPED, Claim, Comparison, Row
 
 SUPCON = {"train.loss": "t_supcon"}
 WEIGHTS, TEMPERATURES = (1.0, 20.0, 50.0), (0.05, 0.1, 0.2)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.claims.verdict import RULE, cell
+from benchmarks.claim.verdict import RULE, cell
 
 HEAD = """# The claims, tried
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claims.verdict import Claim, Comparison, Plot, Row
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from benchmarks.claim.verdict import Claim, Comparison, Plot, Row
 
 SHARE = 0.95
 ENOUGH = 8

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.dealt import Labelled, own_labels, photos
-from benchmarks.claims.runs import miou, shipped_question
-from benchmarks.claims.verdict import Claim, Comparison, Row
-from benchmarks.claims.zero_shot import head_miou
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.dealt import Labelled, own_labels, photos
+from benchmarks.claim.runs import miou, shipped_question
+from benchmarks.claim.verdict import Claim, Comparison, Row
+from benchmarks.claim.zero_shot import head_miou
 from fmbseg_jax.feed import split_rows
 from labelgen.calibration import Calibration
 from labelgen.label import LabelSettings

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.dealt import Photo, labelled_split, photos
-from benchmarks.claims.runs import miou
-from benchmarks.claims.verdict import LABELS, Claim, Comparison, Plot, Row
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.dealt import Photo, labelled_split, photos
+from benchmarks.claim.runs import miou
+from benchmarks.claim.verdict import LABELS, Claim, Comparison, Plot, Row
 from labelgen import rle
 from labelgen.masks import strongest
 from labelgen.metrics import confusion

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.dealt import labelled_split, photos
-from benchmarks.claims.verdict import LABELS, Claim, Comparison, Row
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.dealt import labelled_split, photos
+from benchmarks.claim.verdict import LABELS, Claim, Comparison, Row
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.quality import presence_pairs, readings
 

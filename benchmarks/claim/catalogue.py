@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks.claims import (
+from benchmarks.claim import (
     alignment,
     encoders,
     labels,
@@ -15,8 +15,8 @@ from benchmarks.claims import (
     training,
     zero_shot,
 )
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.verdict import Claim
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.verdict import Claim
 
 
 class Entry(NamedTuple):

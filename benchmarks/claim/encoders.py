@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.claims.bench import Bench, Fields, text
-from benchmarks.claims.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claims.verdict import Claim, Comparison, Row
+from benchmarks.claim.bench import Bench, Fields, text
+from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from benchmarks.claim.verdict import Claim, Comparison, Row
 from labelgen.errors import UserError
 
 SENTENCE = "The approach brings language-based semantics to any pretrained vision encoder."

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.claims.bench import Bench, embed, label, lines_of, word_lines
-from benchmarks.claims.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claims.verdict import Claim, Comparison, Row
+from benchmarks.claim.bench import Bench, embed, label, lines_of, word_lines
+from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from benchmarks.claim.verdict import Claim, Comparison, Row
 from labelgen.dataset import Labels
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, Ontology, read_words

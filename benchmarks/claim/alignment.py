@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.claims.bench import Bench
-from benchmarks.claims.runs import Question, embedded, shipped_question, trained, truth_of
-from benchmarks.claims.verdict import Claim, Comparison, Row
+from benchmarks.claim.bench import Bench
+from benchmarks.claim.runs import Question, embedded, shipped_question, trained, truth_of
+from benchmarks.claim.verdict import Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.merge import patch_targets
 from labelgen.ontology import class_scores
