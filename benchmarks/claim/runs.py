@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.claim.bench import Bench, Fields, once, text
 from fmbseg_jax import train
@@ -30,7 +29,8 @@ from labelgen.metrics import Counts, confusion, scores
 from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.truth import TruthReader
 
-LabelMap = NDArray[np.integer[Any]]
+TUNING: dict[str, Any] = {"train.holdout": 0.3}
+"""What is tuned is tuned by trainings of their own, on the photos of the training split that these hold out."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,21 @@ def shipped_question(bench: Bench, split: str = "") -> Question:
 
 
 def tune_question(bench: Bench) -> Question | None:
-    """The photos of the training split that are never trained on, with truth; None where there is none.
+    """The photos that a training with TUNING holds out, with truth; None where there is none.
 
     Whatever is chosen by looking at truth is chosen there, never on eval.splits.
     """
     data, train_split = bench.data, bench.config.train.split
-    held_out = split_rows(data.count(train_split), bench.config.train.holdout)[1]
+    held_out = split_rows(data.count(train_split), TUNING["train.holdout"])[1]
     if not data.has_truth(train_split) or not len(held_out):
         return None
     return Question(train_split, bench.words, bench.config.eval.truth.to_dict(), tuple(held_out.tolist()))
+
+
+def tuning_score(bench: Bench, fields: Fields) -> float:
+    """What a choice is made by, with seed 0: mIoU of the photos that TUNING holds out, else agreement with labels."""
+    question, folder = tune_question(bench), trained(bench, {**fields, **TUNING}, 0)
+    return miou(head_counts(bench, folder, question)["head"]) if question else held_out_agreement(folder)
 
 
 def run_folder(bench: Bench, fields: Fields, seed: int) -> Path:
