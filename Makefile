@@ -1,19 +1,26 @@
 # make demo     the whole pipeline on the pocket world, one table at the end
 # make test     the tests
 # make lint     style and types
-# make figures  the README's table: three seeds, and the oracle beside them
+# make figures  the README's figures: three seeds, the oracle beside them, every claim (docs/claims.md)
+# make readme-figures  the README's figures again from docs/figures.json and docs/claims.json
 # make voc      Pascal VOC 2012 with the real models: fetches both, ends with our row beside the published ones
 # make water    FOLDER=… of Image/ and Mask/; make photos FOLDER=… WORDS=…: your own, with the real models
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 export NPROC ?= 16# XLA's CPU thread pool: sharded steps on 2 cores wait for each other for good with 2 threads
 
-.PHONY: demo figures voc water photos test lint venv
+.PHONY: demo figures readme-figures voc water photos test lint venv
 demo: venv
 	PYTHON=$(PYTHON) bash pocket/demo.sh
 
 figures: venv
 	PYTHON=$(PYTHON) DEMO=build/figures SEEDS="0 1 2" TARGETS="labels truth" bash pocket/demo.sh
+	$(PYTHON) -m benchmarks.claims --config=configs/pocket.py --config.photos.root=build/figures/scenes \
+	    --data=build/figures/data --out=build/figures/claims --page=docs/claims.md
+	$(PYTHON) -m benchmarks.readme --data=build/figures/data build/figures/run-*
+
+readme-figures: venv
+	$(PYTHON) -m benchmarks.readme
 
 voc: venv
 	PYTHON=$(PYTHON) bash launch/voc.sh

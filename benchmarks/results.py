@@ -8,18 +8,17 @@ RUNs that differ only in their seed become one row, mean ± standard deviation; 
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.evaluations import PRESENT, evaluations
 from labelgen.config import command, parser
 from labelgen.dataset import read_json
-from labelgen.errors import UserError
 
 Row = dict[str, list[float]]
-PRESENT = ", present classes"
 FIGURES = ("miou", "pixel_accuracy", "coverage")
 LABELS = ("dense CLIP, labelled pixels", "stage 1.1", "stage 1.2", "merged, all pixels", "merged, labelled pixels")
 
@@ -36,18 +35,6 @@ def main(args: argparse.Namespace) -> int:
         Path(args.out).write_text(text + "\n")
         print(f"\nwrote {args.out}")
     return 0
-
-
-def evaluations(runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Split -> what each RUN's eval/SPLIT.json says. UserError for a RUN that was not evaluated."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        paths = sorted(Path(run, "eval").glob("*.json"))
-        if not paths:
-            raise UserError(f"{run}/eval: no figures there; run fmbseg_jax.evaluate with --workdir={run}")
-        for path in paths:
-            found.setdefault(path.stem, []).append(read_json(path, "evaluate again"))
-    return found
 
 
 def split_table(split: str, results: list[dict[str, Any]]) -> str:

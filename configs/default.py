@@ -109,6 +109,7 @@ def get_config() -> ConfigDict:
     config.head.dtype = "float32"  # compute type; parameters are always float32
     config.train = ConfigDict()
     config.train.split = "train"
+    config.train.photos = 0  # as many photos of it, drawn by the seed, more of them contain fewer; 0: all
     config.train.targets = "labels"  # labels; `truth` trains the oracle, for comparison only
     config.train.loss = "prototype_ce"  # prototype_ce, t_supcon
     config.train.soft_targets = True  # class shares within a patch; False: its majority class

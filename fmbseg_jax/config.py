@@ -55,6 +55,8 @@ class FeedConfig:
     holdout: float
     seed: int
     resident_share: float
+    photos: int = 0
+    """0: all that are not held out."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ _AT_LEAST = {
     "head.hidden": 0,
     "mesh.model": 1,
     "train.patches_per_photo": 0,
+    "train.photos": 0,
     "train.steps": 1,
     "train.warmup_steps": 0,
     "train.weight_decay": 0,

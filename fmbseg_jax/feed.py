@@ -130,6 +130,17 @@ def split_rows(count: int, holdout: float) -> tuple[Rows, Rows]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
+def training_rows(count: int, config: FeedConfig) -> tuple[Rows, Rows]:
+    """`split_rows`, of those to train on only `config.photos`: the first of a permutation that the seed draws.
+
+    So of one seed fewer rows are among more rows, and the rows held out stay the same.
+    """
+    rows, held_out = split_rows(count, config.holdout)
+    if config.photos:
+        rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(rows)[: config.photos])
+    return rows, held_out
+
+
 class Order:
     """Which row stands at which place of which batch: len() and [step * B + place] -> row."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import refuse_other
 from fmbseg_jax.config import TrainConfig
-from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, split_rows
+from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, training_rows
 from fmbseg_jax.losses import class_weights
 from fmbseg_jax.runs import Run
 from labelgen.config import digest
@@ -41,7 +41,7 @@ class Task:
 def stage_rows(data: Dataset, settings: TrainConfig, places: Rows, stopped: Callable[[], bool]) -> bool:
     """Brings near what this host reads of a remote DATA; False when it was stopped before. All hosts must call it."""
     feed = settings.feed
-    train_rows, held_out_rows = split_rows(data.count(feed.split), feed.holdout)
+    train_rows, held_out_rows = training_rows(data.count(feed.split), feed)
     targets = "truth" if feed.targets == "truth" else f"labels/{settings.labels}"
     rows = rows_read(train_rows, held_out_rows, feed, places)
     counted = train_rows[hosts.index() :: hosts.count()]  # by class_mass
@@ -66,7 +66,7 @@ def open_task(data: Dataset, settings: TrainConfig) -> Task:
         targets = oracle_truth(data, feed.split, ontology.names, settings.truth)
     else:
         targets = free_labels(data, settings.labels, feed.split)
-    train_rows, held_out_rows = split_rows(data.count(feed.split), feed.holdout)
+    train_rows, held_out_rows = training_rows(data.count(feed.split), feed)
     mass = class_mass(targets, train_rows, classes)
     if not mass.any():
         raise UserError(

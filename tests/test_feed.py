@@ -19,6 +19,7 @@ from fmbseg_jax.feed import (
     held_out_batches,
     oracle_truth,
     split_rows,
+    training_rows,
 )
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
@@ -73,6 +74,19 @@ def test_held_out_rows_are_never_trained_on() -> None:
     for count, share, held in ((40, 0.1, 4), (2, 0.1, 1), (1, 0.5, 0), (10, 0.0, 0), (3, 0.9, 2)):
         train, held_out = split_rows(count, share)
         assert len(held_out) == held and sorted([*train, *held_out]) == list(range(count))
+
+
+def test_fewer_photos_are_among_more_and_the_rows_held_out_stay() -> None:
+    def drawn(photos: int, seed: int = 0) -> tuple[list[int], list[int]]:
+        rows, held_out = training_rows(40, dataclasses.replace(CONFIG, photos=photos, seed=seed))
+        return rows.tolist(), held_out.tolist()
+
+    every, held_out = (part.tolist() for part in split_rows(40, CONFIG.holdout))
+    assert drawn(0) == (every, held_out) == drawn(1000)
+    few, more = drawn(4), drawn(8)
+    assert len(few[0]) == 4 and len(more[0]) == 8 and set(few[0]) < set(more[0]) < set(every)
+    assert few[1] == more[1] == held_out and few[0] == sorted(few[0])
+    assert drawn(4, seed=1)[0] != few[0] == drawn(4)[0]
 
 
 def test_batches_hold_the_rows_of_the_order(data: Dataset) -> None:

@@ -1,0 +1,142 @@
+"""Claim 7: words that were never trained on: classes left out, synonyms, a coarser and a finer ontology."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.claim.bench import Bench, embed, label, lines_of, word_lines
+from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from benchmarks.claim.verdict import Claim, Comparison, Row
+from labelgen.dataset import Labels
+from labelgen.metrics import Counts
+from labelgen.ontology import BACKGROUND, Ontology, read_words
+
+LEFT_OUT = 4
+"""One class of four is left out, at least one."""
+
+
+def drawn(ontology: Ontology, seed: int) -> list[int]:
+    """The classes that a draw leaves out; never the background."""
+    classes = [c for c, role in enumerate(ontology.roles) if role != BACKGROUND]
+    count = max(1, len(classes) // LEFT_OUT)
+    return sorted(np.random.default_rng([seed, 7]).choice(classes, count, replace=False).tolist())
+
+
+def harmonic(seen: float, unseen: float) -> float:
+    """Harmonic mean; 0 where one is 0."""
+    return 2 * seen * unseen / (seen + unseen) if seen > 0 and unseen > 0 else 0.0
+
+
+def by_seen(counts: Counts, unseen: list[int]) -> dict[str, float]:
+    """mIoU of the classes trained on, of the others, and their harmonic mean; all classes compete."""
+    seen = [c for c in range(len(counts)) if c not in unseen]
+    both = miou(counts, seen), miou(counts, unseen)
+    return {"seen": both[0], "unseen": both[1], "harmonic mean": harmonic(*both)}
+
+
+def run(bench: Bench) -> Claim:
+    """Three kinds of other words."""
+    draws, notes, comparisons = left_out(bench)
+    others = [synonyms(bench), ontologies(bench)]
+    return Claim(
+        "The head maps patches into CLIP's text space, so that it finds classes by words that it was never trained on.",
+        f"Each seed draws one class in {LEFT_OUT} to leave out of the words: the photos are labelled without it and "
+        f"the head trained; then {bench.split} is asked for all words. Dense CLIP: its best variant there.",
+        [*draws, *(row for rows, _ in others for row in rows)],
+        [*comparisons, *(comparison for _, found in others for comparison in found)],
+        notes,
+    )
+
+
+def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
+    """Seen, unseen and harmonic mean of each draw."""
+    question = shipped_question(bench)
+    ontology = bench.words.ontology
+    dense = dense_counts(bench, question)
+    variant = best_dense(dense)[0]
+    found: dict[str, list[dict[str, float]]] = {
+        "head, trained without them": [],
+        f"dense CLIP, {variant}": [],
+        "head, trained with them": [],
+    }
+    notes = []
+    for seed in range(bench.seeds):
+        unseen = drawn(ontology, seed)
+        lines = {name: its for c, (name, its) in enumerate(word_lines(ontology).items()) if c not in unseen}
+        label(bench, f"unseen-{seed}", lines_of(lines))
+        folder = trained(bench, {"labels.name": f"unseen-{seed}"}, seed)
+        answers = (
+            head_counts(bench, folder, question)["head"],
+            dense[variant],
+            head_counts(bench, trained(bench, {}, seed), question)["head"],
+        )
+        for its, counts in zip(found.values(), answers, strict=True):
+            its.append(by_seen(counts, unseen))
+        notes.append(f"Draw {seed} left out {', '.join(ontology.names[c] for c in unseen)}.")
+    rows = [Row(name, {key: [its[key] for its in draws] for key in draws[0]}) for name, draws in found.items()]
+    head, clip = rows[0].figures, rows[1].figures
+    comparisons = [
+        Comparison(f"{key} of the head is above dense CLIP's", head[key], clip[key])
+        for key in ("unseen", "harmonic mean")
+    ]
+    return rows, notes, comparisons
+
+
+def synonyms(bench: Bench) -> tuple[list[Row], list[Comparison]]:
+    """The words of eval.ontologies beside those trained on, on the same photos."""
+    rows, comparisons = [], []
+    for split, file in bench.config.eval.ontologies.items():
+        other = read_words(file)
+        if other.names != bench.words.ontology.names:
+            continue
+        words = embed(bench, f"synonyms-{split}", lines_of(word_lines(other)))
+        for photos in dict.fromkeys((bench.split, split)):
+            asked = [shipped_question(bench, photos), Question(photos, words, bench.config.eval.truth.to_dict())]
+            head = [head_miou(bench, {}, question) for question in asked]
+            variant, dense = best_dense(dense_counts(bench, asked[1]))
+            rows += [
+                Row(f"{photos}, words as trained: head", {"mIoU": head[0]}),
+                Row(f"{photos}, synonyms never trained on: head", {"mIoU": head[1]}),
+                Row(f"{photos}, synonyms: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}),
+            ]
+            said = f"on {photos}, asked by synonyms, the head is above dense CLIP"
+            comparisons.append(Comparison(said, head[1], [dense] * bench.seeds))
+    return rows, comparisons
+
+
+def head_miou(bench: Bench, fields: Mapping[str, object], question: Question) -> list[float]:
+    """mIoU of a variant, seed by seed."""
+    return [miou(head_counts(bench, trained(bench, fields, s), question)["head"]) for s in range(bench.seeds)]
+
+
+def coarse_rules(bench: Bench) -> dict[str, str]:
+    """Truth's class -> the group that it counts as, or ignore."""
+    data, base = bench.data, bench.config.eval.truth.to_dict()
+    group = {name: g for g, members in bench.config.eval.groups.items() for name in members}
+    classes = data.truth_classes(bench.split) or bench.words.ontology.names
+    return {name: group.get(base.get(name, name), "ignore") for name in classes}
+
+
+def ontologies(bench: Bench) -> tuple[list[Row], list[Comparison]]:
+    """eval.groups as coarser classes: trained on one ontology, asked by the other. Nothing without groups."""
+    if len(bench.config.eval.groups) < 2:
+        return [], []
+    words = word_lines(bench.words.ontology)
+    coarse = {g: [word for name in members for word in words[name]] for g, members in bench.config.eval.groups.items()}
+    named: Labels = label(bench, "coarse", lines_of(coarse))
+    questions = {"coarser": Question(bench.split, named, coarse_rules(bench)), "finer": shipped_question(bench)}
+    rows, comparisons = [], []
+    for kind, question in questions.items():
+        variant, dense = best_dense(dense_counts(bench, question))
+        by_training = {
+            "finer": head_miou(bench, {}, question),
+            "coarser": head_miou(bench, {"labels.name": "coarse"}, question),
+        }
+        rows += [
+            Row(f"asked {kind}: head trained on {name} classes", {"mIoU": its}) for name, its in by_training.items()
+        ]
+        rows.append(Row(f"asked {kind}: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}))
+        other = "finer" if kind == "coarser" else "coarser"
+        said = f"trained on the {other} classes and asked for the {kind} ones, the head is above dense CLIP"
+        comparisons.append(Comparison(said, by_training[other], [dense] * bench.seeds))
+    return rows, comparisons

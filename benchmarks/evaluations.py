@@ -1,0 +1,22 @@
+"""What `fmbseg_jax.evaluate` wrote into RUNs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from labelgen.dataset import read_json
+from labelgen.errors import UserError
+
+PRESENT = ", present classes"
+
+
+def evaluations(runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Split -> what each RUN's eval/SPLIT.json says. UserError for a RUN that was not evaluated."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        paths = sorted(Path(run, "eval").glob("*.json"))
+        if not paths:
+            raise UserError(f"{run}/eval: no figures there; run fmbseg_jax.evaluate with --workdir={run}")
+        for path in paths:
+            found.setdefault(path.stem, []).append(read_json(path, "evaluate again"))
+    return found

@@ -1,0 +1,237 @@
+"""Fills the figures of the README from files, so that none is typed by hand.
+
+    python -m benchmarks.readme                              # from docs/figures.json and docs/claims.json
+    python -m benchmarks.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
+
+What stands between `<!-- figures:NAME -->` and `<!-- end -->` is written anew. docs/figures.json keeps what
+`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for benchmarks.results);
+docs/claims.json is that of benchmarks.claims. --check writes nothing and says whether the README differs.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claim.page import by_number
+from benchmarks.claim.verdict import number
+from benchmarks.evaluations import PRESENT, evaluations
+from benchmarks.setting import where
+from labelgen.config import ROOT, command, parser
+from labelgen.dataset import read_json, write_json
+from labelgen.errors import UserError
+from labelgen.files import write_atomic
+
+Figures = Mapping[str, Any]
+README, FIGURES, CLAIMS = ROOT / "README.md", ROOT / "docs/figures.json", ROOT / "docs/claims.json"
+BLOCK = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Collects where RUNs are given, then fills or checks."""
+    if bool(args.runs) != bool(args.data):
+        raise UserError("--data and RUNs belong together: name both to collect figures, neither to fill the README")
+    if args.runs:
+        write_json(FIGURES, collect(Path(args.data), args.runs))
+    text = README.read_text(encoding="utf-8")
+    new = filled(text, figures())
+    if args.check:
+        print("README.md says what the files say" if new == text else "README.md differs: run make readme-figures")
+        return int(new != text)
+    write_atomic(README, new.encode())
+    print(f"wrote {README.name} from {FIGURES.name} and {CLAIMS.name}; next: look at git diff README.md")
+    return 0
+
+
+def figures() -> dict[str, Any]:
+    """Both files."""
+    mend = "run make figures, or python -m benchmarks.claims --page=docs/claims.md"
+    return {"runs": read_json(FIGURES, mend), "claims": read_json(CLAIMS, mend)}
+
+
+def collect(data: Path, runs: list[str]) -> dict[str, Any]:
+    """Reading -> figure -> a value a RUN, of every split; oracles under `oracle`; and the labels' quality."""
+    splits: dict[str, Any] = {}
+    labels = ""
+    for split, results in evaluations(runs).items():
+        rows: dict[str, dict[str, list[float]]] = {}
+        for result in results:
+            protocol = result["protocol"]
+            oracle, labels = protocol["targets"] == "truth", protocol["labels"]
+            for name, its in result["readings"].items():
+                if name.startswith("head") or not oracle:
+                    row = rows.setdefault(name.replace("head", "oracle") if oracle else name, {})
+                    for figure, value in [("miou", its["miou"]), *its["groups"].items()]:
+                        row.setdefault(figure, []).append(value)
+        splits[split] = {"photos": protocol["photos"], "classes": protocol["classes"], "readings": rows}
+    quality = read_json(data / "labels" / labels / "quality.json", "run labelgen.quality first")
+    kept = {split: _labels(scores) for split, scores in quality.items()}
+    seeds = max(len(row["miou"]) for row in rows.values())
+    return {**where(), "seeds": seeds, "splits": splits, "labels": kept}
+
+
+def _labels(scores: Figures) -> dict[str, Any]:
+    rows = {
+        name: {"miou": its["miou"], "coverage": its["coverage"], **its["groups"]}
+        for name, its in scores["readings"].items()
+    }
+    return {"readings": rows, "presence": scores["presence"]}
+
+
+def filled(text: str, known: Figures) -> str:
+    """The text with every block written anew. UserError for a block of no name that is known."""
+
+    def write(found: re.Match[str]) -> str:
+        if found[2] not in BLOCKS:
+            raise UserError(f"README.md: no figures are called {found[2]!r}; there are {', '.join(BLOCKS)}")
+        return f"{found[1]}{BLOCKS[found[2]](known)}\n{found[4]}"
+
+    return BLOCK.sub(write, text)
+
+
+def mean(values: list[float]) -> float:
+    """The arithmetic mean."""
+    return float(np.mean(values))
+
+
+def cell(row: Figures) -> str:
+    """`.756 ± .002 (.929, .583)`: mIoU, then its groups."""
+    values = row["miou"] if isinstance(row["miou"], list) else [row["miou"]]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    groups = [number(mean(np.atleast_1d(v).tolist())) for k, v in row.items() if k not in ("miou", "coverage")]
+    said = number(mean(values)) + (f" ± {number(spread)}" if spread else "")
+    return said + (f" ({', '.join(groups)})" if groups else "")
+
+
+NAMES = {
+    "dense CLIP, maskclip": "dense CLIP, MaskCLIP",
+    "dense CLIP, naclip": "dense CLIP, NACLIP",
+    "dense CLIP, proxyclip": "dense CLIP, ProxyCLIP",
+    "best within": "the best of them within the present classes",
+    "head": "**head**",
+    "head, present classes": "head, within the present classes",
+    "head, refined": "head, refined",
+    "oracle": "oracle",
+}
+
+
+def best(readings: Figures, present: bool) -> str:
+    """The dense CLIP of highest mIoU, unfiltered or within the present classes."""
+    names = [name for name in readings if name.startswith("dense CLIP") and name.endswith(PRESENT) == present]
+    return max(names, key=lambda name: mean(readings[name]["miou"]))
+
+
+def heads(known: Figures) -> str:
+    """The table of readings, a column a split."""
+    splits = known["runs"]["splits"]
+    groups = [name for name in next(iter(splits.values()))["readings"]["head"] if name != "miou"]
+    lines = ["| | " + " | ".join(f"{split}: mIoU ({', '.join(groups)})" for split in splits) + " |"]
+    lines.append("|---" * (len(splits) + 1) + "|")
+    for name, shown in NAMES.items():
+        cells = []
+        for fields in splits.values():
+            readings = fields["readings"]
+            reading = best(readings, True) if name == "best within" else name
+            cells.append(cell(readings[reading]) if reading in readings else "–")
+        lines.append(f"| {shown} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ratios(known: Figures) -> str:
+    """The head over dense CLIP and over the oracle."""
+    said: dict[str, list[float]] = {"best unfiltered dense CLIP": [], "oracle": []}
+    for fields in known["runs"]["splits"].values():
+        readings = fields["readings"]
+        head = mean(readings["head"]["miou"])
+        said["best unfiltered dense CLIP"].append(head / mean(readings[best(readings, False)]["miou"]))
+        if "oracle" in readings:
+            said["oracle"].append(head / mean(readings["oracle"]["miou"]))
+    splits = " and ".join(known["runs"]["splits"])
+    parts = [f"head / {name}: {' and '.join(f'{v:.2f}' for v in values)}" for name, values in said.items() if values]
+    return f"On {splits}: {'; '.join(parts)}."
+
+
+LABELS = {
+    "dense CLIP, proxyclip": "dense CLIP",
+    "dense CLIP, gated by presence": "gated by presence, classes on one scale",
+    "stage 1.1": "stage 1.1",
+    "stage 1.2": "stage 1.2",
+    "merged, all pixels": "merged, all pixels",
+    "merged, labelled pixels": "**merged, the pixels it labels**",
+    "dense CLIP, labelled pixels": "dense CLIP on the same pixels",
+    "true classes given": "merged, with the true classes given",
+}
+
+
+def labels(known: Figures) -> str:
+    """The free labels, stage by stage, and presence."""
+    lines = []
+    for split, fields in known["runs"]["labels"].items():
+        readings = fields["readings"]
+        groups = [k for k in readings["merged"] if k not in ("miou", "coverage")]
+        lines += [f"| free labels of `{split}` | mIoU ({', '.join(groups)}) | coverage |", "|---|---|---|"]
+        for name, shown in LABELS.items():
+            # On labelled pixels coverage is one by definition: what the labels cover says more.
+            covers = readings["merged" if "labelled pixels" in name else name]["coverage"]
+            lines.append(f"| {shown} | {cell(readings[name])} | {number(covers)} |")
+        found = fields["presence"]
+        lines += ["", f"Presence: precision {number(found['precision'])}, recall {number(found['recall'])}."]
+    return "\n".join(lines)
+
+
+def setting(known: Figures) -> str:
+    """Where the figures come from."""
+    runs = known["runs"]
+    splits = runs["splits"]
+    classes = next(iter(splits.values()))["classes"]
+    photos = " and ".join(f"{fields['photos']} of `{split}`" for split, fields in splits.items())
+    return (
+        f"Written by `make figures` and `make readme-figures` from `docs/figures.json` (commit {runs['commit']}, "
+        f"{runs['date']}) and\n`docs/claims.json`. Pocket world, {classes} classes, judged on {photos}; mean ± "
+        f"standard deviation over {runs['seeds']} seeds."
+    )
+
+
+def verdicts(known: Figures) -> str:
+    """Each claim with its verdict."""
+    lines = ["| claim | verdict |", "|---|---|"]
+    return "\n".join(
+        [*lines, *(f"| {c['title']} | {c['verdict']} |" for c in by_number(known["claims"]["claims"]).values())]
+    )
+
+
+def tried(known: Figures) -> str:
+    """The rows of claim 9, as one line each."""
+    rows = known["claims"]["claims"]["losses"]["rows"]
+    ours = mean(rows[0]["figures"]["mIoU"])
+    same = [row for row in rows[1:] if set(row["figures"]) >= {"mIoU"} and not row["name"].startswith("few steps")]
+    ordered = sorted(same, key=lambda row: -mean(row["figures"]["mIoU"]))
+    said = ", ".join(f"{row['name']} {mean(row['figures']['mIoU']) - ours:+.3f}" for row in ordered)
+    return f"Against the shipped config ({number(ours)} on eval), each row one change: {said}."
+
+
+BLOCKS: dict[str, Callable[[Figures], str]] = {
+    "setting": setting,
+    "heads": heads,
+    "ratios": ratios,
+    "labels": labels,
+    "verdicts": verdicts,
+    "tried": tried,
+}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m benchmarks.readme`."""
+    flags = parser(__doc__ or "", config=False)
+    flags.add_argument("runs", nargs="*", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
+    flags.add_argument("--data", default="", metavar="DATA", help="folder that labelgen.quality has been run on")
+    flags.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the README differs")
+    return flags
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, arguments()))
