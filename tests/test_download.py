@@ -72,9 +72,7 @@ def test_a_connection_that_breaks_goes_on_at_the_byte_where_it_was(server, remot
 
 def test_what_came_is_kept_when_the_server_is_given_up_and_the_next_run_goes_on(server, remote, tmp_path):
     server.cut = [2 * MB] + [0] * module.ATTEMPTS
-    with pytest.raises(
-        UserError, match=r"at 2\.0 of 3\.4 MB\); the first 2\.0 MB are in .*a\.tar\.partial; the same"
-    ):
+    with pytest.raises(UserError, match=r"at 2\.0 of 3\.4 MB\); the first 2\.0 MB are in .*a\.tar\.partial; the same"):
         download(remote, tmp_path / "a.tar")
     assert (tmp_path / "a.tar.partial").read_bytes() == DATA[: 2 * MB] and names(tmp_path) == ["a.tar.partial"]
     server.asked.clear()
@@ -157,9 +155,7 @@ def test_an_answer_that_may_pass_is_tried_again(server, remote, tmp_path):
 
 
 def test_no_network_and_no_address_are_one_sentence(tmp_path):
-    with pytest.raises(
-        UserError, match=r"127.0.0.1:9/a: could not be downloaded \(.*refused\); nothing"
-    ):
+    with pytest.raises(UserError, match=r"127.0.0.1:9/a: could not be downloaded \(.*refused\); nothing"):
         download(Remote("http://127.0.0.1:9/a"), tmp_path / "a")
     with pytest.raises(UserError, match="no/address: unknown url type: 'no/address'; correct the address"):
         download(Remote("no/address"), tmp_path / "a")
