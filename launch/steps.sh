@@ -1,6 +1,6 @@
-# Read by the scripts beside it: `step NAME MODULE ARGUMENTS...` runs python -m MODULE ARGUMENTS, unless just that was done
-# in $OUT before (DONE/NAME holds its words). After a step that ran, all that follow run, as what they read has changed.
-# The commands themselves go on where they were killed.
+# Read by the scripts beside it: `step NAME MODULE ARGUMENTS...` runs python -m MODULE ARGUMENTS, unless just that was
+# done in $OUT before (done/NAME holds its words). After a step that ran, all that follow run, as what they read has
+# changed. The commands themselves go on where they were killed.
 mkdir -p "$OUT/done"
 fresh=
 step() {

@@ -46,7 +46,7 @@ def voc(out, **splits):
 
 def test_the_official_addresses_and_digests_are_those_that_others_check_by():
     assert official.ARCHIVES["voc"].remote == (
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
         "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         1999639040,
     )
