@@ -118,6 +118,11 @@ def test_another_server_and_digest_may_be_named(server, tmp_path, capsys):
     assert "size     as the server says" in capsys.readouterr().out
 
 
+def test_an_archive_that_there_is_not_is_told(tmp_path, capsys):
+    assert run("coco", tmp_path) == 2
+    assert capsys.readouterr().err == "error: no archive 'coco'; there are voc, sbd\n"
+
+
 def test_a_full_disk_ends_with_one_line_and_no_tree(server, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as small:
         small.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
