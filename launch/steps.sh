@@ -12,6 +12,6 @@ step() {
     fresh=yes
     rm -f "$OUT/done/$name"
     printf '\n== %s: python -m %s\n' "$name" "$words"
-    "$PYTHON" -m "${@:2}"
+    "$PYTHON" -m "${@:2}" || return
     printf '%s\n' "$words" > "$OUT/done/$name"
 }

@@ -98,6 +98,16 @@ def test_it_ends_where_a_command_fails_and_goes_on_there(stub):
     assert modules(script(stub, "voc", SEEDS="0")[1]) == ["budget", "beside"]  # all is done
 
 
+@pytest.mark.skipif(not find_spec("benchmarks.claims"), reason="no claims here")
+def test_claims_that_fail_leave_the_table_and_are_tried_again(stub):
+    (stub.parent / "fails").write_text("benchmarks.claims")
+    code, calls, _ = script(stub, "voc", SEEDS="0")
+    assert code == 75 and modules(calls)[-2:] == ["claims", "beside"]
+    (stub.parent / "fails").unlink()
+    code, calls, _ = script(stub, "voc", SEEDS="0")
+    assert code == 0 and modules(calls) == ["budget", "claims", "beside"]
+
+
 def test_a_command_with_other_words_is_run_again_and_all_after_it(stub):
     script(stub, "voc", SEEDS="0")
     _, calls, _ = script(stub, "voc", SEEDS="0 1")
