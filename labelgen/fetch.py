@@ -15,11 +15,14 @@ from pathlib import Path
 
 from labelgen.config import command, parser
 from labelgen.download import Remote
+from labelgen.errors import UserError
 from labelgen.official import ARCHIVES, VOC_ROOT, counts, entry, fetch
 
 
 def main(args: argparse.Namespace) -> int:
     """Says what will come, fetches and unpacks it."""
+    if args.name not in ARCHIVES:
+        raise UserError(f"no archive {args.name!r}; there are {', '.join(ARCHIVES)}")
     out, archive = Path(args.out), ARCHIVES[args.name]
     if args.url or args.sha256:
         digest = f"sha256:{args.sha256}" if args.sha256 else archive.remote.digest
@@ -41,8 +44,8 @@ def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.fetch`."""
     stopped = "what came is kept; the same command goes on from there"
     flags = parser(__doc__ or "", config=False, stopped=stopped)
-    flags.add_argument("name", choices=ARCHIVES, help="which archive; voc before sbd")
     flags.add_argument("--out", required=True, metavar="FOLDER", help="where the archive and VOCdevkit/ go")
+    flags.add_argument("name", metavar="NAME", help="which archive: voc, or sbd once voc is there")
     flags.add_argument("--list", action="store_true", help="fetch nothing")
     flags.add_argument("--url", default="", help="another address of the archive")
     flags.add_argument("--sha256", default="", metavar="HEX", help="digest of another file than the owners'")

@@ -42,7 +42,7 @@ ARCHIVES = {
     "voc": Archive(
         "Pascal VOC 2012, photos and masks of train and val",
         Remote(
-            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
             "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
             1_999_639_040,
         ),
@@ -52,7 +52,7 @@ ARCHIVES = {
     "sbd": Archive(
         "Semantic Boundaries Dataset; only the names of its photos are read",
         Remote(
-            "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
             "md5:82b4d87ceb2ed10f6038a1cba92111cb",
             1_419_539_633,
         ),

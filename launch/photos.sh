@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # A folder of photos and a list of words to masks, free labels and a report; `make photos` and `make water` call this:
 #     launch/photos.sh FOLDER [WORDS] [--config.FIELD=VALUE ...]
-# With CONFIG=configs/river_water.py FOLDER has Image/ and Mask/, and there are figures too. The same command goes on where
-# it stopped. NOT YET RUN with the real models. Variables: PYTHON, OUT (folder), CONFIG; HF_ENDPOINT, SAM_ENDPOINT, HF_HOME.
+# With CONFIG=configs/river_water.py FOLDER has Image/ and Mask/, and there are figures too. The same command goes on
+# where it stopped. NOT YET RUN with the real models. Variables: PYTHON, OUT (folder), CONFIG; HF_ENDPOINT, SAM_ENDPOINT
+# and HF_HOME as labelgen.weights has them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} OUT=${OUT:-build/photos} CONFIG=${CONFIG:-configs/my_photos.py}
-if [[ ! -d ${1:-} ]]; then echo "error: no folder of photos; make photos FOLDER=… WORDS=…, make water FOLDER=…" >&2; exit 2; fi
+if [[ ! -d ${1:-} ]]; then
+    echo "error: no folder of photos; make photos FOLDER=… WORDS=…, make water FOLDER=…" >&2
+    exit 2
+fi
 source launch/steps.sh
 config=(--config="$CONFIG" --config.photos.root="$1")
 if [[ ${2:---} != --* ]]; then config+=(--config.ontology="$2"); shift; fi

@@ -1,6 +1,6 @@
-# Read by the scripts beside it: `step NAME MODULE ARGUMENTS...` runs python -m MODULE ARGUMENTS, unless just that was done
-# in $OUT before (DONE/NAME holds its words). After a step that ran, all that follow run, as what they read has changed.
-# The commands themselves go on where they were killed.
+# Read by the scripts beside it: `step NAME MODULE ARGUMENTS...` runs python -m MODULE ARGUMENTS, unless just that was
+# done in $OUT before (done/NAME holds its words). After a step that ran, all that follow run, as what they read has
+# changed. The commands themselves go on where they were killed.
 mkdir -p "$OUT/done"
 fresh=
 step() {
@@ -12,6 +12,6 @@ step() {
     fresh=yes
     rm -f "$OUT/done/$name"
     printf '\n== %s: python -m %s\n' "$name" "$words"
-    "$PYTHON" -m "${@:2}"
+    "$PYTHON" -m "${@:2}" || return
     printf '%s\n' "$words" > "$OUT/done/$name"
 }

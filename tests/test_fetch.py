@@ -46,7 +46,7 @@ def voc(out, **splits):
 
 def test_the_official_addresses_and_digests_are_those_that_others_check_by():
     assert official.ARCHIVES["voc"].remote == (
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
         "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         1999639040,
     )
@@ -116,6 +116,11 @@ def test_another_server_and_digest_may_be_named(server, tmp_path, capsys):
     assert "mirror.tar.wrong" in capsys.readouterr().err
     assert run("voc", tmp_path / "b", url, f"--sha256={digest}") == 0
     assert "size     as the server says" in capsys.readouterr().out
+
+
+def test_an_archive_that_there_is_not_is_told(tmp_path, capsys):
+    assert run("coco", tmp_path) == 2
+    assert capsys.readouterr().err == "error: no archive 'coco'; there are voc, sbd\n"
 
 
 def test_a_full_disk_ends_with_one_line_and_no_tree(server, tmp_path, capsys, monkeypatch):
