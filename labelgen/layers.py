@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from labelgen.errors import UserError
+from labelgen.views import LAST
 
 
 class Layer(NamedTuple):
@@ -47,7 +48,7 @@ class Layers:
                 "--config.encoder.join=concatenate"
             )
         self.width = widths[0] if self._mean else sum(widths)
-        self._is_last = self.indices == [count - 1]
+        self._by_default = tuple(wanted) == LAST
 
     def check(self, maps: Sequence[Tensor], input_hw: Sequence[int]) -> None:
         """UserError unless maps [B, h_i, w_i, D_i] of an input of that many px are as the network said."""
@@ -67,8 +68,8 @@ class Layers:
         return torch.stack(same).mean(0) if self._mean else torch.cat(same, -1)
 
     def identity(self) -> dict[str, Any]:
-        """Nothing for the last layer, so that DATA from before there was a choice is the same."""
-        if self._is_last:
+        """As labelgen.views.encoder_settings has it: nothing where the config leaves it at the last layer."""
+        if self._by_default:
             return {}
         return {"layers": self.indices, "join": "mean" if self._mean else "concatenate"}
 

@@ -42,4 +42,5 @@ class SamTrunk:
 
     def identity(self) -> dict[str, Any]:
         """As Trunk's."""
-        return {"weights": self._sam.path.name, "sha256": weight_files.digest(self._sam.path)}
+        path = self._sam.path
+        return {"weights": path.name, "sha256": weight_files.digest(path), **self._layers.identity()}

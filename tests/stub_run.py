@@ -46,7 +46,7 @@ class StubEncoders:
 
     def identity(self) -> dict[str, Any]:
         dtype = "float32" if self._config.dtype == "auto" else self._config.dtype
-        return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}, "dtype": dtype}
+        return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}, "encoder": {"sha256": "b"}, "dtype": dtype}
 
     def encode_photos(self, photos: Iterator[Photo]) -> Generator[tuple[Any, ...], None, None]:
         yield from in_order(photos, self.encode_photo, threads=2, depth=3)

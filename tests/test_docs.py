@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {
+    "python -m labelgen.features": "goes on from the DATA of another block; tests/test_features.py runs it",
     "make ": "installs a virtual environment from a package index; the commands in it are run by .ci/run",
     "bash .ci/run": "runs these tests",
     "python3 -m venv": "installs; .ci/venv does the same",

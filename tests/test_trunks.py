@@ -139,6 +139,15 @@ def test_encoding_with_a_teacher_as_the_encoder_loads_it_once_and_names_it(confi
     assert identity["encoder"]["weights"] == f"{name}.safetensors"
 
 
+@pytest.mark.parametrize("layers", [(-1,), (0,), (2,), (0, -1)])
+def test_a_data_names_its_layers_as_the_encoder_alone_does(config, layers):
+    """What a RUN remembers of its DATA is compared with an encoder that is opened later."""
+    config.encoder.update(name="clip", size_px=64, layers=layers)
+    named, alone = Encoders(config).identity()["encoder"], load_encoder(config).identity()
+    assert [named.get(field) for field in ("layers", "join")] == [alone.get(field) for field in ("layers", "join")]
+    assert ("layers" in named) == (layers != (-1,))
+
+
 @pytest.mark.parametrize("name", ["clip", "sam"])
 def test_a_teacher_as_the_encoder_needs_no_file_of_its_own(config, name):
     assert [need.role for need in weights.needs(config)] == ["CLIP", "SAM", "encoder"]
