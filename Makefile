@@ -1,7 +1,7 @@
 # make demo     the whole pipeline on the pocket world, one table at the end
 # make test     the tests
 # make lint     style and types
-# make figures  the README's figures: three seeds, the oracle beside them, every claim (README: docs/claims.md)
+# make figures  the README's figures: three seeds, the oracle beside them, every claim (docs/claims.md)
 # make readme-figures  the README's figures again from docs/figures.json and docs/claims.json
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
