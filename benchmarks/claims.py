@@ -20,6 +20,7 @@ from benchmarks.claim.bench import Bench, open_bench
 from benchmarks.claim.page import page
 from benchmarks.claim.plots import write_plots
 from benchmarks.claim.verdict import LABELS, NOT_TRIED, SHIPPED
+from benchmarks.setting import where
 from labelgen.config import command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
@@ -33,14 +34,14 @@ def main(args: argparse.Namespace) -> int:
     names = chosen(args.only)
     (Path(args.out) / "claims").mkdir(parents=True, exist_ok=True)
     bench = open_bench(args.config, args.overrides, args.data, Path(args.out), args.seeds)
-    skipped = [name for name in names if done(bench, name)]
+    skipped = [name for name in names if not args.again and done(bench, name)]
     for name in names:
         if name in skipped:
             continue
         say(f"claim {name} ...")
         start = time.perf_counter()
         claim = catalogue.CLAIMS[name].run(bench).to_json(chosen_by(bench))
-        seconds = round(time.perf_counter() - start, 1)
+        seconds = round(time.perf_counter() - start + spent(bench, name), 1)
         known = {"title": catalogue.CLAIMS[name].title, "seconds": seconds, "fingerprint": bench.fingerprint}
         write_json(bench.out / "claims" / f"{name}.json", {**claim, **known})
         write(bench, args)
@@ -76,6 +77,12 @@ def done(bench: Bench, name: str) -> bool:
     return bool(known["fingerprint"] == bench.fingerprint and known["verdict"] != NOT_TRIED)
 
 
+def spent(bench: Bench, name: str) -> float:
+    """Seconds that a claim took before, of which its runs are left: it is tried again from these."""
+    path = bench.out / "claims" / f"{name}.json"
+    return float(read_json(path, f"delete {path}")["seconds"]) if done(bench, name) else 0.0
+
+
 def write(bench: Bench, args: argparse.Namespace) -> Path:
     """claims.json, plots and the page of all claims that are finished; the page's path."""
     place = Path(args.page) if args.page else bench.out / "claims.md"
@@ -96,6 +103,7 @@ def about(bench: Bench) -> dict[str, Any]:
     """Config, classes and photos."""
     data = bench.data
     return {
+        **where(),
         "config": Path(bench.config_file).name,
         "classes": len(bench.words.ontology.names),
         "photos": {split: data.count(split) for split in data.splits},
@@ -110,6 +118,9 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote, with truth")
     flags.add_argument("--out", required=True, metavar="FOLDER", help="for everything made on the way, and the answers")
     flags.add_argument("--only", default="", metavar="NAME,...", help="some of the claims")
+    flags.add_argument(
+        "--again", action="store_true", help="anew, from the runs that are there: after a change of code"
+    )
     flags.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="of training, drawing and dealing")
     flags.add_argument("--page", default="", metavar="FILE", help="page elsewhere, such as docs/claims.md")
     return flags

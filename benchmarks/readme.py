@@ -206,6 +206,8 @@ def verdicts(known: Figures) -> str:
 
 def tried(known: Figures) -> str:
     """The rows of claim 9, as one line each."""
+    if "losses" not in known["claims"]["claims"]:
+        raise UserError(f"{CLAIMS}: the claim losses is missing; run benchmarks.claims --page=docs/claims.md for all")
     rows = known["claims"]["claims"]["losses"]["rows"]
     ours = mean(rows[0]["figures"]["mIoU"])
     same = [row for row in rows[1:] if set(row["figures"]) >= {"mIoU"} and not row["name"].startswith("few steps")]

@@ -14,7 +14,7 @@ from configs.default import get_config as default
 
 CHOSEN_BY = {
     "labels": "truth of 60 photos of train",
-    "head": "temperature, refine_min_iou: truth of eval, before there was a rule; others: defaults",
+    "head": "truth of eval (temperature, refine_min_iou), else defaults",
 }
 """What the settings below were chosen by; benchmarks.claims prints it in each row."""
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmarks.claim.bench import Bench
 from benchmarks.claim.runs import Question, embedded, shipped_question, trained, truth_of
-from benchmarks.claim.verdict import Claim, Comparison, Row
+from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.merge import patch_targets
 from labelgen.ontology import class_scores
@@ -50,7 +50,7 @@ def run(bench: Bench) -> Claim:
         head = [mean_precision(after[seed], classes) for seed in range(bench.seeds)]
         draw(bench, pictures, after[0])
     best = max(figures, key=lambda variant: figures[variant][0])
-    rows = [Row(f"before: dense CLIP, {variant}", {"mAP": values}) for variant, values in figures.items()]
+    rows = [Row(f"before: dense CLIP, {variant}", {"mAP": values}, DENSE) for variant, values in figures.items()]
     return Claim(
         "Aligned patch features say where a class is better than CLIP's own patches.",
         f"Average precision of each class's cosine over all patches of {bench.split}, mean over classes; a patch is of "

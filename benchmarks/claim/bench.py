@@ -5,7 +5,6 @@ goes by class names there, also where the source has none but the lines of the w
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,17 +109,19 @@ def link(source: Dataset, folder: Path, words: Ontology) -> None:
         if read_json(there, f"delete {folder}") != info:
             raise UserError(f"{folder}: is of another DATA than {source.path}; take another --out")
         return
-    (folder / "labels").mkdir(parents=True, exist_ok=True)
-    for name in ("features", "evidence", "truth", "config.json", "encoders.json"):
+    for name in ("features", "evidence", "truth", "labels", "config.json", "encoders.json"):
         _link(source.path / name, folder / name)
-    for labels in (source.path / "labels").iterdir():
-        _link(labels, folder / "labels" / labels.name)
     write_json(there, info)
 
 
 def _link(target: Path, place: Path) -> None:
-    place.unlink(missing_ok=True)
-    place.symlink_to(target.resolve())
+    """Files alone are links: what is made anew lies in folders of its own."""
+    for file in [target] if target.is_file() else sorted(target.rglob("*")):
+        if file.is_file():
+            new = place / file.relative_to(target) if target.is_dir() else place
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.unlink(missing_ok=True)
+            new.symlink_to(file.resolve())
 
 
 def label(bench: Bench, name: str, lines: list[str], fields: Fields | None = None) -> Labels:
@@ -167,8 +168,3 @@ def once(path: Path, make: Callable[[], Any]) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, make())
     return json.loads(path.read_text())
-
-
-def forget(folder: Path) -> None:
-    """Removes a folder that may be there."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.claim.bench import Bench, Fields, text
 from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import Claim, Comparison, Row
+from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
 from labelgen.errors import UserError
 
 SENTENCE = "The approach brings language-based semantics to any pretrained vision encoder."
@@ -44,7 +44,7 @@ def run(bench: Bench) -> Claim:
     ]
     if floor in found:
         comparisons.append(Comparison("trained, the shipped encoder is above untrained", found[shipped], found[floor]))
-    clip = Row(f"dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds})
+    clip = Row(f"dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE)
     return Claim(SENTENCE, ran, [*rows.values(), clip], comparisons)
 
 

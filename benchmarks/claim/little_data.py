@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.claim.bench import Bench
 from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import Claim, Comparison, Plot, Row
+from benchmarks.claim.verdict import DENSE, Claim, Comparison, Plot, Row
 
 SHARE = 0.95
 ENOUGH = 8
@@ -42,7 +42,7 @@ def run(bench: Bench) -> Claim:
         f"Trained on the free labels of 4, 8, 16 ... photos of {bench.config.train.split}, the same steps each, scored "
         f"on {bench.split}. No photo is held out: the last checkpoint counts. The classes' scale (calibration) still "
         f"comes from up to {bench.config.labels.calibration_photos} photos without labels.",
-        [*rows, Row(f"dense CLIP, {variant}, no training", {"mIoU": [dense] * bench.seeds})]
+        [*rows, Row(f"dense CLIP, {variant}, no training", {"mIoU": [dense] * bench.seeds}, DENSE)]
         + [Row(f"photos from which on mIoU is {SHARE:.0%} of its end", {"photos": ends})],
         [
             Comparison(

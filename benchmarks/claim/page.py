@@ -39,7 +39,8 @@ def setting(about: Mapping[str, Any]) -> str:
     photos = ", ".join(f"{count} of {split}" for split, count in about["photos"].items())
     return (
         f"`{about['config']}`: {about['classes']} classes, photos {photos}; {about['seeds']} seeds. "
-        f"Judged on `{about['split']}`.\n"
+        f"Judged on `{about['split']}`. {about['date']}, commit {about['commit']}, {about['cores']} cores of "
+        f"{about['processor']}, at the end {about['load']} processes wanting one.\n"
     )
 
 

@@ -16,6 +16,7 @@ RULE = (
 )
 SHIPPED, LABELS = "the shipped config", "the shipped config's labels"
 """What rows are chosen by where nothing was chosen for them; a config's CHOSEN_BY says more."""
+DENSE = "nothing tuned; the variant best on these very photos"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.claim.bench import Bench, embed, label, lines_of, word_lines
 from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import Claim, Comparison, Row
+from benchmarks.claim.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.dataset import Labels
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, Ontology, read_words
@@ -37,14 +37,15 @@ def by_seen(counts: Counts, unseen: list[int]) -> dict[str, float]:
 def run(bench: Bench) -> Claim:
     """Three kinds of other words."""
     draws, notes, comparisons = left_out(bench)
-    others = [synonyms(bench), ontologies(bench)]
+    *other_words, said = synonyms(bench)
+    others = [other_words, ontologies(bench)]
     return Claim(
         "The head maps patches into CLIP's text space, so that it finds classes by words that it was never trained on.",
         f"Each seed draws one class in {LEFT_OUT} to leave out of the words: the photos are labelled without it and "
         f"the head trained; then {bench.split} is asked for all words. Dense CLIP: its best variant there.",
         [*draws, *(row for rows, _ in others for row in rows)],
         [*comparisons, *(comparison for _, found in others for comparison in found)],
-        notes,
+        notes + said,
     )
 
 
@@ -73,7 +74,12 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
         for its, counts in zip(found.values(), answers, strict=True):
             its.append(by_seen(counts, unseen))
         notes.append(f"Draw {seed} left out {', '.join(ontology.names[c] for c in unseen)}.")
-    rows = [Row(name, {key: [its[key] for its in draws] for key in draws[0]}) for name, draws in found.items()]
+    rows = [
+        Row(
+            name, {key: [its[key] for its in draws] for key in draws[0]}, DENSE if name.startswith("dense") else SHIPPED
+        )
+        for name, draws in found.items()
+    ]
     head, clip = rows[0].figures, rows[1].figures
     comparisons = [
         Comparison(f"{key} of the head is above dense CLIP's", head[key], clip[key])
@@ -82,9 +88,11 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
     return rows, notes, comparisons
 
 
-def synonyms(bench: Bench) -> tuple[list[Row], list[Comparison]]:
+def synonyms(bench: Bench) -> tuple[list[Row], list[Comparison], list[str]]:
     """The words of eval.ontologies beside those trained on, on the same photos."""
-    rows, comparisons = [], []
+    rows: list[Row] = []
+    comparisons: list[Comparison] = []
+    notes: list[str] = []
     for split, file in bench.config.eval.ontologies.items():
         other = read_words(file)
         if other.names != bench.words.ontology.names:
@@ -97,11 +105,22 @@ def synonyms(bench: Bench) -> tuple[list[Row], list[Comparison]]:
             rows += [
                 Row(f"{photos}, words as trained: head", {"mIoU": head[0]}),
                 Row(f"{photos}, synonyms never trained on: head", {"mIoU": head[1]}),
-                Row(f"{photos}, synonyms: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}),
+                Row(f"{photos}, synonyms: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE),
             ]
+            notes = [near(bench.words, words)]
             said = f"on {photos}, asked by synonyms, the head is above dense CLIP"
             comparisons.append(Comparison(said, head[1], [dense] * bench.seeds))
-    return rows, comparisons
+    return rows, comparisons, notes
+
+
+def near(trained_words: Labels, others: Labels) -> str:
+    """How much of another word a synonym is: where CLIP puts both in one place, little is asked of the head."""
+    cosines = trained_words.prototypes @ others.prototypes.T
+    same = np.equal.outer(trained_words.ontology.word_class, others.ontology.word_class)
+    own, across = float(cosines[same].mean()), float(cosines[~same].mean())
+    return (
+        f"CLIP's cosine between a trained word and a synonym of its class is {own:.3f}, of another class {across:.3f}."
+    )
 
 
 def head_miou(bench: Bench, fields: Mapping[str, object], question: Question) -> list[float]:
@@ -135,7 +154,7 @@ def ontologies(bench: Bench) -> tuple[list[Row], list[Comparison]]:
         rows += [
             Row(f"asked {kind}: head trained on {name} classes", {"mIoU": its}) for name, its in by_training.items()
         ]
-        rows.append(Row(f"asked {kind}: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}))
+        rows.append(Row(f"asked {kind}: dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE))
         other = "finer" if kind == "coarser" else "coarser"
         said = f"trained on the {other} classes and asked for the {kind} ones, the head is above dense CLIP"
         comparisons.append(Comparison(said, by_training[other], [dense] * bench.seeds))
