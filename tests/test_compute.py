@@ -277,7 +277,7 @@ def test_each_encoder_says_what_to_set_when_one_is_too_much(folder, photo, monke
     for name in path:
         owner = getattr(owner, name)
 
-    def hook(*arguments):
+    def hook(*arguments, **named):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model = getattr(owner, last)
