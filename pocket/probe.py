@@ -77,7 +77,14 @@ def class_iou(found: Tensor, truth: Tensor) -> NDArray[np.float64]:
 def main(args: argparse.Namespace) -> int:
     """Fits on scenes of train, measures on the other splits."""
     torch.set_num_threads(1)
-    fields = {"size_px": SIZE_PX, "height_px": 0, "window_px": 0, "stride_px": 0, "layers": (-1,), "join": "mean"}
+    fields = {
+        "size_px": SIZE_PX,
+        "height_px": 0,
+        "window_px": 0,
+        "stride_px": 0,
+        "layers": (-1,),
+        "join": "concatenate",
+    }
     config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **fields)
     encoder = load_encoder(config, args.weights, "cpu", "bfloat16")
     weight, bias = fit(*patches(encoder, [draw(0, i, "train") for i in range(args.photos)]))

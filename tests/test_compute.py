@@ -238,7 +238,7 @@ def test_encoders_that_run_out_of_memory_give_what_smaller_batches_give(folder, 
     expected = Encoders(config).encode_photo(photo)[1].encode()
     config.clip.batch_size = config.sam.batch_size = 0
     encoders = Encoders(config)
-    failing(monkeypatch, type(encoders._clip), "_embed", 1)
+    failing(monkeypatch, type(encoders._clip), "embed", 1)
     decode = type(encoders._sam)._decode
 
     def small(self, features, points):
@@ -267,7 +267,7 @@ def test_full_size_masks_are_made_fewer_at_a_time(folder, photo, monkeypatch, ca
     [
         ("_clip.visual.conv1", "^CLIP: out of memory with one at a time .*; set clip.window_px smaller"),
         ("_sam.model.image_encoder.patch_embed", "^SAM: out of memory .*; set sam.points_per_side or"),
-        ("_dino.model", "^DINOv2: out of memory .*; set encoder.size_px smaller"),
+        ("_patches.trunk.model", "^encoder: out of memory .*; set encoder.size_px smaller"),
     ],
 )
 def test_each_encoder_says_what_to_set_when_one_is_too_much(folder, photo, monkeypatch, part, message):
@@ -277,11 +277,11 @@ def test_each_encoder_says_what_to_set_when_one_is_too_much(folder, photo, monke
     for name in path:
         owner = getattr(owner, name)
 
-    def hook(*arguments):
+    def hook(*arguments, **named):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model = getattr(owner, last)
-    monkeypatch.setattr(model, "forward_features" if last == "model" else "forward", hook)
+    monkeypatch.setattr(model, "forward_intermediates" if last == "model" else "forward", hook)
     with pytest.raises(OutOfMemoryError, match=message):
         encoders.encode_photo(photo)
 

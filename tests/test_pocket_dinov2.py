@@ -116,7 +116,7 @@ def test_training_goes_on_bit_equal(twins: Twins, tmp_path: Path, monkeypatch: p
 def test_the_shipped_weights_tell_the_classes() -> None:
     """By nearest class mean, from the patches of a few scenes, without any training."""
     folder = Path(dino_model.__file__).parent / "weights"
-    view = {"size_px": 192, "height_px": 0, "window_px": 0, "stride_px": 0}
+    view = {"size_px": 192, "height_px": 0, "window_px": 0, "stride_px": 0, "layers": (-1,), "join": "concatenate"}
     config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **view)
     encoder = load_encoder(config, folder, "cpu", "bfloat16")
     rows, truth = probe.patches(encoder, [draw(0, i, "train") for i in range(16)])
