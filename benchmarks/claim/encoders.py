@@ -1,6 +1,7 @@
 """Claim 4: the same labels and head on other vision encoders, beside each one's linear probe on truth."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,13 +65,19 @@ def encoder_row(bench: Bench, name: str, fields: Fields) -> Row:
 
 def untrained_encoder(bench: Bench, name: str) -> dict[str, Fields]:
     """The shipped encoder with weights as before any training; nothing where its own are no file in weights_dir."""
-    own = Path(bench.config.weights_dir) / bench.config.encoder.weights
+    encoder = bench.config.encoder
+    own = Path(bench.config.weights_dir) / encoder.weights
     if own.suffix != ".safetensors" or not own.is_file():
         return {}
     path = (bench.out / "untrained.safetensors").absolute()
     if not path.exists():
         save_file(untrained(load_file(own)), path)
-    return {name: {"encoder.weights": str(path), "encoder.sha256": ""}}
+    described = {}
+    if encoder.name.endswith(".json"):  # it states the digest of the trained file
+        model = json.loads((own.parent / encoder.name).read_text()) | {"sha256": ""}
+        path.with_suffix(".json").write_text(json.dumps(model))
+        described = {"encoder.name": str(path.with_suffix(".json"))}
+    return {name: {**described, "encoder.weights": str(path), "encoder.sha256": ""}}
 
 
 def untrained(known: dict[str, NDArray[np.floating[Any]]]) -> dict[str, NDArray[np.floating[Any]]]:

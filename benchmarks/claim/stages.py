@@ -12,12 +12,11 @@ from benchmarks.claim.bench import Bench
 from benchmarks.claim.dealt import Photo, labelled_split, photos
 from benchmarks.claim.runs import miou
 from benchmarks.claim.verdict import LABELS, Claim, Comparison, Plot, Row
-from labelgen import rle
+from labelgen.coverage import coverage
 from labelgen.masks import strongest
 from labelgen.metrics import confusion
 from labelgen.ontology import BACKGROUND
 from labelgen.points import prompt_masks
-from labelgen.resample import to_patches
 
 LabelMap = NDArray[np.int64]
 COCO_PHOTO = 640 * 480
@@ -100,10 +99,9 @@ class Pass:
 def stage11(photo: Photo, points: int) -> LabelMap:
     """Stage 1.1 with another number of query points a class."""
     masks, stages = photo.evidence.masks, photo.stages
-    bitmaps = rle.decode(masks, np.arange(len(masks.iou)))
-    coverage = to_patches(bitmaps, photo.evidence.grid_hw)
-    prompted = prompt_masks(stages.probabilities, stages.presence.present, masks, coverage, points)
-    return strongest(prompted, bitmaps[prompted.ids])[0]
+    inside = coverage(masks, photo.evidence.grid_hw)
+    prompted = prompt_masks(stages.probabilities, stages.presence.present, masks, inside, points)
+    return strongest(prompted, masks)[0]
 
 
 def run(bench: Bench) -> Claim:
