@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from benchmarks.claim.bench import Bench, Fields, text
 from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
@@ -71,7 +72,8 @@ def untrained_encoder(bench: Bench, name: str) -> dict[str, Fields]:
         return {}
     path = (bench.out / "untrained.safetensors").absolute()
     if not path.exists():
-        save_file(untrained(load_file(own)), path)
+        known = {name: its.float().numpy() for name, its in load_file(own).items()}
+        save_file(untrained(known), path)
     described = {}
     if encoder.name.endswith(".json"):  # it states the digest of the trained file
         model = json.loads((own.parent / encoder.name).read_text()) | {"sha256": ""}
