@@ -10,7 +10,6 @@ import importlib
 import os
 import shlex
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -71,8 +70,7 @@ ONE_SEED = ["run", "quality", "train", "evaluate", "report"]
 def test_voc_goes_from_the_budget_to_the_table(stub):
     code, calls, said = script(stub, "voc", SEEDS="0")
     assert code == 0, said
-    claims = ["claims"] if find_spec("benchmarks.claims") else []
-    assert modules(calls) == ["budget", "fetch", "weights", *ONE_SEED, *ONE_SEED, *claims, "beside"]
+    assert modules(calls) == ["budget", "fetch", "weights", *ONE_SEED, *ONE_SEED, "claims", "beside"]
     out = stub.parent / "out"
     assert calls[-1][1:] == [f"--out={out}/table.md", f"{out}/run-voc21-0", f"{out}/run-voc20-0"]
     assert said.rstrip().endswith(f"open {out}/report-voc21/index.html in a browser.")
@@ -98,7 +96,6 @@ def test_it_ends_where_a_command_fails_and_goes_on_there(stub):
     assert modules(script(stub, "voc", SEEDS="0")[1]) == ["budget", "beside"]  # all is done
 
 
-@pytest.mark.skipif(not find_spec("benchmarks.claims"), reason="no claims here")
 def test_claims_that_fail_leave_the_table_and_are_tried_again(stub):
     (stub.parent / "fails").write_text("benchmarks.claims")
     code, calls, _ = script(stub, "voc", SEEDS="0")
