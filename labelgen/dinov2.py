@@ -1,6 +1,5 @@
 """DINOv2's position embeddings where its own code resizes them otherwise than timm. Used by labelgen.timm_encoder."""
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,12 +21,11 @@ class OriginalPositions:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.at = lru_cache(maxsize=16)(self._at)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Embedded patches [B, h, w, D] -> tokens [B, 1 + h w, D]."""
         cls = self.model.cls_token.expand(len(x), -1, -1)
-        return torch.cat([cls, x.flatten(1, 2)], 1) + self.at(*x.shape[1:3])
+        return torch.cat([cls, x.flatten(1, 2)], 1) + self._at(*x.shape[1:3])
 
     def _at(self, h: int, w: int) -> Tensor:
         """[1, 1 + h w, D]."""
