@@ -1,9 +1,9 @@
 """RUN/checkpoints: what resumes together is saved together, and RUN alone is enough to use the head.
 
-A checkpoint holds params, the optimiser's moments, the prototypes, and a JSON item: config, words, what DATA was, the
-feed's position, and a checksum of the arrays (Orbax restores a flipped byte without a word). Nothing in it depends on
-how many devices or hosts wrote it. Kept are the latest two, the second for when the first is cut off, and the best by
-the loss on held-out free labels.
+A checkpoint holds params, the optimiser's moments, the prototypes with the dense map, and a JSON item: config, words,
+what DATA was, the feed's position, and a checksum of the arrays (Orbax restores a flipped byte without a word). Nothing
+in it depends on how many devices or hosts wrote it. Kept are the latest two, the second for when the first is cut off,
+and the best by the loss on held-out free labels.
 
 What a run resumes from, in this order: nothing, with an error, where config.json or a checkpoint is of another
 training; the newest checkpoint, if it is whole; the one before it, and so on, the broken ones renamed; the start, where
@@ -61,6 +61,8 @@ class Restored:
     grid_hw: tuple[int, int]
     encoders: dict[str, Any]
     """dataset.json's `encoders`: their names and weight digests."""
+    dense_map: NDArray[np.float32] | None = None
+    """[D + 1, E], see fmbseg_jax.dense_map; None where DATA had no evidence."""
 
     def head_module(self) -> Head:
         """The Flax module of `params`."""
@@ -70,11 +72,18 @@ class Restored:
 class Checkpoints:
     """The checkpoints of a training run: saved without stopping the steps, restored from the newest whole one."""
 
-    def __init__(self, workdir: Path | Run, prototypes: NDArray[np.float32], facts: dict[str, Any]):
+    def __init__(
+        self,
+        workdir: Path | Run,
+        prototypes: NDArray[np.float32],
+        facts: dict[str, Any],
+        dense_map: NDArray[np.float32] | None = None,
+    ):
         """facts: JSON-able, saved with every checkpoint: config, ontology, identity and data."""
         self._run = open_run(workdir)
         self._name = f"{self._run.name}/checkpoints"
-        self._prototypes, self._facts = prototypes, facts
+        self._words = {"prototypes": prototypes} | ({} if dense_map is None else {"dense_map": dense_map})
+        self._facts = {**facts, "dense_map": dense_map is not None}
         self._sender, self._sending = ThreadPoolExecutor(1), Future[None]()
         self._sending.set_result(None)
         policy = [
@@ -89,7 +98,7 @@ class Checkpoints:
         """Begins to write checkpoint `step`; loss: on held-out rows, None where it was not measured (never best)."""
         # The next step is given the state's own buffers while the writing still goes on.
         arrays = jax.tree.map(jnp.copy, {"params": state.params, "moments": state.moments})
-        arrays["prototypes"] = {"prototypes": self._prototypes}
+        arrays["prototypes"] = self._words
         meta = {**self._facts, "feed": feed, "digests": {name: checksum(tree) for name, tree in arrays.items()}}
         if self._run.private:
             arrays = hosts.whole(arrays)
@@ -233,6 +242,8 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     if config.train.learn_temperature:
         params["log_temperature"] = np.float32(0)
     prototypes = {"prototypes": np.zeros((len(ontology.words), data["text_width"]), np.float32)}
+    if meta.get("dense_map"):
+        prototypes["dense_map"] = np.zeros((data["feature_width"] + 1, data["text_width"]), np.float32)
     here = SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": prototypes})
     arrays = _arrays(manager, step, wanted, meta["digests"])
@@ -248,6 +259,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
         feature_width=data["feature_width"],
         grid_hw=tuple(data["grid_hw"]),
         encoders=data["encoders"],
+        dense_map=np.asarray(arrays["prototypes"]["dense_map"]) if "dense_map" in prototypes else None,
     )
 
 

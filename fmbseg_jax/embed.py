@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
+from fmbseg_jax.dense_map import densely_embedded
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow
@@ -26,7 +27,7 @@ class Embedder:
     def __init__(self, restored: Restored, batch_size: int) -> None:
         head, params = restored.head_module(), restored.params
         self._apply = jax.jit(lambda features, valid: head.apply({"params": params}, features, valid))
-        self._batch_size = batch_size
+        self._batch_size, self._dense_map = batch_size, restored.dense_map
 
     def __call__(self, rows: Sequence[FeatureRow]) -> list[Array]:
         """Unit rows float32 [h', w', E] of each photo's valid patches. At most batch_size rows, of one grid."""
@@ -38,6 +39,12 @@ class Embedder:
             valid[i, : row.grid_hw[0], : row.grid_hw[1]] = True
         z = np.asarray(self._apply(features, valid))
         return [z[i, : row.grid_hw[0], : row.grid_hw[1]] for i, row in enumerate(rows)]
+
+    def dense(self, row: FeatureRow) -> Array:
+        """Unit rows float32 [h', w', E] of a photo's valid patches by the RUN's dense map, if it has one."""
+        if self._dense_map is None:
+            raise ValueError("this RUN has no dense map")
+        return densely_embedded(row, self._dense_map)
 
 
 def check_fits(restored: Restored, data: Dataset) -> None:

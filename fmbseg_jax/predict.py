@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg_jax import hosts
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder
 from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
@@ -54,18 +55,20 @@ def main(args: argparse.Namespace) -> int:
         threshold = args.background_threshold
         if threshold is None:
             threshold = restored.config.eval.background_threshold
-        ontology, prototypes = wanted_words(restored, towers, args.words)
-        classes = class_infos(ontology, class_names(ontology, threshold))
+        asked = Asked(restored, *wanted_words(restored, towers, args.words))
+        classes = class_infos(asked.ontology, class_names(asked.ontology, threshold))
         folder = args.photos, args.out
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
     background = Background(threshold, restored.temperature) if threshold else None
     out = Masks(Path(args.out), classes, formats)
     embed = Embedder(restored, batch_size=1)
+    if asked.new:
+        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asked.new)}")
     progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
-            z, size_hw = embed([item.row])[0], item.row.size_hw
-            label_map = pixel_classes(z, prototypes, ontology.word_class, size_hw, None, background)
+            patches = asked(embed([item.row])[0], None if asked.by_head else embed.dense(item.row))
+            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
         with times("write"):
             out.write(item, label_map)
         progress.add()

@@ -11,12 +11,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder
 from fmbseg_jax.palette import overlay, palette
@@ -30,6 +31,7 @@ from labelgen.sources.pictures import read_photo, to_rgb
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 MAX_WORDS = 4096  # text embeddings that are remembered; the trained ones are not counted out
 
 
@@ -42,7 +44,8 @@ class Labels:
     label_map: NDArray[np.uint16]
     """[H, W] indices into `names`."""
     similarity: Floats
-    """[h, w, C] cosine of each patch with the best word of each class; the patches cover the photo exactly."""
+    """[h, w, C] cosine of each patch with the best word of each class; the patches cover the photo exactly. Where a
+    class is new to the head, log-probabilities times the temperature."""
     temperature: float
     """Of the softmax that turns similarities into probabilities."""
 
@@ -89,6 +92,15 @@ class Segmentation(Labels):
         return Image.fromarray(overlay(self.image, self.label_map, palette(max(256, len(self.names)))))
 
 
+class Embedded(NamedTuple):
+    """A photo's patches in CLIP's text space, unit rows float32 [h, w, E]."""
+
+    z: Floats
+    """By the head."""
+    dense: Floats | None
+    """By the RUN's dense map, where it has one: what words new to the head are found by."""
+
+
 class Segmenter:
     """The head and the frozen encoders of a RUN, ready for any photo and any words.
 
@@ -100,7 +112,7 @@ class Segmenter:
     def __init__(self, restored: Restored, weights_dir: str = "") -> None:
         self._restored, self._towers = restored, Towers(restored, weights_dir)
         self._embed = Embedder(restored, batch_size=1)
-        self._photos: Recent[bytes] = Recent()
+        self._photos: Recent[bytes, Embedded] = Recent()
         self._trained = dict(zip(restored.ontology.words, restored.prototypes, strict=True))
         self._words = dict(self._trained)
 
@@ -146,20 +158,26 @@ class Segmenter:
         found = self.label(self.embeddings(pixels), size_hw, ontology, background_threshold)
         return Segmentation(found.names, found.label_map, found.similarity, found.temperature, pixels)
 
-    def embeddings(self, image: Pixels) -> Floats:
-        """The photo's patches in CLIP's text space: unit rows float32 [h, w, E] of uint8 [H, W, 3]."""
+    def embeddings(self, image: Pixels) -> Embedded:
+        """The photo's patches in CLIP's text space, of uint8 [H, W, 3]."""
         key = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).data).digest()
-        return self._photos.get(key, lambda: self._embed([self._towers.features(Photo("", image))])[0])
+        return self._photos.get(key, lambda: self._embedded(image))
+
+    def _embedded(self, image: Pixels) -> Embedded:
+        row = self._towers.features(Photo("", image))
+        return Embedded(self._embed([row])[0], None if self._restored.dense_map is None else self._embed.dense(row))
 
     def label(
-        self, patches: Floats, size_hw: tuple[int, int], ontology: Ontology, background_threshold: float = 0.0
+        self, photo: Embedded, size_hw: tuple[int, int], ontology: Ontology, background_threshold: float = 0.0
     ) -> Labels:
-        """The labels of H x W pixels, any number of them, by the photo's patches (`embeddings`) [h, w, E]."""
-        temperature, prototypes = self._restored.temperature, self._prototypes(ontology)
+        """The labels of H x W pixels, any number of them, by the photo's patches (`embeddings`)."""
+        temperature, dense = self._restored.temperature, photo.dense
+        asked = Asked(self._restored, ontology, self._prototypes(ontology))
+        patches, prototypes, word_class = asked(photo.z, dense)
         background = Background(background_threshold, temperature) if background_threshold else None
-        label_map = pixel_classes(patches, prototypes, ontology.word_class, size_hw, None, background)
+        label_map = pixel_classes(patches, prototypes, word_class, size_hw, None, background)
         names = _fold_background(ontology.names, label_map) if background else ontology.names
-        similarity = class_scores(patches @ prototypes.T, ontology.word_class).astype(np.float32)
+        similarity = class_scores(patches @ prototypes.T, word_class).astype(np.float32)
         return Labels(names, label_map, similarity, temperature)
 
     def _prototypes(self, ontology: Ontology) -> Floats:
@@ -173,20 +191,20 @@ class Segmenter:
         return np.stack(rows)
 
 
-class Recent(Generic[K]):
-    """Arrays by key, the last few that were asked for."""
+class Recent(Generic[K, V]):
+    """Values by key, the last few that were asked for."""
 
     def __init__(self, size: int = 8) -> None:
-        self._size, self._arrays = size, OrderedDict[K, Floats]()
+        self._size, self._values = size, OrderedDict[K, V]()
 
-    def get(self, key: K, make: Callable[[], Floats]) -> Floats:
-        """The array of a key, made when it is not among the last ones."""
-        if key not in self._arrays:
-            self._arrays[key] = make()
-        self._arrays.move_to_end(key)
-        if len(self._arrays) > self._size:
-            self._arrays.popitem(last=False)
-        return self._arrays[key]
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The value of a key, made when it is not among the last ones."""
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        if len(self._values) > self._size:
+            self._values.popitem(last=False)
+        return self._values[key]
 
 
 def as_pixels(image: Image.Image | NDArray[np.uint8] | str | Path, max_pixels: int) -> Pixels:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fmbseg_jax.palette import palette
-from fmbseg_jax.segmenter import Labels, Segmenter
+from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, parse_words
 from labelgen.sources.base import PhotoError
@@ -40,8 +40,7 @@ class Remembered:
     """Of the picture that is shown: at most VIEW_PX a side."""
     view: bytes
     """That picture, JPEG."""
-    patches: NDArray[np.float32]
-    """[h, w, E]"""
+    patches: Embedded
 
 
 class Photos:

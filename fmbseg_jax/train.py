@@ -26,6 +26,7 @@ from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import TrainConfig, train_config
 from fmbseg_jax.costs import Cost, cost
+from fmbseg_jax.dense_map import fit_dense_map
 from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.gather import Batch
 from fmbseg_jax.held_out import HeldOut
@@ -98,8 +99,11 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
             lambda key: init_state(head, settings.loss, optimiser, data.feature_width, key), seed, mesh
         )
 
+    with times("dense map"):
+        dense_map = fit_dense_map(data, settings.feed.split, config.labels.variant)
+
     with times("restore"):
-        checkpoints = Checkpoints(run, task.prototypes, facts)
+        checkpoints = Checkpoints(run, task.prototypes, facts, dense_map)
         start, state, position = checkpoints.restore(fresh, facts["identity"])
     if start == steps:
         checkpoints.close()

@@ -1,5 +1,6 @@
 """A RUN as a Python function: pictures in any form, words of any kind, nothing encoded twice, answers that add up."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from reference import pixel_logits
 from tiny_run import KERNEL, WORDS, picture
 
 from fmbseg_jax import Segmentation, Segmenter
+from fmbseg_jax.asked import Asked
+from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.palette import palette
 from fmbseg_jax.segmenter import Recent
 from fmbseg_jax.towers import Towers
 from labelgen.clip import load_clip
 from labelgen.errors import UserError
+from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
 
 
@@ -59,6 +63,19 @@ def test_other_words_as_a_list_and_as_a_file(weights: Path, segmenter: Segmenter
     assert result.names == ("lid", "loo", "box")
     assert (result.label_map != wanted).mean() < 0.02
     assert np.array_equal(segmenter(image, words=tmp_path / "words.txt").label_map, result.label_map)
+
+
+def test_words_new_to_the_head_are_found_by_the_dense_map(weights: Path, tmp_path: Path) -> None:
+    """Nothing but new words: a RUN whose dense map is its own head answers as the head does."""
+    restored = restore_run(tiny_run.write(tmp_path, weights))
+    dense = np.concatenate([KERNEL, np.zeros((1, KERNEL.shape[1]))]).astype(np.float32)
+    taught = replace(restored, prototypes=-restored.prototypes, dense_map=dense)  # all other words are far from these
+    image, lines = picture(48, 40, 5), ["lid: ll", "loo: boo, ooo"]
+    words = parse_words(lines, "words")
+    assert Asked(taught, words, Towers(restored).text(words.words)).new == ("lid", "loo")
+    result = Segmenter(taught)(image, words=lines)
+    wanted = logits(weights, image, ("ll", "boo", "ooo"), (0, 1, 1)).argmax(0)
+    assert 0.02 < wanted.mean() < 0.98 and (result.label_map != wanted).mean() < 0.02
 
 
 def test_a_picture_may_come_as_a_file_an_array_or_an_image(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -113,7 +130,7 @@ def test_the_trained_words_need_no_text_tower(segmenter: Segmenter, monkeypatch:
 
 def test_what_was_asked_for_long_ago_is_forgotten() -> None:
     made: list[str] = []
-    recent: Recent[str] = Recent(2)
+    recent: Recent[str, np.ndarray] = Recent(2)
     for key in "abacab":  # b goes when c comes, and c when b comes back
         recent.get(key, lambda key=key: (made.append(key), np.zeros(1, np.float32))[1])
     assert "".join(made) == "abcb"

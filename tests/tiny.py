@@ -118,8 +118,9 @@ def write_run(
     ontology: Ontology = ONTOLOGY,
     prototypes: np.ndarray = PROTOTYPES,
     encoders: dict[str, Any] = ENCODERS,
+    dense_map: np.ndarray | None = None,
 ) -> Path:
-    """RUN with a linear head; kernel [D, E], the identity unless given."""
+    """RUN with a linear head; kernel [D, E], the identity unless given; dense_map: [D + 1, E]."""
     kernel = np.eye(5) if kernel is None else kernel
     width, text_width = kernel.shape
     head = {"project": {"kernel": kernel, "bias": np.zeros(text_width)}}
@@ -136,7 +137,7 @@ def write_run(
             "encoders": encoders,
         },
     }
-    checkpoints = Checkpoints(folder, prototypes, facts)
+    checkpoints = Checkpoints(folder, prototypes, facts, dense_map)
     checkpoints.save(7, State(jnp.int32(7), params, {"count": jnp.int32(7)}), {"next_index": 7}, 0.5)
     checkpoints.close()
     return folder

@@ -16,7 +16,9 @@ import numpy as np
 
 from benchmarks.claim.bench import Bench, Fields, once, text
 from fmbseg_jax import train
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.dense_map import densely_embedded
 from fmbseg_jax.embed import Embedder
 from fmbseg_jax.feed import split_rows
 from fmbseg_jax.protocol import class_names
@@ -100,7 +102,10 @@ def trained(bench: Bench, fields: Fields, seed: int, data: Path | None = None) -
 
 
 def head_counts(bench: Bench, run: Path, question: Question, refine: bool = False) -> dict[str, Counts]:
-    """Reading (head, and refined) -> confusion [C, C + 1] of a RUN, kept in RUN/claims."""
+    """Reading -> confusion [C, C + 1] of a RUN, kept in RUN/claims: head, as fmbseg_jax.predict answers; refined.
+
+    Where words are new to the head also `head alone`, without the dense map, and `dense map`, without the head.
+    """
     path = run / "claims" / f"{question.key}{'-refined' * refine}.json"
     with bench.times("evaluate"):
         found = once(path, partial(_head_counts, bench, run, question, refine))
@@ -110,12 +115,16 @@ def head_counts(bench: Bench, run: Path, question: Question, refine: bool = Fals
 def _head_counts(bench: Bench, run: Path, question: Question, refine: bool) -> dict[str, Any]:
     restored = restore_run(run)
     ontology, prototypes = question.words
+    asked = Asked(restored, ontology, prototypes)
     names, background = _background(bench, question, restored.temperature)
     truth = truth_of(bench, question)
     total: dict[str, Counts] = {}
-    for i, _, evidence, z in embedded(data_of(bench, run), question, restored, bench.config.eval.batch_size):
+    for i, row, evidence, z in embedded(data_of(bench, run), question, restored, bench.config.eval.batch_size):
         size = evidence.size_hw
-        maps = {"head": pixel_classes(z, prototypes, ontology.word_class, size, None, background)}
+        dense = None if restored.dense_map is None or asked.by_head else densely_embedded(row, restored.dense_map)
+        maps = {"head": pixel_classes(*asked(z, dense), size, None, background)}
+        for name, patches in {"head alone": z, "dense map": dense}.items() if dense is not None else ():
+            maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size, None, background)
         if refine:
             maps["refined"] = refined(maps["head"], evidence.masks, bench.config.eval.refine_min_iou)
         for reading, label_map in maps.items():

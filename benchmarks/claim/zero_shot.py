@@ -11,6 +11,11 @@ from labelgen.dataset import Labels
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, Ontology, read_words
 
+READINGS = {
+    "head": "head with the dense map, trained without them",
+    "head alone": "the same head alone",
+    "dense map": "the dense map alone",
+}
 LEFT_OUT = 4
 """One class of four is left out, at least one."""
 
@@ -55,34 +60,29 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
     ontology = bench.words.ontology
     dense = dense_counts(bench, question)
     variant = best_dense(dense)[0]
-    found: dict[str, list[dict[str, float]]] = {
-        "head, trained without them": [],
-        f"dense CLIP, {variant}": [],
-        "head, trained with them": [],
-    }
+    clip, with_them = f"dense CLIP, {variant}", "head, trained with them"
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in (*READINGS.values(), clip, with_them)}
     notes = []
     for seed in range(bench.seeds):
         unseen = drawn(ontology, seed)
         lines = {name: its for c, (name, its) in enumerate(word_lines(ontology).items()) if c not in unseen}
         label(bench, f"unseen-{seed}", lines_of(lines))
         folder = trained(bench, {"labels.name": f"unseen-{seed}"}, seed)
-        answers = (
-            head_counts(bench, folder, question)["head"],
-            dense[variant],
-            head_counts(bench, trained(bench, {}, seed), question)["head"],
-        )
-        for its, counts in zip(found.values(), answers, strict=True):
-            its.append(by_seen(counts, unseen))
+        answers = {READINGS[reading]: its for reading, its in head_counts(bench, folder, question).items()}
+        answers |= {clip: dense[variant], with_them: head_counts(bench, trained(bench, {}, seed), question)["head"]}
+        for name, counts in answers.items():
+            found[name].append(by_seen(counts, unseen))
         notes.append(f"Draw {seed} left out {', '.join(ontology.names[c] for c in unseen)}.")
     rows = [
         Row(
             name, {key: [its[key] for its in draws] for key in draws[0]}, DENSE if name.startswith("dense") else SHIPPED
         )
         for name, draws in found.items()
+        if len(draws) == bench.seeds
     ]
-    head, clip = rows[0].figures, rows[1].figures
+    ours, theirs = ({row.name: row.figures for row in rows}[name] for name in (READINGS["head"], clip))
     comparisons = [
-        Comparison(f"{key} of the head is above dense CLIP's", head[key], clip[key])
+        Comparison(f"{key} of the head with the dense map is above dense CLIP's", ours[key], theirs[key])
         for key in ("unseen", "harmonic mean")
     ]
     return rows, notes, comparisons
