@@ -140,8 +140,9 @@ def test_a_run_that_was_killed_goes_on_and_skips_what_is_done(
         "second": "does not hold here",
     }
     assert (tmp_path / "plots/curve.svg").exists()
-    assert tried(world, tmp_path, "--config.train.temperature=.2") == 0
-    assert made[3:] == ["first", "second"], "another config is tried anew"
+    assert tried(world, tmp_path, "--config.train.temperature=.2") == 2, "its runs are not those of another config"
+    assert "made with train.temperature = 0.04, but now it is 0.2; take another --out" in capsys.readouterr().err
+    assert tried(world, tmp_path, "--config.train.log_every=7") == 0 and made[3:] == ["first", "second"]
 
 
 def test_the_page_has_exactly_the_figures_of_the_json(
