@@ -164,6 +164,8 @@ def features(bench: Bench, fields: Fields, labels: str) -> Path:
         command += [f"--data={bench.data_path}", f"--out={folder}"]
         with bench.times("features"):
             done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 2:
+            raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
         if done.returncode:
             raise UserError(f"{' '.join(command[1:])}: ended with code {done.returncode}: {done.stderr[-300:]}")
     return folder
