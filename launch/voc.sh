@@ -19,6 +19,7 @@ step fetch-voc labelgen.fetch voc --out="$OUT" "${more[@]}"
 if [[ -n ${SBD:-} ]]; then step fetch-sbd labelgen.fetch sbd --out="$OUT"; fi
 step weights labelgen.weights --config="$CONFIG" "${fields[@]}"
 
+read -ra seeds <<< "$SEEDS"
 runs=() status=0
 for words in voc21 voc20; do
     config=(--config="$CONFIG:$words" "${fields[@]}")
@@ -35,7 +36,7 @@ for words in voc21 voc20; do
         --out="$OUT/report-$words"
 done
 step claims benchmarks.claims --config="$CONFIG:voc21" "${fields[@]}" --data="$OUT/data" --out="$OUT/claims" \
-    --seeds="$(wc -w <<< "$SEEDS")" --only="$CLAIMS" || status=$?  # the table comes all the same
+    --seeds="${#seeds[@]}" --only="$CLAIMS" || status=$?  # the table comes all the same
 "$PYTHON" -m benchmarks.beside --out="$OUT/table.md" "${runs[@]}"
 printf '\n%s s this time. The table is in %s/table.md; open %s/report-voc21/index.html in a browser.\n' \
     "$SECONDS" "$OUT" "$OUT"
