@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from benchmarks import claims
-from benchmarks.claim import encoders, runs
+from benchmarks.claim import alignment, encoders, runs
 from benchmarks.claim.bench import open_bench
 from fmbseg_jax import train
 from labelgen import features
@@ -94,6 +94,9 @@ def test_a_background_that_is_left_out_or_made_by_a_threshold(tmp_path: Path, va
     bench = open_bench(config, [], str(data), tmp_path / "out", 1)
     counts = runs.head_counts(bench, runs.trained(bench, {}, 0), runs.shipped_question(bench))["head"]
     assert counts.shape == ((21, 22) if variant == "threshold" else (20, 21))
+    patches, _, shown = alignment.clip_scores(bench, runs.shipped_question(bench))
+    assert (patches.max() == 20) == (variant == "threshold"), "a patch of the background is no hit of any class"
+    assert shown and max(photo.classes.max() for photo in shown) < 20, "and none of a picture's"
 
 
 def test_a_claim_that_cannot_be_tried_says_why_and_the_others_go_on(
