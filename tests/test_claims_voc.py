@@ -11,6 +11,7 @@ from typing import Any
 import claims_world
 import jax
 import pytest
+from run_world import own_signals_fixture  # noqa: F401
 
 from benchmarks import claims
 from benchmarks.claim import alignment, encoders, runs
