@@ -5,7 +5,9 @@
 
 DATA is complete and labelled with the config's words; it is read, never written. Writes FOLDER/claims.json, plots and a
 page, FOLDER/claims.md; --page=FILE has them elsewhere. What is finished in FOLDER is not done again, what was cut off
-goes on. Claims: labels, stages, alignment, encoders, little_data, training, zero_shot, own_photos, losses, material.
+goes on. Where the training split has no truth, a claim that needs it takes the photos of eval.splits and says so. One
+that cannot be tried at all says why, and the others are tried all the same; exit code 2 then. Claims: labels, stages,
+alignment, encoders, little_data, training, zero_shot, own_photos, losses, material.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from benchmarks.claim import catalogue
 from benchmarks.claim.bench import Bench, open_bench
 from benchmarks.claim.page import page
 from benchmarks.claim.plots import write_plots
-from benchmarks.claim.verdict import LABELS, NOT_TRIED, SHIPPED
+from benchmarks.claim.verdict import LABELS, NOT_TRIED, SHIPPED, Claim
 from benchmarks.setting import where
 from labelgen.config import command, parser
 from labelgen.dataset import read_json, write_json
@@ -31,7 +33,7 @@ from labelgen.progress import say
 
 def main(args: argparse.Namespace) -> int:
     """Tries the claims asked for, and writes what is known of all."""
-    names = chosen(args.only)
+    names, failed = chosen(args.only), False
     (Path(args.out) / "claims").mkdir(parents=True, exist_ok=True)
     bench = open_bench(args.config, args.overrides, args.data, Path(args.out), args.seeds)
     skipped = [name for name in names if not args.again and done(bench, name)]
@@ -40,22 +42,33 @@ def main(args: argparse.Namespace) -> int:
             continue
         say(f"claim {name} ...")
         start = time.perf_counter()
-        claim = catalogue.CLAIMS[name].run(bench).to_json(chosen_by(bench))
+        claim = tried(bench, name).to_json(chosen_by(bench))
         seconds = round(time.perf_counter() - start + spent(bench, name), 1)
         known = {"title": catalogue.CLAIMS[name].title, "seconds": seconds, "fingerprint": bench.fingerprint}
-        write_json(bench.out / "claims" / f"{name}.json", {**claim, **known})
+        write_json(bench.out / "claims" / f"{name}.json", {**claim, **known, "commit": where()["commit"]})
         write(bench, args)
         print(f"{name}: {claim['verdict']} ({seconds:.0f} s)")
+        failed |= claim["verdict"] == NOT_TRIED
     path = write(bench, args)
     said = f"; done before: {', '.join(skipped)}" if skipped else ""
     print(f"time: {bench.times.summary() or 'all was done before'}")
     print(f"wrote {path} and claims.json{said}; next: read it, or take the others: --only={','.join(catalogue.CLAIMS)}")
-    return 0
+    return 2 if failed else 0
+
+
+def tried(bench: Bench, name: str) -> Claim:
+    """The claim's answer; where it cannot be tried with this config and DATA, why, and what would mend it."""
+    try:
+        return catalogue.CLAIMS[name].run(bench)
+    except UserError as error:
+        say(f"claim {name} not tried: {error}")
+        return Claim("", f"Not tried: {error}", [], [])
 
 
 def chosen_by(bench: Bench) -> dict[str, str]:
     """What each row says of the shipped settings: CHOSEN_BY of the config's file, which no command else reads."""
-    known = runpy.run_path(bench.config_file.partition(":")[0]).get("CHOSEN_BY", {})
+    file = bench.config_file if Path(bench.config_file).is_file() else bench.config_file.rpartition(":")[0]
+    known = runpy.run_path(file).get("CHOSEN_BY", {})
     return {SHIPPED: known.get("head", SHIPPED), LABELS: known.get("labels", SHIPPED)}
 
 
@@ -92,7 +105,8 @@ def write(bench: Bench, args: argparse.Namespace) -> Path:
         path = bench.out / "claims" / f"{name}.json"
         if path.exists():
             known = read_json(path, f"delete {path}")
-            claims["claims"][name] = {key: value for key, value in known.items() if key != "fingerprint"}
+            kept = {key: value for key, value in known.items() if key != "fingerprint"}
+            claims["claims"][name] = {"commit": "unknown"} | kept
     write_json(place.with_suffix(".json"), claims)
     write_plots(claims, bench.out / "pictures", plots)
     write_atomic(place, page(claims, plots.name).encode())

@@ -3,7 +3,7 @@
 Data flow: config.device, config.dtype, batch_size -> what clip, dense, sam and dinov2 run on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelgen.errors import UserError
-from labelgen.pipeline import Busy
+from labelgen.pipeline import Busy, in_order
 from labelgen.progress import say
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,6 +29,8 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out
 LANES = 4
 """Photos in work at a time, at most: while one waits for the CPU, the others keep the device busy. Each takes the
 memory of its own answers (0.8 GB for 1,024 points at SAM's resolution) and of its batches."""
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Lanes:
@@ -55,6 +57,18 @@ class Lanes:
         with torch.cuda.stream(stream):
             yield
             stream.synchronize()
+
+    def each(self, items: Iterable[Item], work: Callable[[Item], Made]) -> Generator[Made, None, None]:
+        """What `work` makes of each item, in their order; `count` of them are in work at a time, each in a lane."""
+        if self.count == 1:
+            yield from map(work, items)
+            return
+
+        def in_lane(item: Item) -> Made:
+            with self.lane():
+                return work(item)
+
+        yield from in_order(items, in_lane, self.count, self.count + 1, self.begin)
 
 
 def busy(device: torch.device) -> Busy:

@@ -16,7 +16,6 @@ from labelgen.choose_encoder import load_encoder
 from labelgen.clip import ClipEncoder, load_clip
 from labelgen.dense import check_variants, window_maps
 from labelgen.errors import UserError
-from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow
 from labelgen.sam import load_sam
@@ -68,16 +67,7 @@ class Encoders:
 
     def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
         """The rows of each photo, in order; `lanes` photos are in work at a time, each in a thread of its own."""
-        lanes = compute.Lanes(self._clip.device)
-        if lanes.count == 1:
-            yield from map(self.encode_photo, photos)
-            return
-
-        def encode(photo: Photo) -> Rows:
-            with lanes.lane():
-                return self.encode_photo(photo)
-
-        yield from in_order(photos, encode, lanes.count, lanes.count + 1, lanes.begin)
+        yield from compute.Lanes(self._clip.device).each(photos, self.encode_photo)
 
     def encode_photo(self, photo: Photo) -> Rows:
         """The rows of one photo; the last is None where the photo has no label map."""

@@ -7,14 +7,15 @@ on the patch grid that DATA has: each patch of that grid reads them bilinearly a
 as the mean of so many points as they are finer. So evidence, truth and labels fit as they are; they are linked, not
 copied, and all commands take DATA2 as they take DATA. What evidence got from the first encoder (ProxyCLIP's proxy)
 stays; dataset.json names that encoder in encoders.grid_of. Labels that DATA gets later are linked when the same command
-runs again. Killed or stopped, it goes on at the photo it was at; several processes share the work by shards.
+runs again. Killed or stopped, it goes on at the photo it was at; so it does with several workers, --worker=0/4 ...
+--worker=3/4, in any order: whoever finds all photos encoded finishes DATA2, the same to the byte.
 """
 
 import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +31,9 @@ from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.encoding import READ_AHEAD, READERS, identity
 from labelgen.errors import UserError
 from labelgen.finish import sizes
-from labelgen.frame import GOES_ON, same_config
+from labelgen.frame import GOES_ON, same_config, share
 from labelgen.pipeline import in_order
-from labelgen.plan import Shard, check_same, claim
+from labelgen.plan import Shard, check_same, claim, owned
 from labelgen.progress import Progress
 from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.remote import is_remote
@@ -44,6 +45,7 @@ from labelgen.views import HW, encoder_settings
 from labelgen.windows import onto_grid
 
 if TYPE_CHECKING:
+    from labelgen.compute import Lanes
     from labelgen.patch_encoder import PatchEncoder
 
 LINKED = ("evidence", "truth", "labels", "failures.jsonl")
@@ -51,7 +53,7 @@ _MEND = "take another --out, or repeat the command that it was begun with"
 
 
 def main(args: argparse.Namespace) -> int:
-    """Links, encodes what is left, and finishes DATA2; 0, also when other processes have a part of it in work."""
+    """Links, encodes what is left, and finishes DATA2; 0, also when other workers have a part of it in work."""
     config = load_config(args.config, args.overrides)
     if is_remote(args.data) or is_remote(args.out):
         raise UserError("--data and --out of labelgen.features are folders: links need one; copy DATA to a disk")
@@ -61,12 +63,12 @@ def main(args: argparse.Namespace) -> int:
     begin(config, data, out)
     link(data.path, out)
     shards = shards_of(data)
-    left = [shard for shard in shards if not is_finished(out / "features" / shard.name)]
+    left = [shard for shard in owned(shards, *args.worker) if not is_finished(out / "features" / shard.name)]
     if left:
         encode(config, data, out, left)
     again = f"python -m labelgen.features {same_config(args)} --data={args.data} --out={args.out}"
     if waiting := sum(not is_finished(out / "features" / shard.name) for shard in shards):
-        print(f"{out}: {waiting} of {len(shards)} shards are left to other processes. next: {again}")
+        print(f"{out}: {waiting} of {len(shards)} shards are left. next: the other workers, then {again}")
         return 0
     width = finish(data, out, shards)
     print(
@@ -127,6 +129,7 @@ def shards_of(data: Dataset) -> list[Shard]:
 def encode(config: ConfigDict, data: Dataset, out: Path, left: Sequence[Shard]) -> None:
     """Writes the features of these shards, but for those that another process has in work."""
     from labelgen.choose_encoder import load_encoder  # torch: only for who has photos left to encode
+    from labelgen.compute import Lanes
 
     encoder = load_encoder(config)
     (out / "dataset.json").unlink(missing_ok=True)  # its presence says complete
@@ -134,10 +137,10 @@ def encode(config: ConfigDict, data: Dataset, out: Path, left: Sequence[Shard]) 
     (out / "features").mkdir(exist_ok=True)
     sources = {split: open_source(config.photos, split, truth=False) for split in {shard.split for shard in left}}
     progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "features")
-    dtype = FEATURE_DTYPES[config.encode.feature_dtype]
+    dtype, lanes = FEATURE_DTYPES[config.encode.feature_dtype], Lanes(encoder.device)
     for shard in left:
         try:
-            _encode_shard(Work(sources[shard.split], encoder, data.grid_hw, dtype), data, out, shard, progress)
+            _encode_shard(Work(sources[shard.split], encoder, lanes, data.grid_hw, dtype), data, out, shard, progress)
         except ShardBusyError as busy:
             progress.note(f"left to its owner: {busy}")
     progress.close()
@@ -163,6 +166,7 @@ class Work:
 
     source: Source
     encoder: "PatchEncoder"
+    lanes: "Lanes"
     grid_hw: HW
     dtype: np.dtype[Any]
 
@@ -181,12 +185,21 @@ class Work:
             )
         return row, photo
 
-    def row(self, before: FeatureRow, photo: Photo) -> FeatureRow:
-        """The same photo on the same grid with the encoder's features."""
+    def record(self, loaded: tuple[FeatureRow, Photo]) -> bytes:
+        """The same photo's row on the same grid with the encoder's features, encoded."""
+        before, photo = loaded
         h, w = before.grid_hw
         padded = np.zeros((*self.grid_hw, self.encoder.width), self.dtype)
         padded[:h, :w] = on_grid(self.encoder.features(photo.image), (h, w))
-        return replace(before, features=padded)
+        return replace(before, features=padded).encode()
+
+    def records(self, rows: Iterator[bytes]) -> Generator[bytes, None, None]:
+        """The rows of DATA2 of those of DATA, in order: photos are read ahead, several are in the encoder at a time."""
+        with (
+            closing(in_order(rows, self.load, READERS, READ_AHEAD)) as loaded,
+            closing(self.lanes.each(loaded, self.record)) as made,
+        ):
+            yield from made
 
 
 def on_grid(features: NDArray[np.float32], grid_hw: HW) -> NDArray[np.float32]:
@@ -205,15 +218,11 @@ def _encode_shard(work: Work, data: Dataset, out: Path, shard: Shard, progress: 
     with ShardWriter(out / "features" / shard.name) as writing:
         done = min(writing.count, len(before))
         progress.skip(done)
-        with closing(in_order(_records(before, done), work.load, READERS, READ_AHEAD)) as loaded:
-            for row, photo in loaded:
-                writing.append(work.row(row, photo).encode())
+        with closing(work.records(map(before.__getitem__, range(done, len(before))))) as made:
+            for record in made:
+                writing.append(record)
                 progress.add()
         writing.finish()
-
-
-def _records(shard: ShardReader, first: int) -> Iterator[bytes]:
-    return map(shard.__getitem__, range(first, len(shard)))
 
 
 def finish(data: Dataset, out: Path, shards: Sequence[Shard]) -> int:
@@ -233,6 +242,7 @@ def arguments() -> argparse.ArgumentParser:
     flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--data", required=True, metavar="DATA", help="an encoded DATA, a folder")
     flags.add_argument("--out", required=True, metavar="DATA2", help="folder to write, or to go on with")
+    flags.add_argument("--worker", type=share, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
     return flags
 
 

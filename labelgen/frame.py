@@ -118,6 +118,17 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def share(text: str) -> tuple[int, int]:
+    """The type of --worker: "2/4" -> (2, 4), share 2 of 4."""
+    try:
+        worker, workers = map(int, text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write i/n, like 0/4") from None
+    if not 0 <= worker < workers:
+        raise argparse.ArgumentTypeError(f"{text!r}: workers of n are 0 to n - 1")
+    return worker, workers
+
+
 def same_config(args: argparse.Namespace) -> str:
     """--config and what was set besides, for the command that a last line names."""
     return f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)

@@ -32,7 +32,7 @@ from labelgen import encoding, labelling
 from labelgen.config import command, load_config, parser
 from labelgen.corrected import CorrectedFrom
 from labelgen.errors import UserError
-from labelgen.frame import GOES_ON, same_config, whole
+from labelgen.frame import GOES_ON, same_config, share, whole
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
 from labelgen.progress import StageTimes, duration, say
@@ -168,23 +168,12 @@ def _preempted(signum: int, frame: FrameType | None) -> None:
     sys.exit(PREEMPTED)
 
 
-def _worker(text: str) -> tuple[int, int]:
-    """ "2/4" -> (2, 4)."""
-    try:
-        worker, workers = map(int, text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: write i/n, like 0/4") from None
-    if not 0 <= worker < workers:
-        raise argparse.ArgumentTypeError(f"{text!r}: workers of n are 0 to n - 1")
-    return worker, workers
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m labelgen.run`."""
     flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--out", required=True, metavar="DATA", help="folder to write, or to go on with")
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
-    flags.add_argument("--worker", type=_worker, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
+    flags.add_argument("--worker", type=share, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
     flags.add_argument(
         "--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs, LabelMe's files, a COCO json"
     )

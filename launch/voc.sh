@@ -3,12 +3,12 @@
 # stopped. NOT YET RUN with the real photos and models: only against a local server with small ones.
 # Arguments are passed on to every command with a config: bash launch/voc.sh --config.device=cuda:1
 # Variables: PYTHON, OUT (folder), SBD=1 (train on 10,582 photos instead of 1,464; fetches 1.4 GB more), SEEDS (of the
-# training), CONFIG; FETCH, more arguments of labelgen.fetch voc; HF_ENDPOINT, SAM_ENDPOINT, HF_HOME as labelgen.weights
-# has them.
+# training; claims take as many), CLAIMS (which are tried), CONFIG; FETCH, more arguments of labelgen.fetch voc;
+# HF_ENDPOINT, SAM_ENDPOINT, HF_HOME as labelgen.weights has them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} OUT=${OUT:-build/voc} CONFIG=${CONFIG:-configs/voc.py} SEEDS=${SEEDS:-0 1 2}
-CLAIMS=labels,stages,alignment,encoders,little_data,training,zero_shot,own_photos,losses
+CLAIMS=${CLAIMS:-labels,stages,alignment,encoders,little_data,training,zero_shot,own_photos,losses}
 source launch/steps.sh
 fields=(--config.photos.root="$OUT/VOCdevkit/VOC2012" "$@")
 archives=(voc ${SBD:+sbd})
@@ -19,6 +19,7 @@ step fetch-voc labelgen.fetch voc --out="$OUT" "${more[@]}"
 if [[ -n ${SBD:-} ]]; then step fetch-sbd labelgen.fetch sbd --out="$OUT"; fi
 step weights labelgen.weights --config="$CONFIG" "${fields[@]}"
 
+read -ra seeds <<< "$SEEDS"
 runs=() status=0
 for words in voc21 voc20; do
     config=(--config="$CONFIG:$words" "${fields[@]}")
@@ -35,7 +36,7 @@ for words in voc21 voc20; do
         --out="$OUT/report-$words"
 done
 step claims benchmarks.claims --config="$CONFIG:voc21" "${fields[@]}" --data="$OUT/data" --out="$OUT/claims" \
-    --only="$CLAIMS" || status=$?  # the table comes all the same
+    --seeds="${#seeds[@]}" --only="$CLAIMS" || status=$?  # the table comes all the same
 "$PYTHON" -m benchmarks.beside --out="$OUT/table.md" "${runs[@]}"
 printf '\n%s s this time. The table is in %s/table.md; open %s/report-voc21/index.html in a browser.\n' \
     "$SECONDS" "$OUT" "$OUT"

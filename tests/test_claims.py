@@ -140,8 +140,9 @@ def test_a_run_that_was_killed_goes_on_and_skips_what_is_done(
         "second": "does not hold here",
     }
     assert (tmp_path / "plots/curve.svg").exists()
-    assert tried(world, tmp_path, "--config.train.temperature=.2") == 0
-    assert made[3:] == ["first", "second"], "another config is tried anew"
+    assert tried(world, tmp_path, "--config.train.temperature=.2") == 2, "its runs are not those of another config"
+    assert "made with train.temperature = 0.04, but now it is 0.2; take another --out" in capsys.readouterr().err
+    assert tried(world, tmp_path, "--config.train.log_every=7") == 0 and made[3:] == ["first", "second"]
 
 
 def test_the_page_has_exactly_the_figures_of_the_json(
@@ -154,6 +155,25 @@ def test_the_page_has_exactly_the_figures_of_the_json(
     assert "- yes: said (differences by seed: +0.250, +0.250)" in text
     assert "(docs/curve.svg)" in text and (tmp_path / "docs/curve.svg").exists() and "- noted" in text
     assert "Verdict: **holds**." in text and "> A sentence." in text
+
+
+def test_claims_of_several_commits_name_each_its_own(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = {"first": catalogue.Entry("1. First", some(0.75)), "second": catalogue.Entry("2. Second", some(0.25))}
+    monkeypatch.setattr(catalogue, "CLAIMS", entries)
+    here = {"date": "today", "cores": 2, "processor": "p", "load": 0.0}
+    for name, commit in (("first", "aaa1"), ("second", "bbb2")):
+        monkeypatch.setattr(claims, "where", lambda commit=commit: here | {"commit": commit})
+        assert tried(world, tmp_path, f"--only={name}") == 0
+        one = (tmp_path / "claims.md").read_text()
+        assert (f"today, commit {commit}, 2 cores" in one) == (name == "first")
+    assert "today, 2 commits, which each claim names, 2 cores" in one
+    assert one.index("Tried at commit aaa1.") < one.index("## 2. Second") < one.index("Tried at commit bbb2.")
+    kept = tmp_path / "claims/first.json"
+    write_json(kept, {name: its for name, its in json.loads(kept.read_text()).items() if name != "commit"})
+    assert tried(world, tmp_path) == 0
+    assert "Tried at commit unknown." in (tmp_path / "claims.md").read_text(), "not the one of whoever writes the page"
 
 
 def test_an_unknown_claim_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,15 +4,21 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 import run_world
 import stub_run
 import tiny_models
+import torch
 from PIL import Image
-from run_world import files, own_signals_fixture, whole_fixture, world_fixture  # noqa: F401
+from run_world import ROOT, files, own_signals_fixture, whole_fixture, world_fixture  # noqa: F401
 
 from labelgen import features
 from labelgen.config import command
@@ -35,9 +41,12 @@ def fields(weights: Path) -> list[str]:
     return [*(f"--config.encoder.{key}={value}" for key, value in encoder.items()), f"--config.weights_dir={weights}"]
 
 
+def arguments(world: Path, weights: Path, data: Path, out: Path) -> list[str]:
+    return [f"--config={world}/config.py", f"--data={data}", f"--out={out}", *fields(weights)]
+
+
 def lay(world: Path, weights: Path, data: Path, out: Path, *more: str) -> int:
-    arguments = [f"--config={world}/config.py", f"--data={data}", f"--out={out}", *fields(weights), *more]
-    return command(features.main, features.arguments(), arguments)
+    return command(features.main, features.arguments(), [*arguments(world, weights, data, out), *more])
 
 
 @pytest.fixture(scope="module", name="second")
@@ -83,6 +92,78 @@ def test_dataset_json_names_the_encoder_and_the_one_whose_grid_it_is(whole: Path
     }  # fmt: skip
 
 
+@pytest.fixture(name="lanes")
+def lanes_fixture() -> Iterator[None]:
+    """Two photos in work at a time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_photos_that_overlap_give_the_same_bytes(
+    world: Path,
+    whole: Path,
+    weights: Path,
+    second: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lanes: None,
+) -> None:
+    real, meeting = PatchEncoder.features, Barrier(2)
+
+    def met(self: PatchEncoder, image: np.ndarray) -> np.ndarray:
+        if image.shape[0] < 16:  # of the first shard's five photos 0 waits for 1 and 2 for 3
+            meeting.wait(30)
+        return real(self, image)
+
+    monkeypatch.setattr(PatchEncoder, "features", met)
+    assert lay(world, weights, whole, tmp_path / "d", "--worker=0/3") == 0
+    monkeypatch.undo()
+    assert lay(world, weights, whole, tmp_path / "d") == 0
+    assert run_world.same(tmp_path / "d", second)
+
+
+KILLED = """
+import os, signal, sys
+from labelgen import features
+from labelgen.config import command
+from labelgen.patch_encoder import PatchEncoder
+real, photos = PatchEncoder.features, []
+def deadly(self, image):
+    photos.append(image)
+    if len(photos) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, image)
+PatchEncoder.features = deadly
+sys.exit(command(features.main, features.arguments(), sys.argv[1:]))
+"""
+
+
+def test_workers_share_the_photos_and_one_that_was_killed_goes_on(
+    world: Path, whole: Path, weights: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [sys.executable, "-c", KILLED, *arguments(world, weights, whole, tmp_path / "d"), "--worker=0/2"]
+    killed = subprocess.run(said, cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    there = [path.name for path in sorted((tmp_path / "d/features").glob("*.tfrecord*"))]
+    assert there == ["train-00000-of-00002.tfrecord.partial"]
+    assert lay(world, weights, whole, tmp_path / "d", "--worker=1/2") == 0
+    assert "2 of 3 shards are left. next: the other workers, then" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "d/features").glob("*d")] == ["train-00001-of-00002.tfrecord"]
+    assert lay(world, weights, whole, tmp_path / "d", "--worker=0/2") == 0
+    assert "nothing skipped. next: python -m fmbseg_jax.train" in capsys.readouterr().out
+    assert run_world.same(tmp_path / "d", second)
+
+
+def test_a_share_that_there_is_not_is_refused(
+    world: Path, whole: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        lay(world, weights, whole, tmp_path / "d", "--worker=2/2")
+    assert "'2/2': workers of n are 0 to n - 1" in capsys.readouterr().err
+
+
 def test_stopped_at_any_photo_it_goes_on_there_and_ends_the_same(
     world: Path, whole: Path, weights: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +192,7 @@ def test_a_shard_of_another_process_is_left_to_it(
     with ShardWriter(tmp_path / "d/features/train-00001-of-00002.tfrecord"):
         assert lay(world, weights, whole, tmp_path / "d") == 0
         said = capsys.readouterr()
-        assert "1 of 3 shards are left to other processes. next: python -m labelgen.features " in said.out
+        assert "1 of 3 shards are left. next: the other workers, then python -m labelgen.features " in said.out
         assert "left to its owner" in said.err and not (tmp_path / "d/dataset.json").exists()
     assert lay(world, weights, whole, tmp_path / "d") == 0
     assert run_world.same(tmp_path / "d", second)

@@ -35,6 +35,8 @@ SMALL = [
     "encoder.size_px=42", "labels.templates={}", "train.steps=2", "train.warmup_steps=1", "train.batch_size=4",
     "train.virtual_shards=4", "train.holdout=0.01",
 ]  # fmt: skip
+CLAIMS = "labels,stages,alignment,own_photos"
+"""Of the real module; tests/test_claims_voc.py has all of them."""
 
 
 @pytest.fixture
@@ -82,6 +84,8 @@ def test_sbd_and_seeds_are_variables_and_fields_go_to_every_command_with_a_confi
     assert calls[0][-1] == "--fetch=voc,sbd" and calls[2][1] == "sbd"
     trained = [word for call in calls if call[0] == "fmbseg_jax.train" for word in call if ".seed=" in word]
     assert trained == ["--config.train.seed=0", "--config.train.seed=1"] * 2
+    [tried] = [call for call in calls if call[0] == "benchmarks.claims"]
+    assert "--seeds=2" in tried and any("labels,stages,alignment,encoders," in word for word in tried)
     assert all("--config.device=cuda:1" in call for call in calls if any(w.startswith("--config=") for w in call))
 
 
@@ -177,10 +181,10 @@ def test_the_whole_way_on_voc_against_a_local_server(world, stub, tmp_path, caps
     digest = hashlib.sha256((world.folder / "VOCtrainval_11-May-2012.tar").read_bytes()).hexdigest()
     fetch = f"--url={world.url}/moved/VOCtrainval_11-May-2012.tar --sha256={digest}"
     fields = [f"--config.{field}" for field in [*SMALL, f"weights_dir={tmp_path / 'weights'}"]]
-    code, calls, said = script(stub, "voc", *fields, SEEDS="0", FETCH=fetch)
+    code, calls, said = script(stub, "voc", *fields, SEEDS="0", CLAIMS=CLAIMS, FETCH=fetch)
     assert code == 0, said
     for words in calls:
-        if words[0] in ("benchmarks.claims", "labelgen.budget"):
+        if words[0] == "labelgen.budget":
             continue
         if words[0] == "labelgen.fetch":
             world.cut = [100_000] + [0] * 5
@@ -195,4 +199,8 @@ def test_the_whole_way_on_voc_against_a_local_server(world, stub, tmp_path, caps
     assert "| VOC21: method | mIoU, % |" in table and "| VOC20: method | mIoU, % |" in table
     assert "| SCLIP; ViT-B/16, no refinement [S] | 59.63 |" in table and table.count("| **ours: head** | **") == 2
     assert (tmp_path / "out/report-voc21/index.html").is_file()
+    page = (tmp_path / "out/claims/claims.md").read_text()
+    assert "`voc.py:voc21`: 21 classes, photos 4 of train, 1 of val; 1 seeds" in page
+    assert page.count("train has no truth: the photos of val were given free labels") == 2
+    assert page.count("Verdict: **") == CLAIMS.count(",") + 1 and "not tried" not in page
     assert world.asked[-1][0].startswith("/t")  # everything after the weights asked no server

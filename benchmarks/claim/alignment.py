@@ -1,5 +1,7 @@
 """Claim 3: how well a class's similarity finds its patches, CLIP before the alignment, the head after."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +18,14 @@ from labelgen.records import EvidenceRow
 Array = NDArray[np.float32]
 PICTURE = "similarity.png"
 CELL_PX, SHOWN = 96, 4
+
+
+class Shown(NamedTuple):
+    """A photo of the picture: its patches' classes [h, w], the first of them among all photos' patches."""
+
+    evidence: EvidenceRow
+    classes: NDArray[np.int64]
+    start: int
 
 
 def average_precision(scores: Array, positive: NDArray[np.bool_]) -> float:
@@ -57,21 +67,26 @@ def run(bench: Bench) -> Claim:
         "the class that has half of it. One ranking over all photos.",
         [*rows, Row("after: head", {"mAP": head})],
         [Comparison(f"the head's mAP is above that of the best dense CLIP ({best})", head, figures[best])],
-        [f"The picture: the first {SHOWN} photos, one true class of each: similarity before and after, truth."],
+        [f"The picture: the first {SHOWN} photos with a class, one each: similarity before and after, truth."],
         pictures=[PICTURE],
     )
 
 
-def clip_scores(bench: Bench, question: Question) -> tuple[NDArray[np.int64], dict[str, Array], list[EvidenceRow]]:
-    """(class of each patch [P], variant -> cosines [P, C], the first photos)."""
+def clip_scores(bench: Bench, question: Question) -> tuple[NDArray[np.int64], dict[str, Array], list[Shown]]:
+    """(class of each patch [P], variant -> cosines [P, C], the first photos with a class of the words)."""
     truth, evidence = truth_of(bench, question), bench.data.reader("evidence", question.split)
     classes: list[NDArray[np.int64]] = []
     found: dict[str, list[Array]] = {}
-    first = []
+    first: list[Shown] = []
+    start = 0
     for i in range(len(evidence)):
         seen = EvidenceRow.decode(evidence[i])
-        first += [seen] * (i < SHOWN)
-        classes.append(patch_classes(truth[i].label_map, seen.grid_hw).ravel())
+        here = patch_classes(truth[i].label_map, seen.grid_hw)
+        named = np.where(here < len(question.words.ontology.names), here, -1)  # the background of a threshold is none
+        if len(first) < SHOWN and (named >= 0).any():
+            first.append(Shown(seen, named, start))
+        start += here.size
+        classes.append(here.ravel())
         for variant in seen.dense:
             logits = dense_logits(seen, variant, question.words.prototypes, question.words.ontology)
             found.setdefault(variant, []).append(logits.reshape(-1, logits.shape[-1]))
@@ -89,25 +104,22 @@ def head_scores(bench: Bench, question: Question, seed: int) -> Array:
     return np.concatenate(parts)
 
 
-def draw(bench: Bench, photos: list[EvidenceRow], after: Array) -> None:
+def draw(bench: Bench, photos: list[Shown], after: Array) -> None:
     """OUT/pictures/similarity.png: a row a photo, similarity before, after, and the truth."""
-    question = shipped_question(bench)
-    truth, start, tiles = truth_of(bench, question), 0, []
-    for i, seen in enumerate(photos):
-        h, w = seen.grid_hw
-        here = patch_classes(truth[i].label_map, seen.grid_hw)
-        shown = rarest(here)
-        before = dense_logits(seen, bench.config.labels.variant, question.words.prototypes, question.words.ontology)
-        maps = [before[..., shown], after[start : start + h * w].reshape(h, w, -1)[..., shown], here == shown]
+    words, tiles = bench.words, []
+    for seen, classes, start in photos:
+        shown = rarest(classes)
+        before = dense_logits(seen, bench.config.labels.variant, words.prototypes, words.ontology)
+        head = after[start : start + classes.size].reshape(*classes.shape, -1)
+        maps = [before[..., shown], head[..., shown], classes == shown]
         tiles.append(np.concatenate([tile(values) for values in maps], 1))
-        start += h * w
     folder = bench.out / "pictures"
     folder.mkdir(exist_ok=True)
     Image.fromarray(np.concatenate(tiles)).save(folder / PICTURE)
 
 
 def rarest(classes: NDArray[np.int64]) -> int:
-    """The class of fewest patches, of those with four or more."""
+    """The class of fewest patches, of those with four or more; where none has, that of most."""
     counts = np.bincount(classes[classes >= 0])
     enough = [c for c in range(len(counts)) if counts[c] >= 4]
     return min(enough, key=lambda c: int(counts[c])) if enough else int(counts.argmax())

@@ -19,8 +19,11 @@ from labelgen.config import digest, load_config
 from labelgen.dataset import Dataset, Labels, read_json, write_json
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, parse_words, read_words
+from labelgen.plan import claim
 from labelgen.progress import StageTimes
 
+SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")
+"""Groups of the config that what lies in OUT depends on."""
 Fields = Mapping[str, Any]
 """Overrides of the config: "train.temperature" -> .2 and the like."""
 
@@ -95,7 +98,17 @@ def open_bench(config_file: str, overrides: list[str], source: str, out: Path, s
             f"{' has not' if missing else ''}; set photos.splits.SPLIT.masks and encode again"
         )
     link(data, bench.data_path, words)
+    claim(out / "config.json", settings(bench), str(out), "take another --out")
     return bench
+
+
+def settings(bench: Bench) -> dict[str, Any]:
+    """What runs, labels and counts in OUT were made with, whatever a claim changes besides."""
+    fields = bench.config.to_dict()
+    known = {name: fields[name] for name in SETTINGS}
+    for name, field in (("train", "log_every"), ("train", "resident_share"), ("eval", "batch_size")):
+        known[name].pop(field)
+    return known | {"labels (digest)": bench.data.labels_info(bench.config.labels.name)["digest"]}
 
 
 def link(source: Dataset, folder: Path, words: Ontology) -> None:

@@ -13,9 +13,10 @@ from benchmarks.claim.bench import Bench, label, lines_of, word_lines
 from labelgen.calibration import Calibration
 from labelgen.dataset import Dataset
 from labelgen.label import LabelSettings, Stages, label_stages
+from labelgen.ontology import BACKGROUND
 from labelgen.quality import Vocabulary
 from labelgen.records import EvidenceRow
-from labelgen.truth import TruthReader
+from labelgen.truth import IGNORE, TruthReader
 
 OWN = "own-photos"
 """Name of the free labels of the photos that one is judged on."""
@@ -34,20 +35,42 @@ class Labelled(NamedTuple):
     """A split with free labels and truth."""
 
     data: Dataset
+    name: str
+    """Of labels/NAME."""
     split: str
     words: Vocabulary
     settings: LabelSettings
+    notes: tuple[str, ...] = ()
+    """What the page says of the choice."""
 
 
 def labelled_split(bench: Bench) -> Labelled:
     """The first labelled split that has truth; where none has, the photos one is judged on, labelled for this."""
     splits = [split for split in bench.config.labels.splits if bench.data.has_truth(split)]
-    name = bench.config.labels.name
     if not splits:
-        name, splits = own_labels(bench), [bench.split]
-    calibration = Calibration.from_json(bench.data.labels_file(name, "calibration.json"))
-    words = Vocabulary(*bench.data.labels(name), calibration)
-    return Labelled(bench.data, splits[0], words, LabelSettings.from_config(bench.config))
+        return own_photos(bench)
+    return labelled(bench, bench.config.labels.name, splits[0])
+
+
+def own_photos(bench: Bench) -> Labelled:
+    """The photos one is judged on, labelled for this."""
+    said = f"{', '.join(bench.config.labels.splits)} has no truth: the photos of {bench.split} were given free labels"
+    return labelled(bench, own_labels(bench), bench.split, f"{said} for this, by the same words and settings.")
+
+
+def labelled(bench: Bench, name: str, split: str, *notes: str) -> Labelled:
+    """A split of the claims' DATA with its labels/NAME."""
+    data = bench.data
+    words = Vocabulary(*data.labels(name), Calibration.from_json(data.labels_file(name, "calibration.json")))
+    if rules(bench, split) != bench.config.eval.truth.to_dict():
+        notes += (f"Pixels whose truth is `{BACKGROUND}` are left out: the words of the labels do not name it.",)
+    return Labelled(data, name, split, words, LabelSettings.from_config(bench.config), notes)
+
+
+def rules(bench: Bench, split: str) -> dict[str, str]:
+    """eval.truth, for labels: a background that only eval.background_threshold makes is no class of theirs."""
+    unnamed = bench.config.eval.background_threshold and BACKGROUND in (bench.data.truth_classes(split) or ())
+    return bench.config.eval.truth.to_dict() | ({BACKGROUND: IGNORE} if unnamed else {})
 
 
 def own_labels(bench: Bench) -> str:
@@ -59,7 +82,7 @@ def own_labels(bench: Bench) -> str:
 def photos(bench: Bench, where: Labelled) -> Iterator[Photo]:
     """All photos of a split, photo i in part i modulo the seeds."""
     evidence = where.data.reader("evidence", where.split)
-    truth = TruthReader(where.data, where.split, where.words.ontology.names, bench.config.eval.truth)
+    truth = TruthReader(where.data, where.split, where.words.ontology.names, rules(bench, where.split))
     for i in range(len(evidence)):
         seen = EvidenceRow.decode(evidence[i])
         yield Photo(i % bench.seeds, seen, truth[i].label_map, label_stages(seen, where.settings, *where.words))

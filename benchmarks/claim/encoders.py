@@ -3,38 +3,45 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from safetensors.torch import load_file
 
 from benchmarks.claim.bench import Bench, Fields, text
-from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from benchmarks.claim.dealt import own_photos
+from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
+from fmbseg_jax.feed import split_rows
+from labelgen.choose_encoder import weight_file
 from labelgen.errors import UserError
+from labelgen.weight_files import read_state
 
 SENTENCE = "The approach brings language-based semantics to any pretrained vision encoder."
 PROBE: Fields = {"train.targets": "truth"}
-TRUNKS: dict[str, Fields] = {
-    "CLIP's own trunk": {"encoder.name": "clip", "encoder.weights": ""},
-    "SAM's encoder": {"encoder.name": "sam", "encoder.weights": ""},
-}
+HALF = 0.5
+
+
+class Course(NamedTuple):
+    """What all heads of this claim are trained on, and judged by."""
+
+    fields: Fields
+    question: Question
+    ran: str
 
 
 def run(bench: Bench) -> Claim:
     """Patch features of each encoder on the grid of DATA; labels, evidence and truth stay."""
-    variant, dense = best_dense(dense_counts(bench, shipped_question(bench)))
+    course = choose_course(bench)
+    variant, dense = best_dense(dense_counts(bench, course.question))
     name = Path(bench.config.encoder.name).stem
-    ran = (
-        f"The free labels of the shipped config and its head on the features of each encoder, scored on {bench.split}; "
-        "the ceiling is the same head trained on truth, for a linear head a linear probe."
-    )
     shipped, floor = f"{name} (shipped)", f"{name}, untrained"
-    encoders: dict[str, Fields] = {shipped: {}, **TRUNKS, **untrained_encoder(bench, floor)}
-    rows = {encoder: encoder_row(bench, encoder, fields) for encoder, fields in encoders.items()}
+    below, notes = untrained_encoder(bench, floor)
+    encoders: dict[str, Fields] = {shipped: {}, **trunks(bench), **below}
+    rows = {encoder: encoder_row(bench, encoder, fields, course) for encoder, fields in encoders.items()}
     found = {encoder: row.figures["mIoU"] for encoder, row in rows.items()}
     comparisons = [
         Comparison(f"{encoder}: the head is above the best dense CLIP", its, [dense] * bench.seeds)
@@ -44,39 +51,98 @@ def run(bench: Bench) -> Claim:
     if floor in found:
         comparisons.append(Comparison("trained, the shipped encoder is above untrained", found[shipped], found[floor]))
     clip = Row(f"dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE)
-    return Claim(SENTENCE, ran, [*rows.values(), clip], comparisons)
+    return Claim(SENTENCE, course.ran, [*rows.values(), clip], comparisons, notes)
 
 
-def encoder_row(bench: Bench, name: str, fields: Fields) -> Row:
+def choose_course(bench: Bench) -> Course:
+    """The training split; where it has no truth for the ceiling, half of the photos one is judged on."""
+    what = "The free labels of the shipped config and its head on the features of each encoder, scored on"
+    ceiling = "the ceiling is the same head trained on truth, for a linear head a linear probe."
+    question, split = shipped_question(bench), bench.config.train.split
+    if bench.data.has_truth(split):
+        return Course({}, question, f"{what} {bench.split}; {ceiling}")
+    taught, judged = split_rows(bench.data.count(bench.split), HALF)
+    if not len(judged):
+        raise UserError(
+            f"{split} has no truth and {bench.split} one photo, so no ceiling can be trained; "
+            f"set photos.splits.{split}.masks, or put more photos into {bench.split}"
+        )
+    where = own_photos(bench)
+    fields = {
+        "train.split": bench.split,
+        "labels.name": where.name,
+        "train.holdout": HALF,
+        "train.save_every": bench.config.train.steps,  # one checkpoint: none is chosen by photos that are judged
+    }
+    ran = (
+        f"{what} {len(judged)} photos of {bench.split}, drawn once, and trained on its other {len(taught)}, as {split} "
+        f"has no truth; the last checkpoint counts. {ceiling.capitalize()}"
+    )
+    return Course(fields, replace(question, rows=tuple(judged.tolist())), ran)
+
+
+def trunks(bench: Bench) -> dict[str, Fields]:
+    """CLIP's own trunk at the shipped encoder's size, in whole patches, and SAM's encoder at its only size."""
+    known, shipped = bench.data.info["encoders"], bench.config.encoder
+    sides = ("size_px", "height_px", "window_px", "stride_px")
+    patch = known["clip"]["patch_px"]
+    clip = {side: -(-shipped[side] // patch) * patch for side in sides}
+    sam = dict.fromkeys(sides, 0) | {"size_px": known["sam"]["input_px"]}
+    found = {"CLIP's own trunk": ("clip", clip), "SAM's encoder": ("sam", sam)}
+    return {
+        row: {"encoder.name": name, "encoder.weights": "", **changed(bench, {**its, "layers": (-1,)})}
+        for row, (name, its) in found.items()
+        if name != shipped.name
+    }
+
+
+def changed(bench: Bench, fields: Fields) -> dict[str, Any]:
+    """encoder.FIELD of those that the shipped config has otherwise."""
+    shipped = bench.config.encoder
+    return {f"encoder.{name}": value for name, value in fields.items() if shipped[name] != value}
+
+
+def encoder_row(bench: Bench, name: str, fields: Fields, course: Course) -> Row:
     """Free labels, truth, and the share of the second that the first reaches."""
-    question, data = shipped_question(bench), features(bench, fields) if fields else bench.data_path
+    labels = str(course.fields.get("labels.name", bench.config.labels.name))
+    data = features(bench, fields, labels) if fields else bench.data_path
     head, ceiling = (
         [
-            miou(head_counts(bench, trained(bench, {**fields, **more}, seed, data), question)["head"])
-            for seed in range(bench.seeds)
+            miou(
+                head_counts(bench, trained(bench, {**fields, **course.fields, **more}, s, data), course.question)[
+                    "head"
+                ]
+            )
+            for s in range(bench.seeds)
         ]
         for more in ({}, PROBE)
     )
-    share = [mine / most for mine, most in zip(head, ceiling, strict=True)]
+    share = [mine / most if most else float("nan") for mine, most in zip(head, ceiling, strict=True)]
     return Row(name, {"mIoU": head, "trained on truth": ceiling, "share": share})
 
 
-def untrained_encoder(bench: Bench, name: str) -> dict[str, Fields]:
-    """The shipped encoder with weights as before any training; nothing where its own are no file in weights_dir."""
+def untrained_encoder(bench: Bench, name: str) -> tuple[dict[str, Fields], list[str]]:
+    """The shipped encoder with weights as before any training; a note instead where it has no file of its own."""
     encoder = bench.config.encoder
-    own = Path(bench.config.weights_dir) / encoder.weights
-    if own.suffix != ".safetensors" or not own.is_file():
-        return {}
+    file = weight_file(bench.config)
+    own = file and file.there()
+    if own is None:
+        lacks = (
+            f"{file.wanted} is not at hand; put it there" if file else f"encoder.name = {encoder.name!r} has no file"
+        )
+        return {}, [
+            f"The floor, {name}, was not tried: {lacks}{'' if file else '; set encoder.name to a model of timm'}."
+        ]
     path = (bench.out / "untrained.safetensors").absolute()
     if not path.exists():
-        known = {name: its.float().numpy() for name, its in load_file(own).items()}
+        known = {name: its.float().numpy() for name, its in read_state(own).items()}
         save_file(untrained(known), path)
     described = {}
     if encoder.name.endswith(".json"):  # it states the digest of the trained file
-        model = json.loads((own.parent / encoder.name).read_text()) | {"sha256": ""}
+        model = json.loads(Path(bench.config.weights_dir, encoder.name).read_text()) | {"sha256": ""}
         path.with_suffix(".json").write_text(json.dumps(model))
         described = {"encoder.name": str(path.with_suffix(".json"))}
-    return {name: {**described, "encoder.weights": str(path), "encoder.sha256": ""}}
+    return {name: {**described, "encoder.weights": str(path), "encoder.sha256": ""}}, []
 
 
 def untrained(known: dict[str, NDArray[np.floating[Any]]]) -> dict[str, NDArray[np.floating[Any]]]:
@@ -88,16 +154,18 @@ def untrained(known: dict[str, NDArray[np.floating[Any]]]) -> dict[str, NDArray[
     return made
 
 
-def features(bench: Bench, fields: Fields) -> Path:
-    """DATA of another encoder's features beside the claims' own. UserError where encoding fails."""
+def features(bench: Bench, fields: Fields, labels: str) -> Path:
+    """DATA of another encoder's features and the claims' labels/NAME. UserError where encoding fails."""
     key = "-".join(Path(text(value)).stem for value in fields.values() if value)
     folder = bench.out / f"encoder-{key}"
-    if not (folder / "dataset.json").exists():
+    if not all((folder / name).exists() for name in ("dataset.json", f"labels/{labels}/labels.json")):
         command = [sys.executable, "-m", "labelgen.features", f"--config={bench.config_file}"]
         command += [f"--config.{override}" for override in bench.said(fields)]
         command += [f"--data={bench.data_path}", f"--out={folder}"]
         with bench.times("features"):
             done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 2:
+            raise UserError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
         if done.returncode:
             raise UserError(f"{' '.join(command[1:])}: ended with code {done.returncode}: {done.stderr[-300:]}")
     return folder

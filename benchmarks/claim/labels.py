@@ -30,6 +30,7 @@ def run(bench: Bench) -> Claim:
         "over. Unlabelled pixels count as wrong except in rows of labelled pixels.",
         [*rows.values(), presence_row(pairs)],
         comparisons(rows),
+        list(where.notes),
     )
 
 

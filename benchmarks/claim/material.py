@@ -38,7 +38,7 @@ def run(bench: Bench) -> Claim:
     rules = {c: "ignore" if to == "ignore" else name if to == name else REST for c, to in counts_as.items()}
     rows, comparisons = [], []
     for split in bench.config.eval.splits:
-        question = Question(split, asked, rules)
+        question = Question(split, asked, rules, background=False)
         head = answers(bench, {"labels.name": "material"}, question)
         all_classes = answers(bench, {}, question)
         variant, dense = max(dense_counts(bench, question).items(), key=lambda pair: iou(pair[1]))

@@ -1,6 +1,6 @@
 """claims.json as a page: each claim with its sentence, what ran, its table, plots, comparisons and verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from benchmarks.claim.verdict import RULE, cell
@@ -18,13 +18,14 @@ COLUMNS = ("mIoU", "IoU", "recall", "precision", "seen", "unseen", "harmonic mea
 def page(claims: Mapping[str, Any], plots: str = "plots") -> str:
     """Markdown. claims: what claims.json has; plots: the folder of plots, seen from the page."""
     about = claims["about"]
-    lines = [HEAD, setting(about), f"**How a verdict is reached.** {RULE}", ""]
+    commits = {claim.get("commit", about["commit"]) for claim in claims["claims"].values()} or {about["commit"]}
+    lines = [HEAD, setting(about, commits), f"**How a verdict is reached.** {RULE}", ""]
     lines += ["| claim | verdict |", "|---|---|"]
     tried = by_number(claims["claims"])
     for name, claim in tried.items():
         lines.append(f"| [{claim['title']}](#{anchor(claim['title'])}) (`--only={name}`) | {claim['verdict']} |")
     for claim in tried.values():
-        lines += ["", *section(claim, plots)]
+        lines += ["", *section(claim, plots), *([made_at(claim, about)] if len(commits) > 1 else [])]
     lines += ["", "## Where the time went", "", time_line(tried)]
     return "\n".join(lines) + "\n"
 
@@ -34,12 +35,18 @@ def by_number(claims: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(claims.items(), key=lambda pair: int(pair[1]["title"].partition(".")[0])))
 
 
-def setting(about: Mapping[str, Any]) -> str:
-    """Which config, words and photos."""
+def made_at(claim: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Which commit a claim's figures are of."""
+    return f"Tried at commit {claim.get('commit', about['commit'])}."
+
+
+def setting(about: Mapping[str, Any], commits: Collection[str]) -> str:
+    """Which config, words and photos; commits: those that the claims were tried at."""
+    commit = f"commit {min(commits)}" if len(commits) == 1 else f"{len(commits)} commits, which each claim names"
     photos = ", ".join(f"{count} of {split}" for split, count in about["photos"].items())
     return (
         f"`{about['config']}`: {about['classes']} classes, photos {photos}; {about['seeds']} seeds. "
-        f"Judged on `{about['split']}`. {about['date']}, commit {about['commit']}, {about['cores']} cores of "
+        f"Judged on `{about['split']}`. {about['date']}, {commit}, {about['cores']} cores of "
         f"{about['processor']}, at the end {about['load']} processes wanting one.\n"
     )
 
@@ -51,7 +58,13 @@ def anchor(title: str) -> str:
 
 def section(claim: Mapping[str, Any], plots: str) -> list[str]:
     """One claim."""
-    lines = [f"## {claim['title']}", "", f"> {claim['sentence']}", "", claim["ran"], ""]
+    lines = [
+        f"## {claim['title']}",
+        "",
+        *([f"> {claim['sentence']}", ""] if claim["sentence"] else []),
+        claim["ran"],
+        "",
+    ]
     lines += tables(claim["rows"])
     pictures = [f"{plot['name']}.svg" for plot in claim["plots"]] + list(claim["pictures"])
     lines += [line for name in pictures for line in (f"![{claim['title']}: {name}]({plots}/{name})", "")]
@@ -59,7 +72,7 @@ def section(claim: Mapping[str, Any], plots: str) -> list[str]:
         differences = ", ".join(f"{d:+.3f}" for d in comparison["differences"])
         lines.append(f"- {comparison['answer']}: {comparison['said']} (differences by seed: {differences})")
     lines += [f"- {note}" for note in claim["notes"]]
-    return [*lines, "", f"Verdict: **{claim['verdict']}**."]
+    return [*lines, *[""] * (lines[-1] != ""), f"Verdict: **{claim['verdict']}**."]
 
 
 def tables(rows: list[Mapping[str, Any]]) -> list[str]:

@@ -44,11 +44,14 @@ class Question:
     truth: Mapping[str, str] = field(default_factory=dict)
     rows: tuple[int, ...] | None = None
     """None: all photos of the split."""
+    background: bool = True
+    """Whether eval.background_threshold, where it is set, makes a class of what no word fits."""
 
     @property
     def key(self) -> str:
         """Equal for equal questions."""
         asked = [self.words.ontology.to_json(), self.words.prototypes.tolist(), dict(self.truth), self.rows]
+        asked += [] if self.background else ["no background"]
         return f"{self.split}-{digest(asked)[:10]}"
 
 
@@ -181,12 +184,16 @@ def truth_of(bench: Bench, question: Question) -> TruthReader:
 
 def asked_names(bench: Bench, question: Question) -> tuple[str, ...]:
     """The classes counted."""
-    return class_names(question.words.ontology, bench.config.eval.background_threshold)
+    return class_names(question.words.ontology, _threshold(bench, question))
 
 
 def _background(bench: Bench, question: Question, temperature: float) -> tuple[tuple[str, ...], Background | None]:
-    threshold = bench.config.eval.background_threshold
+    threshold = _threshold(bench, question)
     return asked_names(bench, question), Background(threshold, temperature) if threshold else None
+
+
+def _threshold(bench: Bench, question: Question) -> float:
+    return float(bench.config.eval.background_threshold) if question.background else 0.0
 
 
 def ious(counts: Counts, names: Sequence[str]) -> dict[str, float | None]:

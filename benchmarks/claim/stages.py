@@ -128,6 +128,7 @@ def run(bench: Bench) -> Claim:
         f"connected part found that fits best. Photos are dealt into {bench.seeds} parts.",
         [*by_group.values(), *point_rows(found), *missed_rows(found)],
         comparisons(by_group, found),
+        list(where.notes),
         plots=[points_plot(found)],
     )
 
@@ -172,7 +173,7 @@ def comparisons(rows: dict[tuple[str, str], Row], found: Pass) -> list[Compariso
 
     one, many, small, large = "1 of a class", "3 or more instances", "small", "large"
     made = []
-    if (small, "stage 1.1") in rows:
+    if (small, "stage 1.1") in rows and (large, "stage 1.1") in rows:
         made += [
             Comparison(
                 "recall of small objects is higher in 1.2 than in 1.1",
@@ -186,7 +187,7 @@ def comparisons(rows: dict[tuple[str, str], Row], found: Pass) -> list[Compariso
                 figure(small, "stage 1.1"),
             ),
         ]
-    if (many, "stage 1.1") in rows:
+    if (many, "stage 1.1") in rows and (one, "stage 1.1") in rows:
         made.append(Comparison("1.2's gain is larger for 3 or more instances than for one", gain(many), gain(one)))
     share = found.missed[:, 0, 1] / np.maximum(found.missed[:, 0, 0], 1)
     nothing = [0.1] * len(share)

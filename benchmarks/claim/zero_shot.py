@@ -44,6 +44,8 @@ def run(bench: Bench) -> Claim:
     draws, notes, comparisons = left_out(bench)
     *other_words, said = synonyms(bench)
     others = [other_words, ontologies(bench)]
+    if not others[1][0]:
+        said.append("Coarser and finer words were not tried: eval.groups has fewer than two groups of classes; set it.")
     return Claim(
         "The head maps patches into CLIP's text space, so that it finds classes by words that it was never trained on.",
         f"Each seed draws one class in {LEFT_OUT} to leave out of the words: the photos are labelled without it and "
@@ -110,6 +112,8 @@ def synonyms(bench: Bench) -> tuple[list[Row], list[Comparison], list[str]]:
             notes = [near(bench.words, words)]
             said = f"on {photos}, asked by synonyms, the head is above dense CLIP"
             comparisons.append(Comparison(said, head[1], [dense] * bench.seeds))
+    if not rows:
+        notes = ["Synonyms were not tried: no other words of the same classes; set eval.ontologies.SPLIT to a file."]
     return rows, comparisons, notes
 
 
@@ -132,6 +136,8 @@ def coarse_rules(bench: Bench) -> dict[str, str]:
     """Truth's class -> the group that it counts as, or ignore."""
     data, base = bench.data, bench.config.eval.truth.to_dict()
     group = {name: g for g, members in bench.config.eval.groups.items() for name in members}
+    if bench.config.eval.background_threshold:
+        group[BACKGROUND] = BACKGROUND
     classes = data.truth_classes(bench.split) or bench.words.ontology.names
     return {name: group.get(base.get(name, name), "ignore") for name in classes}
 
