@@ -33,8 +33,8 @@ Halves = NDArray[np.float16]
 class Encoders:
     """CLIP, SAM and patch encoder of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
 
-    That is on one kind of device, and on the CPU with one number of threads a photo: sums in another order round otherwise
-    (SAM's predicted IoU by 5e-7, and once in a while a pixel of a mask is turned).
+    That is on one kind of device, and on the CPU with one number of threads a photo: sums in another order round
+    otherwise (SAM's predicted IoU by 5e-7, and once in a while a pixel of a mask is turned).
 
     times: where the time of all encode_photo calls went, by encoder, and how busy the device was.
     """
@@ -70,9 +70,9 @@ class Encoders:
         return self._clip.text_width
 
     def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
-        """The rows of each photo, in order; several photos are in work at a time, each in a lane of its own (compute.Lanes).
+        """The rows of each photo, in order; several photos are in work at a time, each in a lane of compute.Lanes.
 
-        How many does not change a byte; how many threads each has does. With up to 7 threads (OMP_NUM_THREADS) it has one.
+        How many does not change a byte, how many threads a lane has does: one, where there are up to 7 of them.
         """
         lanes = compute.Lanes(self._clip.device)
         if lanes.count == 1:
