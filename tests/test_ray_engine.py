@@ -70,7 +70,7 @@ def on_cluster(cluster: Any, world: Path, data: Path, *more: str) -> subprocess.
     python.chmod(stat.S_IRWXU)
     script = ["bash", f"{ROOT}/launch/ray_label.sh", cluster.address, f"{world}/config.py", str(data), *more]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHON": str(python)}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHON": str(python), "STUB_LEAST_S": "0.5"}
     pipe = subprocess.PIPE
     return subprocess.Popen(script, env=environment, cwd=world, stdout=pipe, stderr=pipe, text=True)
 
