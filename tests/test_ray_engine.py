@@ -149,6 +149,11 @@ def test_what_does_not_go_together(world: Path, tmp_path: Path, capsys: Any, fla
     assert message in capsys.readouterr().err
 
 
+def test_the_script_says_what_it_wants() -> None:
+    done = subprocess.run(["bash", f"{ROOT}/launch/ray_label.sh", "host:6379"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage: launch/ray_label.sh HOST:PORT CONFIG DATA")
+
+
 def test_an_address_where_nothing_answers_is_refused_at_once(world: Path, tmp_path: Path, capsys: Any) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     with socket.socket() as unheard:

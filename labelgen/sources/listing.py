@@ -92,7 +92,7 @@ def _kept(run: Sequence[bytes]) -> Iterator[bytes]:
     """The same entries, from a file."""
     with naming(gettempdir()):
         file = TemporaryFile()  # noqa: SIM115
-        file.write(b"".join(entry + _END for entry in run))
+        file.writelines(entry + _END for entry in run)
         file.seek(0)
     return _entries(file)
 
