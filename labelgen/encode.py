@@ -32,6 +32,9 @@ Halves = NDArray[np.float16]
 class Encoders:
     """CLIP, SAM and patch encoder of a config. `encode_photo` is pure: same photo, same bytes, whatever came before.
 
+    That is on one kind of device, and on the CPU with one number of threads a photo: sums in another order round
+    otherwise (SAM's predicted IoU by 5e-7, and once in a while a pixel of a mask is turned).
+
     times: where the time of all encode_photo calls went, by encoder, and how busy the device was.
     """
 
@@ -66,7 +69,10 @@ class Encoders:
         return self._clip.text_width
 
     def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
-        """The rows of each photo, in order; `lanes` photos are in work at a time, each in a thread of its own."""
+        """The rows of each photo, in order; several photos are in work at a time, each in a lane of compute.Lanes.
+
+        How many does not change a byte, how many threads a lane has does: one, where there are up to 7 of them.
+        """
         yield from compute.Lanes(self._clip.device).each(photos, self.encode_photo)
 
     def encode_photo(self, photo: Photo) -> Rows:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,7 @@ class DataPlan:
     data: Path
     sources: Mapping[str, Source]
     photo_ids: Mapping[str, Sequence[str]]
+    """All that the sources list, the shards' or more."""
     shards: Sequence[Shard]
     marker: Mapping[str, Any]
     classes: int | None
@@ -107,11 +109,12 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
         raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
     classes = len(words.names) if words else None
     sources = {split: open_source(config.photos, split, classes) for split in config.photos.splits}
-    photo_ids = {split: source.list()[:limit] for split, source in sources.items()}
+    photo_ids = {split: source.list() for split, source in sources.items()}
+    counts = {split: min(len(ids), limit or len(ids)) for split, ids in photo_ids.items()}
     photos = {
         split: {
-            "count": len(ids),
-            "digest": digest_of_list(ids),
+            "count": counts[split],
+            "digest": digest_of_list(islice(ids, counts[split])),
             "truth": sources[split].has_truth,
             "truth_classes": sources[split].classes,
         }
@@ -121,7 +124,6 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     fields = {"format": FORMAT, "config": identity(config), "photos": photos}
     marker = claim(data / "config.json", fields, str(data), _MEND, _begun(data))
     check_dtype(config, data)
-    counts = {split: len(ids) for split, ids in photo_ids.items()}
     named = [len(source.classes or ()) for source in sources.values()]
     most = max(*named, classes or 0, 0) or None
     return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, most)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ def plan(counts: Mapping[str, int], photos_per_shard: int) -> list[Shard]:
     ]
 
 
-def digest_of_list(names: Sequence[str]) -> str:
+def digest_of_list(names: Iterable[str]) -> str:
     """labelgen.config.digest of a list, which may be too long for one text."""
-    whole = hashlib.sha256()
+    whole = hashlib.sha256(b"[")
     for i, name in enumerate(names):
-        whole.update((("," if i else "[") + json.dumps(name)).encode())
-    whole.update(b"]" if names else b"[]")
+        whole.update(("," * bool(i) + json.dumps(name)).encode())
+    whole.update(b"]")
     return whole.hexdigest()
 
 

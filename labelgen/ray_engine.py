@@ -6,8 +6,10 @@ started on every node that has a device, also on those that come later; a node t
 
 import importlib
 import os
+import re
 import secrets
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +25,8 @@ from labelgen.plan import Shard
 from labelgen.progress import Progress
 
 _TURN_S = 1.0
+_ANSWER_S = 10.0
+_HOST_PORT = re.compile(r"([^:/]+):(\d+)")
 _NODES_S = 5.0
 _ALONE_S = 120.0
 _STARTS = 3
@@ -64,14 +68,17 @@ def _ray() -> Any:
 def _join(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        if host_port := _HOST_PORT.fullmatch(address):  # Ray by itself waits for it for minutes
+            socket.create_connection((host_port[1], int(host_port[2])), _ANSWER_S).close()
         if address:
             ray.init(address, **quiet)
         else:
             ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--ray_address={address}: {error}; name a running cluster as HOST:PORT (`ray start --head` says which), "
-            "with the same versions of Ray and Python, or leave it out to start one on this machine"
+            f"--ray_address={address}: {reason}; name a running cluster as HOST:PORT (`ray start --head` says which), "
+            "with the same versions of Ray and Python and the same RAY_AUTH_MODE, or leave it out to start one here"
         ) from None
 
 

@@ -8,11 +8,12 @@
 Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
 encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
 and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order:
-whoever finds all photos encoded labels what nobody has labelled. --engine=ray shares the shards out over a Ray cluster,
-the one at --ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA
-lies on a disk that all nodes share. A DATA belongs to the config it was begun with, and
-labels/NAME to its words: for others take another --out or labels.name. Photos that cannot be used are skipped, counted
-and listed with the reason in DATA/failures.jsonl.
+whoever finds all photos encoded labels what nobody has labelled (to the byte: on one kind of device; CPUs with up to 7
+threads each, or all with one OMP_NUM_THREADS). --engine=ray shares the shards out over a Ray cluster, the one at
+--ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA lies on a
+disk that all nodes share. A DATA belongs to the config it was begun with, and labels/NAME to its words: for others take
+another --out or labels.name. Photos that cannot be used are skipped, counted and listed with the reason in
+DATA/failures.jsonl.
 
 --labels_from: labels that labelgen.export wrote and a person corrected, PNGs, LabelMe's files or a COCO json, take the
 place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.

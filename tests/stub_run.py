@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from rows import mask_set
 
-from labelgen import encoding, files, run, shards, tfrecord
+from labelgen import dispatch, encoding, files, run, shards, tfrecord
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.pipeline import in_order
@@ -116,6 +116,7 @@ def main(argv: list[str]) -> int:
     """labelgen.run with the stub."""
     real = encoding.load_encoders
     encoding.load_encoders = StubEncoders  # type: ignore[assignment]
+    dispatch.LEAST_S = float(os.environ.get("STUB_LEAST_S", dispatch.LEAST_S))
     try:
         return command(run.main, run.arguments(), argv)
     finally:  # other tests of this process want the real ones

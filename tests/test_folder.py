@@ -138,7 +138,7 @@ def test_listing(tmp_path: Path) -> None:
         (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(tmp_path / "p" / name, "PNG")
     source = source_of(tmp_path, "p")
-    assert source.list() == ["a", "b", "sub/a"] and source.file("sub/a") == "p/sub/a.jpeg"
+    assert list(source.list()) == ["a", "b", "sub/a"] and source.file("sub/a") == "p/sub/a.jpeg"
 
 
 def test_name_that_is_no_text(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The labelling command on a Ray cluster, its nodes processes of this machine: the bytes of one local worker."""
 
 import os
+import shlex
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 import stub_run
-from run_world import ROOT, own_signals_fixture, process, run, same  # noqa: F401
+from run_world import ROOT, SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
 
 from labelgen.ray_engine import slots
 
@@ -61,7 +64,15 @@ def add_node(cluster: Any, environment: dict[str, str]) -> Any:
 
 
 def on_cluster(cluster: Any, world: Path, data: Path, *more: str) -> subprocess.Popen[str]:
-    return process(world, data, "--engine=ray", f"--ray_address={cluster.address}", *more)
+    """As launch/ray_label.sh starts it, from another folder than the repository."""
+    python = world / "python"
+    python.write_text(f'#!/bin/bash\n[[ "$1 $2" == "-m labelgen.run" ]] && exec {shlex.join(SCRIPT)} "${{@:3}}"\n')
+    python.chmod(stat.S_IRWXU)
+    script = ["bash", f"{ROOT}/launch/ray_label.sh", cluster.address, f"{world}/config.py", str(data), *more]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHON": str(python), "STUB_LEAST_S": "0.5"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(script, env=environment, cwd=world, stdout=pipe, stderr=pipe, text=True)
 
 
 def writers(data: Path) -> set[str]:
@@ -136,6 +147,20 @@ def test_interrupted_on_a_cluster_started_here(world: Path, tmp_path: Path) -> N
 def test_what_does_not_go_together(world: Path, tmp_path: Path, capsys: Any, flags: list[str], message: str) -> None:
     assert run(world, tmp_path / "data", "--engine=ray", *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_script_says_what_it_wants() -> None:
+    done = subprocess.run(["bash", f"{ROOT}/launch/ray_label.sh", "host:6379"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage: launch/ray_label.sh HOST:PORT CONFIG DATA")
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(world: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        assert run(world, tmp_path / "data", "--engine=ray", f"--ray_address={address}") == 2
+    assert f"error: --ray_address={address}: Connection refused; name a running cluster" in capsys.readouterr().err
 
 
 def test_without_ray_it_says_what_to_install(

@@ -27,6 +27,7 @@ from run_world import (  # noqa: F401
     world_fixture,
 )
 
+from labelgen.config import digest
 from labelgen.dataset import Dataset
 from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
 
@@ -51,6 +52,13 @@ def test_what_a_run_writes(world: Path, whole: Path) -> None:
     failure = {"split": "train", "reason": "the file is empty", "mend": "copy it again"}
     expected = [{**failure, "photo": name, "file": f"photos/train/{name}.png"} for name in ("004", "009")]
     assert [json.loads(line) for line in (whole / "failures.jsonl").read_text().splitlines()] == expected
+
+
+def test_data_says_which_photos_it_is_of(world: Path, whole: Path, tmp_path: Path) -> None:
+    assert run(world, tmp_path / "five", "--limit=5", "--stage=encode") == 0
+    for data, count in ((whole, 12), (tmp_path / "five", 5)):
+        photos = json.loads((data / "config.json").read_text())["photos"]["train"]
+        assert photos["count"] == count and photos["digest"] == digest([f"{i:03}" for i in range(count)])
 
 
 def test_last_line(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ right (no folder, half of it, truth of another data set) is a UserError: the run
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,8 +48,8 @@ class Source(Protocol):
     def has_truth(self) -> bool:
         """Whether photos come with a label map."""
 
-    def list(self) -> list[str]:
-        """Photo ids, sorted; "/" between folders, no suffix."""
+    def list(self) -> Sequence[str]:
+        """Photo ids, sorted; "/" between folders, no suffix. Maybe read from disk when asked for: millions of them."""
 
     def file(self, photo_id: str) -> str:
         """What failures.jsonl calls the picture: its path from the root on."""
@@ -73,13 +73,16 @@ def check_size(truth: str, truth_hw: tuple[int, ...], photo: str, photo_hw: tupl
         )
 
 
-def check_there(root: Path, files: Sequence[str], what: str, mend: str) -> None:
+def check_there(root: Path, files: Iterable[str], what: str, mend: str) -> None:
     """UserError, with `mend`, unless all these files are under the root: half-unpacked archives are common."""
-    missing = sorted(file for file in files if not (root / file).is_file())
+    missing, first, count = 0, "", 0
+    for file in files:
+        count += 1
+        if not (root / file).is_file():
+            missing, first = missing + 1, min(first or file, file)
     if missing:
         raise UserError(
-            f"{root / missing[0]}: no such {what}; {len(missing)} of {len(files)} {what}s are missing, this is the "
-            f"first; {mend}"
+            f"{root / first}: no such {what}; {missing} of {count} {what}s are missing, this is the first; {mend}"
         )
 
 

@@ -1,10 +1,9 @@
 """What COCO's two kinds of json share: records of pictures, categories, and photos whose truth they describe."""
 
-import builtins
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +124,7 @@ class JsonSource:
         """See labelgen.sources.base.Source; so the other methods."""
         return self._truth.classes
 
-    def list(self) -> builtins.list[str]:
+    def list(self) -> Sequence[str]:
         return sorted(self._truth.pictures)
 
     def file(self, photo_id: str) -> str:

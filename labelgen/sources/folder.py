@@ -4,6 +4,7 @@ A photo's id is its path in the folder without the suffix; its mask is the PNG o
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from labelgen.errors import UserError
 from labelgen.sources.base import Source
-from labelgen.sources.pairs import Pair, PairSource, Truth
+from labelgen.sources.listing import Listing, Named, by_id
+from labelgen.sources.pairs import Pairs, PairSource, Truth
 from labelgen.sources.pictures import SUFFIXES, walk
 
 BRIGHT = 128
@@ -58,15 +60,23 @@ def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = ""
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of photos; mend photos.root or photos.splits in the config")
-    pairs: dict[str, Pair] = {}
-    for name in walk(root / photos):
-        photo_id = os.path.splitext(name)[0]
-        pair = Pair(os.path.join(photos, name), os.path.join(masks, f"{photo_id}.png") if truth else "")
-        if photo_id in pairs:
-            raise UserError(
-                f"{root}: {pairs[photo_id].photo} and {pair.photo} would have the same mask and results; rename one"
-            )
-        pairs[photo_id] = pair
-    if not pairs:
+    listing = Listing(_unlike(root, photos, by_id(walk(root / photos))))
+    if not listing:
         raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); mend photos.root")
+    pairs = Pairs(
+        listing,
+        photo=lambda photo_id: os.path.join(photos, listing.file(photo_id)),
+        mask=lambda photo_id: os.path.join(masks, f"{photo_id}.png"),
+    )
     return PairSource(root, pairs, truth, max_pixels)
+
+
+def _unlike(root: Path, photos: str, files: Iterable[Named]) -> Iterator[Named]:
+    """The files, which are in the order of their ids. UserError for the first two that have one id."""
+    before: Named = ("", "")
+    for file in files:
+        if file[0] == before[0]:
+            first, second = (os.path.join(photos, "".join(name)) for name in (before, file))
+            raise UserError(f"{root}: {first} and {second} would have the same mask and results; rename one")
+        yield file
+        before = file

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from labelgen.errors import UserError
 from labelgen.sources.base import check_once, check_there
-from labelgen.sources.pairs import Pair, Truth
+from labelgen.sources.pairs import Pairs, Truth
 from labelgen.sources.pictures import walk
 from labelgen.sources.tables import table_truth
 
 
 class Layout(NamedTuple):
-    """A split: photo id -> files, and the meaning of the mask values."""
+    """A split: its photos with their files, and the meaning of the mask values."""
 
-    pairs: dict[str, Pair]
+    pairs: Pairs
     truth: Truth
 
 
@@ -32,7 +32,7 @@ def context(root: Path, photos: str, masks: str) -> Layout:
     return Layout(_listed(root, "SegmentationContext", photos, masks), table_truth("context", 255))
 
 
-def _listed(root: Path, kind: str, lists: str, masks: str) -> dict[str, Pair]:
+def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
     """Photos of a list, its first column; of several lists, `trainaug|train`, the first that is there."""
     folder = _folder(root / "ImageSets" / kind)
     files = [folder / f"{name}.txt" for name in lists.split("|")]
@@ -42,9 +42,11 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> dict[str, Pair]:
         raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; mend photos.splits")
     ids = [line.split()[0] for line in path.read_text().splitlines() if line.split()]
     check_once(ids, str(path))
-    pairs = {photo_id: Pair(f"JPEGImages/{photo_id}.jpg", f"{masks}/{photo_id}.png") for photo_id in ids}
+    pairs = Pairs(
+        sorted(ids), lambda photo_id: f"JPEGImages/{photo_id}.jpg", lambda photo_id: f"{masks}/{photo_id}.png"
+    )
     mend = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
-    check_there(root, [pair.photo for pair in pairs.values()], "photo", mend)
+    check_there(root, map(pairs.photo, pairs.ids), "photo", mend)
     return pairs
 
 
@@ -52,10 +54,11 @@ def cityscapes(root: Path, photos: str, masks: str) -> Layout:
     """Cityscapes: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png."""
     ending = "_leftImg8bit.png"
     names = _named(root / "leftImg8bit" / photos, ending)
-    pairs = {
-        name: Pair(f"leftImg8bit/{photos}/{name}{ending}", f"gtFine/{photos}/{name}_gtFine_{masks}.png")
-        for name in names
-    }
+    pairs = Pairs(
+        names,
+        lambda name: f"leftImg8bit/{photos}/{name}{ending}",
+        lambda name: f"gtFine/{photos}/{name}_gtFine_{masks}.png",
+    )
     if masks == "labelTrainIds":
         return Layout(pairs, table_truth("cityscapes_train_ids", 255))
     if masks not in ("", "labelIds"):
@@ -66,14 +69,14 @@ def cityscapes(root: Path, photos: str, masks: str) -> Layout:
 def ade20k(root: Path, photos: str, masks: str) -> Layout:
     """ADE20K scene parsing: images/SPLIT/ID.jpg, annotations/SPLIT/ID.png."""
     names = _named(root / "images" / photos, ".jpg")
-    pairs = {name: Pair(f"images/{photos}/{name}.jpg", f"{masks}/{photos}/{name}.png") for name in names}
+    pairs = Pairs(names, lambda name: f"images/{photos}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}.png")
     return Layout(pairs, table_truth("ade20k", 0))
 
 
 def camvid(root: Path, photos: str, masks: str) -> Layout:
     """CamVid as SegNet has it: SPLIT/ID.png, SPLITannot/ID.png."""
     names = _named(root / photos, ".png")
-    pairs = {name: Pair(f"{photos}/{name}.png", f"{masks}/{name}.png") for name in names}
+    pairs = Pairs(names, lambda name: f"{photos}/{name}.png", lambda name: f"{masks}/{name}.png")
     return Layout(pairs, table_truth("camvid", 11))
 
 
@@ -87,7 +90,7 @@ def coco_stuff(root: Path, photos: str, masks: str) -> Layout:
     names = _named(root / folder, ".jpg")
     gapless = (root / masks / photos / f"{names[0]}_labelTrainIds.png").is_file()
     ending = "_labelTrainIds.png" if gapless else ".png"
-    pairs = {name: Pair(f"{folder}/{name}.jpg", f"{masks}/{photos}/{name}{ending}") for name in names}
+    pairs = Pairs(names, lambda name: f"{folder}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}{ending}")
     return Layout(pairs, table_truth("coco_stuff_train_ids" if gapless else "coco_stuff_ids", 255))
 
 

@@ -1,7 +1,6 @@
 """Most data sets: a picture file a photo and, for its truth, a mask file whose values stand for classes."""
 
-import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,11 +11,13 @@ from labelgen.sources.base import Photo, PhotoError, check_size, check_there, pa
 from labelgen.sources.pictures import read_mask, read_photo
 
 
-class Pair(NamedTuple):
-    """Paths from the root on; mask is empty where there is no truth."""
+class Pairs(NamedTuple):
+    """The photos of a split, and paths from the root on by photo id."""
 
-    photo: str
-    mask: str
+    ids: Sequence[str]
+    """Sorted."""
+    photo: Callable[[str], str]
+    mask: Callable[[str], str]
 
 
 class Truth(Protocol):
@@ -37,12 +38,12 @@ class Truth(Protocol):
 class PairSource:
     """Photos of one split as pairs of files."""
 
-    def __init__(self, root: Path, pairs: Mapping[str, Pair], truth: Truth | None, max_pixels: int) -> None:
-        """pairs: photo id -> files; truth: None where masks are not wanted. UserError when masks are missing."""
+    def __init__(self, root: Path, pairs: Pairs, truth: Truth | None, max_pixels: int) -> None:
+        """truth: None where masks are not wanted. UserError when masks are missing."""
         self._root, self._pairs, self._truth, self._max_pixels = root, pairs, truth, max_pixels
         if truth is not None:
             mend = "add them, or set photos.splits' masks to empty to go without truth"
-            check_there(root, [pair.mask for pair in pairs.values()], "mask", mend)
+            check_there(root, map(pairs.mask, pairs.ids), "mask", mend)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -53,22 +54,22 @@ class PairSource:
     def has_truth(self) -> bool:
         return self._truth is not None
 
-    def list(self) -> builtins.list[str]:
-        return sorted(self._pairs)
+    def list(self) -> Sequence[str]:
+        return self._pairs.ids
 
     def file(self, photo_id: str) -> str:
-        return self._pairs[photo_id].photo
+        return self._pairs.photo(photo_id)
 
     def load(self, photo_id: str) -> Photo:
         try:
             photo_id.encode()
         except UnicodeEncodeError:
             raise PhotoError("its name is not UTF-8", "rename it") from None
-        path = self._root / self._pairs[photo_id].photo
+        path = self._root / self.file(photo_id)
         image = read_photo(path, self._max_pixels)
         if self._truth is None:
             return Photo(photo_id, image)
-        mask = self._root / self._pairs[photo_id].mask
+        mask = self._root / self._pairs.mask(photo_id)
         values = read_mask(mask)
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)

@@ -20,13 +20,24 @@ _CONVERT = "convert it to JPEG or PNG, or take it out of the folder"
 
 def walk(folder: Path) -> Iterator[str]:
     """Names of pictures under the folder, "/" between folders; hidden files and folders are left out."""
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = os.path.relpath(where, folder).replace(os.sep, "/")
-        prefix = "" if inside == "." else f"{inside}/"
-        for name in names:
-            if not name.startswith(".") and name.rpartition(".")[2].lower() in SUFFIXES:
-                yield prefix + name
+    folders = [""]
+    while folders:
+        inside = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(folder / inside) as entries:  # os.walk would list a folder whole
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    folders.append(f"{inside}{entry.name}/")
+                elif entry.name.rpartition(".")[2].lower() in SUFFIXES:
+                    yield inside + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def read_photo(path: Path, max_pixels: int) -> NDArray[np.uint8]:

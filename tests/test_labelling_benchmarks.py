@@ -1,0 +1,66 @@
+"""The benchmarks of labelling from their command line to their table, at their smallest, in this process."""
+
+import io
+import json
+import subprocess
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import labelgen_throughput, relabel, scale
+from labelgen.config import command
+
+
+def printed(module: ModuleType, *arguments: str) -> str:
+    """What the command prints."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert command(module.main, module.arguments(), list(arguments)) == 0
+    return out.getvalue()
+
+
+def cells(said: str, name: str) -> list[str]:
+    """The row of the table that begins so."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("|")]
+    (row,) = [row[1:] for row in rows if row[0] == name]
+    return row
+
+
+def test_relabelling_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = relabel.Size((30, 40), (3, 4), 8, crops=5, points=16, masks=12, classes=3)
+    monkeypatch.setattr(relabel, "SIZES", {"pocket": small})
+    said = printed(relabel, "--photos=2", f"--out={tmp_path}/f.json")
+    rates = json.loads((tmp_path / "f.json").read_text())["rates"]["pocket"]
+    assert len(rates) == 2 and min(rates) > 0
+    assert float(cells(said, "pocket")[1]) == pytest.approx(sum(rates), rel=0.01), "two cores, the median of two"
+
+
+def test_the_encoder_is_timed_beside_the_ordinary_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(module: str, arguments: list[str], *more: Any) -> SimpleNamespace:
+        return SimpleNamespace(out=printed(labelgen_throughput, *arguments))
+
+    monkeypatch.setattr(labelgen_throughput, "fresh_process", here)
+    monkeypatch.setattr(labelgen_throughput, "SIZE_WH", (96, 80))
+    size = ["--size=pocket", "--photos=1", "--repeats=1", "--device=cpu", "--config.sam.points_per_side=2"]
+    said = printed(labelgen_throughput, *size, f"--out={tmp_path}/f.json")
+    sides = json.loads((tmp_path / "f.json").read_text())["sides"]
+    for side in ("ordinary", "ours"):
+        assert float(cells(said, side)[0].split()[0]) == pytest.approx(sides[side][0]["photos_s"], rel=0.01)
+    assert f"photos/s **{sides['ours'][0]['photos_s'] / sides['ordinary'][0]['photos_s']:.3g}" in said
+
+
+def test_what_grows_with_the_photos_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(line: list[str], **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(stdout=printed(scale, *line[3:]))
+
+    monkeypatch.setattr(subprocess, "run", here)
+    monkeypatch.setattr(scale, "READS", 50)
+    said = printed(scale, f"--out={tmp_path}", "--rows=100,200")
+    assert cells(said, "rows") == ["100", "200", "10,000,000"]
+    assert cells(said, "shards") == ["2", "4", "200,000"], "the last scaled from the one before"
+    assert [cell.split(", ")[-1] for cell in cells(said, "finish: open every index")] == ["2", "4", "200000"]
+    found = json.loads((tmp_path / "scale.json").read_text())["sizes"]
+    assert all(size["50 random rows"]["opened"] >= size["shards"] for size in found)
