@@ -10,7 +10,7 @@ import torch
 from configs.default import get_config
 from labelgen import mobile_sam, rle, sam
 from labelgen.errors import UserError
-from labelgen.sam import SamEncoder, load_sam, share
+from labelgen.sam import SamEncoder, load_sam
 from pocket.scenes import draw
 
 # isort: split
@@ -196,22 +196,6 @@ def test_masks_in_parts_are_the_masks_at_once(encoder, monkeypatch):
     parts = encoder.masks(image)
     np.testing.assert_array_equal(whole.runs, parts.runs)
     np.testing.assert_array_equal(whole.point_masks, parts.point_masks)
-
-
-def bits(rows):
-    packed = np.packbits(np.array(rows, bool), axis=1)
-    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
-
-
-def test_share_by_hand():
-    a, b, c = np.zeros((3, 100), bool)
-    a[:40], b[:41], c[50:90] = True, True, True
-    none = np.zeros(100, bool)
-    iou = np.array([0.5, 0.9, 0.7, 0.99], np.float32)
-    assert share(bits([a, b, c, none]), iou, np.array([], int)).tolist() == [1, 1, 2, -1]
-    assert share(bits([a, b, c, none]), iou, np.array([0])).tolist() == [0, 0, 2, -1]
-    assert share(bits([a, b, c, none]), iou, np.array([0, 1])).tolist() == [0, 1, 2, -1]
-    assert share(bits([a, ~a, c, c]), iou, np.array([], int)).tolist() == [0, 1, 3, 3]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
