@@ -8,11 +8,11 @@ from torch import Tensor
 from labelgen import rle
 
 
-def extent(bitmaps: Tensor) -> Tensor:
-    """Boxes xyxy int64 [m, 4] of the pixels of bitmaps bool [m, H, W]; (0, 0, W, H) for one without any."""
+def extent(logits: Tensor, threshold: float) -> Tensor:
+    """Boxes xyxy int64 [m, 4] of the pixels of logits [m, H, W] above the threshold; (0, 0, W, H) where none is."""
     ends = []
     for over in (1, 2):
-        hit = bitmaps.any(over).int()
+        hit = (logits.amax(over) > threshold).int()
         ends.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
     (x0, x1), (y0, y1) = ends
     return torch.stack([x0, y0, x1, y1], 1)

@@ -4,7 +4,7 @@ Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stag
 in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -36,7 +37,9 @@ STABILITY_OFFSET = 1.0
 MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
-"""Pixels of full-size logits held at a time."""
+"""Pixels of full-size logits held at a time,"""
+CACHED_PX = 2_000_000
+"""and on the CPU."""
 CACHED_BYTES = 1 << 24
 """The largest tensor of a decoder pass on the CPU: more leaves its caches, and is mapped anew each time."""
 POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
@@ -58,8 +61,9 @@ class SamConfig(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """What SAM says to n = 3 P prompts, three masks each. low: logits [n, l, l]; iou: float32 [n] predicted IoU;
-    input_hw: the part of the square input that the photo takes, px; size_hw: the photo."""
+    """What SAM says to P prompts, n = 3 P masks. low: logits float32 [n, h, w], of the l x l those that the photo's
+    depend on; iou: float32 [n] predicted IoU; input_hw: the part of the square input that the photo takes, px; size_hw:
+    the photo."""
 
     low: Tensor
     iou: Tensor
@@ -74,6 +78,7 @@ class SamEncoder:
         self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
+        self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
         self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
@@ -130,18 +135,26 @@ class SamEncoder:
         input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
         scaled = compute.onto(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]), self.device)
-        side = 4 * features.shape[-1]
-        low = torch.empty(3 * len(scaled), side, side, device=self.device)
+        rows, columns = self._needed(input_hw)
+        low = torch.empty(3 * len(scaled), rows, columns, device=self.device)
         iou = torch.empty(3 * len(scaled), device=self.device)
 
         def decode(part: range) -> None:
             # In place: results kept among what a pass frees again would cut malloc's heaps into pieces that no later
             # pass fits in, several times the results' memory.
             into = slice(3 * part.start, 3 * part.stop)
-            low[into], iou[into] = self._decode(features, scaled[part.start : part.stop])
+            whole, iou[into] = self._decode(features, scaled[part.start : part.stop])
+            low[into] = whole[:, :rows, :columns]
 
-        self._prompts.over(range(len(scaled)), decode, POINT_BYTES * side**2)
+        self._prompts.over(range(len(scaled)), decode, POINT_BYTES * self.low_px**2)
         return Answers(low, iou, input_hw, size_hw)
+
+    def _needed(self, input_hw: HW) -> HW:
+        """Rows and columns of an answer that the photo's logits depend on: its own and, for their ends, one more. All
+        where enlarging a part would not place its pixels exactly as enlarging the whole does."""
+        step, rest = divmod(self.input_px, self.low_px)
+        rows, columns = (self.low_px if rest else min(self.low_px, -(-side // step) + 1) for side in input_hw)
+        return rows, columns
 
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
@@ -159,7 +172,7 @@ class SamEncoder:
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
         threshold = self.model.mask_threshold
         parts = self._upscaled(
-            answers, ids, lambda logits: (bitmaps.extent(logits > threshold), self._stability(logits))
+            answers, ids, lambda logits: (bitmaps.extent(logits, threshold), self._stability(logits))
         )
         if not parts:
             return np.zeros(0, np.int64)
@@ -172,13 +185,20 @@ class SamEncoder:
 
     def _upscaled(self, answers: Answers, ids: Tensor, run: Callable[[Tensor], T]) -> list[T]:
         """What `run` makes of the logits at the photo's size, float32 [m, H, W], some at a time."""
-        area = max(self.input_px**2, answers.size_hw[0] * answers.size_hw[1])
+        large_hw = [side * self.input_px // self.low_px for side in answers.low.shape[1:]]
+        height, width = answers.input_hw
 
-        def upscale(part: Tensor) -> T:
-            low = answers.low[part][:, None]
-            return run(self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0])
+        def upscale(part: Tensor) -> T:  # Sam.postprocess_masks of the whole answers
+            large = F.interpolate(answers.low[part][:, None], large_hw, mode="bilinear", align_corners=False)
+            within = large[..., :height, :width]
+            return run(F.interpolate(within, answers.size_hw, mode="bilinear", align_corners=False)[:, 0])
 
-        return self._full.over(ids, upscale, most=max(1, CHUNK_PX // area))
+        return self._full.over(ids, upscale, most=self._at_a_time(large_hw, answers.size_hw))
+
+    def _at_a_time(self, *sizes_hw: Sequence[int]) -> int:
+        """Masks of a part, by the pixels of the largest size that it has on its way."""
+        px = CACHED_PX if self.device.type == "cpu" else CHUNK_PX
+        return max(1, px // max(height * width for height, width in sizes_hw))
 
     def _stability(self, logits: Tensor) -> Tensor:
         """float32 [m]: how little the masks of logits [m, H, W] change with the threshold."""
@@ -187,20 +207,19 @@ class SamEncoder:
 
     def _low_bits(self, answers: Answers) -> Bits:
         """The masks at SAM's resolution within the photo, 64 pixels a word: uint64 [n, words]."""
-        side = answers.low.shape[-1]
-        rows, columns = (-(-length * side // self.input_px) for length in answers.input_hw)
+        rows, columns = (-(-length * self.low_px // self.input_px) for length in answers.input_hw)
         within, threshold = answers.low[:, :rows, :columns], self.model.mask_threshold
-        parts = self._full.over(
-            within, lambda part: bitmaps.words(part > threshold), most=max(1, CHUNK_PX // (rows * columns))
-        )
+        most = self._at_a_time((rows, columns))
+        parts = self._full.over(within, lambda part: bitmaps.words(part > threshold), most=most)
         return torch.cat(parts).cpu().numpy().view(np.uint64)
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
         """Those of these answers that have a pixel, at the photo's size."""
 
+        threshold = self.model.mask_threshold
+
         def run(logits: Tensor) -> tuple[list[NDArray[np.uint32]], Tensor, Tensor]:
-            above = logits > self.model.mask_threshold
-            return bitmaps.encode(above), bitmaps.extent(above), self._stability(logits)
+            return bitmaps.encode(logits > threshold), bitmaps.extent(logits, threshold), self._stability(logits)
 
         parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
         if not parts:

@@ -45,7 +45,7 @@ def test_words_hold_each_pixel_once(size_hw):
 @pytest.mark.parametrize("size_hw", SIZES)
 def test_extents_hold_the_pixels(size_hw):
     found = masks(size_hw)
-    for box, mask in zip(bitmaps.extent(torch.from_numpy(found)).tolist(), found, strict=True):
+    for box, mask in zip(bitmaps.extent(torch.from_numpy(found) * 3.0 - 1, 1.0).tolist(), found, strict=True):
         rows, columns = np.nonzero(mask)
         height, width = size_hw
         ends = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if mask.any() else (0, 0, width, height)
