@@ -75,5 +75,11 @@ def test_share_is_the_greedy_choice_by_all_pairs(size_hw, seed):
     assert 1 < len(np.unique(owner[owner >= 0])) < (owner >= 0).sum()
 
 
+def test_masks_that_differ_in_the_words_compared_first_are_alike():
+    masks = np.ones((40, 32 * 64), bool)
+    masks[1:, :60] = False
+    assert share(bits(masks), np.linspace(1, 0, 40).astype(np.float32), np.array([], int)).tolist() == [0] * 40
+
+
 def test_share_of_no_masks():
     assert share(np.zeros((0, 2), np.uint64), np.zeros(0, np.float32), np.array([], int)).tolist() == []
