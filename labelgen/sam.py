@@ -140,8 +140,8 @@ class SamEncoder:
         iou = torch.empty(3 * len(scaled), device=self.device)
 
         def decode(part: range) -> None:
-            # In place: results kept among what a pass frees again would cut malloc's heaps into pieces that no later
-            # pass fits in, several times the results' memory.
+            # In place: collected, the results took several times their memory in a photo's thread, most likely because
+            # they lay among what each pass frees and cut malloc's heap into pieces.
             into = slice(3 * part.start, 3 * part.stop)
             whole, iou[into] = self._decode(features, scaled[part.start : part.stop])
             low[into] = whole[:, :rows, :columns]
