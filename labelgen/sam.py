@@ -4,19 +4,22 @@ Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stag
 in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-from labelgen import compute, mobile_sam, rle, sam_vit, weight_files
+from labelgen import bitmaps, compute, mobile_sam, sam_vit, weight_files
+from labelgen.alike import Bits, share
 from labelgen.pipeline import Busy
 from labelgen.records import MaskSet
 from labelgen.sam_decoder import PointDecoder
@@ -29,16 +32,14 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.utils.amg import build_point_grid, calculate_stability_score
 from torchvision.ops.boxes import batched_nms
 
-Bits = NDArray[np.uint64]
-Floats = NDArray[np.float32]
 T = TypeVar("T")
 STABILITY_OFFSET = 1.0
-SAME_MASK_IOU = 0.95
-"""Masks this alike are stored once."""
 MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
 CHUNK_PX = 8_000_000
-"""Pixels of full-size logits held at a time."""
+"""Pixels of full-size logits held at a time,"""
+CACHED_PX = 2_000_000
+"""and on the CPU."""
 CACHED_BYTES = 1 << 24
 """The largest tensor of a decoder pass on the CPU: more leaves its caches, and is mapped anew each time."""
 POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
@@ -60,8 +61,9 @@ class SamConfig(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """What SAM says to n = 3 P prompts, three masks each. low: logits [n, l, l]; iou: float32 [n] predicted IoU;
-    input_hw: the part of the square input that the photo takes, px; size_hw: the photo."""
+    """What SAM says to P prompts, n = 3 P masks. low: logits float32 [n, h, w], of the l x l those that the photo's
+    depend on; iou: float32 [n] predicted IoU; input_hw: the part of the square input that the photo takes, px; size_hw:
+    the photo."""
 
     low: Tensor
     iou: Tensor
@@ -76,6 +78,7 @@ class SamEncoder:
         self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
+        self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
         self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
@@ -96,7 +99,7 @@ class SamEncoder:
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.
 
-        Near-identical masks (IoU at SAM's low resolution >= SAME_MASK_IOU) are stored once: the automatic one, else the
+        Near-identical masks (IoU at SAM's low resolution >= alike.LEAST) are stored once: the automatic one, else the
         one of highest predicted IoU. Empty ones are dropped, and a point's further ones of low predicted IoU (MIN_IOU).
         """
         points_xy = build_point_grid(self.config.points_per_side) * (image.shape[1], image.shape[0])
@@ -105,7 +108,9 @@ class SamEncoder:
         iou = answers.iou.cpu().numpy()
         by_point = iou.reshape(-1, 3)
         wanted = (by_point >= np.minimum(MIN_IOU, by_point.max(1, keepdims=True))).ravel()
-        owner = share(self._low_bits(answers) * wanted[:, None], iou, automatic)
+        bits = self._low_bits(answers)
+        bits[~wanted] = 0
+        owner = share(bits, iou, automatic)
         stored = self._full_size(answers, np.unique(owner[owner >= 0]))
         number = np.full(len(owner) + 1, -1, np.int32)  # the last is that of owner -1: no mask
         number[stored.ids] = np.arange(len(stored.ids))
@@ -130,10 +135,26 @@ class SamEncoder:
         input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
         scaled = compute.onto(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]), self.device)
-        row_bytes = POINT_BYTES * (4 * features.shape[-1]) ** 2
-        parts = self._prompts.over(scaled, lambda part: self._decode(features, part), row_bytes)
-        low, iou = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        rows, columns = self._needed(input_hw)
+        low = torch.empty(3 * len(scaled), rows, columns, device=self.device)
+        iou = torch.empty(3 * len(scaled), device=self.device)
+
+        def decode(part: range) -> None:
+            # In place: collected, the results took several times their memory in a photo's thread, most likely because
+            # they lay among what each pass frees and cut malloc's heap into pieces.
+            into = slice(3 * part.start, 3 * part.stop)
+            whole, iou[into] = self._decode(features, scaled[part.start : part.stop])
+            low[into] = whole[:, :rows, :columns]
+
+        self._prompts.over(range(len(scaled)), decode, POINT_BYTES * self.low_px**2)
         return Answers(low, iou, input_hw, size_hw)
+
+    def _needed(self, input_hw: HW) -> HW:
+        """Rows and columns of an answer that the photo's logits depend on: its own and, for their ends, one more. All
+        where enlarging a part would not place its pixels exactly as enlarging the whole does."""
+        step, rest = divmod(self.input_px, self.low_px)
+        rows, columns = (self.low_px if rest else min(self.low_px, -(-side // step) + 1) for side in input_hw)
+        return rows, columns
 
     def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
@@ -150,7 +171,9 @@ class SamEncoder:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
         threshold = self.model.mask_threshold
-        parts = self._upscaled(answers, ids, lambda logits: (_extent(logits, threshold)[0], self._stability(logits)))
+        parts = self._upscaled(
+            answers, ids, lambda logits: (bitmaps.extent(logits, threshold), self._stability(logits))
+        )
         if not parts:
             return np.zeros(0, np.int64)
         boxes, stability = zip(*parts, strict=True)
@@ -162,13 +185,20 @@ class SamEncoder:
 
     def _upscaled(self, answers: Answers, ids: Tensor, run: Callable[[Tensor], T]) -> list[T]:
         """What `run` makes of the logits at the photo's size, float32 [m, H, W], some at a time."""
-        area = max(self.input_px**2, answers.size_hw[0] * answers.size_hw[1])
+        large_hw = [side * self.input_px // self.low_px for side in answers.low.shape[1:]]
+        height, width = answers.input_hw
 
-        def upscale(part: Tensor) -> T:
-            low = answers.low[part][:, None]
-            return run(self.model.postprocess_masks(low, answers.input_hw, answers.size_hw)[:, 0])
+        def upscale(part: Tensor) -> T:  # Sam.postprocess_masks of the whole answers
+            large = F.interpolate(answers.low[part][:, None], large_hw, mode="bilinear", align_corners=False)
+            within = large[..., :height, :width]
+            return run(F.interpolate(within, answers.size_hw, mode="bilinear", align_corners=False)[:, 0])
 
-        return self._full.over(ids, upscale, most=max(1, CHUNK_PX // area))
+        return self._full.over(ids, upscale, most=self._at_a_time(large_hw, answers.size_hw))
+
+    def _at_a_time(self, *sizes_hw: Sequence[int]) -> int:
+        """Masks of a part, by the pixels of the largest size that it has on its way."""
+        px = CACHED_PX if self.device.type == "cpu" else CHUNK_PX
+        return max(1, px // max(height * width for height, width in sizes_hw))
 
     def _stability(self, logits: Tensor) -> Tensor:
         """float32 [m]: how little the masks of logits [m, H, W] change with the threshold."""
@@ -177,28 +207,28 @@ class SamEncoder:
 
     def _low_bits(self, answers: Answers) -> Bits:
         """The masks at SAM's resolution within the photo, 64 pixels a word: uint64 [n, words]."""
-        side = answers.low.shape[-1]
-        rows, columns = (-(-length * side // self.input_px) for length in answers.input_hw)
-        bitmaps = (answers.low[:, :rows, :columns] > self.model.mask_threshold).flatten(1)
-        packed = np.packbits(bitmaps.cpu().numpy(), axis=1)
-        return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
+        rows, columns = (-(-length * self.low_px // self.input_px) for length in answers.input_hw)
+        within, threshold = answers.low[:, :rows, :columns], self.model.mask_threshold
+        most = self._at_a_time((rows, columns))
+        parts = self._full.over(within, lambda part: bitmaps.words(part > threshold), most=most)
+        return torch.cat(parts).cpu().numpy().view(np.uint64)
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
         """Those of these answers that have a pixel, at the photo's size."""
 
-        def run(logits: Tensor) -> tuple[NDArray[np.bool_], list[NDArray[np.uint32]], Floats, Floats]:
-            xyxy, there = _extent(logits, self.model.mask_threshold)
-            whole, stability = there.cpu().numpy(), self._stability(logits)[there].cpu().numpy()
-            bitmaps = (logits > self.model.mask_threshold).cpu().numpy()[whole]
-            runs = [rle.encode_mask(bitmap) for bitmap in bitmaps]
-            return whole, runs, xyxy[there].cpu().numpy().astype(np.float32), stability
+        threshold = self.model.mask_threshold
+
+        def run(logits: Tensor) -> tuple[list[NDArray[np.uint32]], Tensor, Tensor]:
+            return bitmaps.encode(logits > threshold), bitmaps.extent(logits, threshold), self._stability(logits)
 
         parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
         if not parts:
             return Stored(ids, [], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        whole, runs, boxes, stability = zip(*parts, strict=True)
+        runs, boxes, stability = zip(*parts, strict=True)
         flat = [run for part in runs for run in part]
-        return Stored(ids[np.concatenate(whole)], flat, np.concatenate(boxes), np.concatenate(stability))
+        there = np.array([len(run) > 1 for run in flat])  # one run alone: of zeros
+        xyxy, scores = (torch.cat(tensors).cpu().numpy()[there] for tensors in (boxes, stability))
+        return Stored(ids[there], list(compress(flat, there)), xyxy.astype(np.float32), scores)
 
     def identity(self) -> dict[str, Any]:
         """What the masks depend on, as JSON: weight digest, size and normalisation of the pixels."""
@@ -218,37 +248,6 @@ class Stored(NamedTuple):
     runs: list[NDArray[np.uint32]]
     boxes: NDArray[np.float32]
     stability: NDArray[np.float32]
-
-
-def _extent(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Boxes xyxy int [m, 4] of the pixels of logits [m, H, W] above the threshold, and whether there are any [m]."""
-    ends = []
-    for over in (1, 2):
-        hit = (logits.amax(over) > threshold).int()
-        ends.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
-    (x0, x1), (y0, y1) = ends
-    return torch.stack([x0, y0, x1, y1], 1), hit.any(1)
-
-
-def share(bits: Bits, iou: NDArray[np.float32], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which mask stands for each: int64 [n], -1 for an empty one.
-
-    bits: uint64 [n, words] bitmaps; iou: [n] predicted. Greedily from the highest predicted IoU on, each mask stands
-    for those left that have an IoU of SAME_MASK_IOU or more with it; `first` come before and all stand for themselves.
-    """
-    area = np.bitwise_count(bits).sum(1, dtype=np.int64)
-    owner = np.full(len(bits), -1, np.int64)
-    owner[first] = first
-    for i in [*first, *np.argsort(-iou, kind="stable")]:
-        if owner[i] < 0 < area[i]:
-            owner[i] = i
-        if owner[i] != i:
-            continue
-        near = (owner < 0) & (area >= SAME_MASK_IOU * area[i]) & (area * SAME_MASK_IOU <= area[i]) & (area > 0)
-        others = np.flatnonzero(near)
-        both = np.bitwise_count(bits[others] & bits[i]).sum(1, dtype=np.int64)
-        owner[others[both >= SAME_MASK_IOU * (area[others] + area[i] - both)]] = i
-    return owner
 
 
 def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:

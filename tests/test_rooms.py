@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "configs")
 TORCH_FILES = {
     "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",
-    "sam_decoder", "sam_vit", "mobile_sam", "dinov2", "encode", "needed", "budget",
+    "sam_decoder", "bitmaps", "sam_vit", "mobile_sam", "dinov2", "encode", "needed", "budget",
     "patch_encoder", "layers", "timm_encoder", "clip_trunk", "sam_trunk", "choose_encoder",
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "open_clip", "segment_anything"}

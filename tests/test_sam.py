@@ -10,7 +10,7 @@ import torch
 from configs.default import get_config
 from labelgen import mobile_sam, rle, sam
 from labelgen.errors import UserError
-from labelgen.sam import SamEncoder, load_sam, share
+from labelgen.sam import SamEncoder, load_sam
 from pocket.scenes import draw
 
 # isort: split
@@ -192,26 +192,23 @@ def test_no_mask_at_all_is_an_empty_set(encoder, monkeypatch):
 def test_masks_in_parts_are_the_masks_at_once(encoder, monkeypatch):
     image = photo((60, 90))
     whole = encoder.masks(image)
-    monkeypatch.setattr(sam, "CHUNK_PX", 1)
+    monkeypatch.setattr(sam, "CACHED_PX", 1)
     parts = encoder.masks(image)
     np.testing.assert_array_equal(whole.runs, parts.runs)
     np.testing.assert_array_equal(whole.point_masks, parts.point_masks)
 
 
-def bits(rows):
-    packed = np.packbits(np.array(rows, bool), axis=1)
-    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
-
-
-def test_share_by_hand():
-    a, b, c = np.zeros((3, 100), bool)
-    a[:40], b[:41], c[50:90] = True, True, True
-    none = np.zeros(100, bool)
-    iou = np.array([0.5, 0.9, 0.7, 0.99], np.float32)
-    assert share(bits([a, b, c, none]), iou, np.array([], int)).tolist() == [1, 1, 2, -1]
-    assert share(bits([a, b, c, none]), iou, np.array([0])).tolist() == [0, 0, 2, -1]
-    assert share(bits([a, b, c, none]), iou, np.array([0, 1])).tolist() == [0, 1, 2, -1]
-    assert share(bits([a, ~a, c, c]), iou, np.array([], int)).tolist() == [0, 1, 3, 3]
+@pytest.mark.parametrize("input_px", [64, 56])  # 32 x 32 answers: with 56 px no whole number of pixels each
+@pytest.mark.parametrize("size_hw", [*SIZES, (3, 90), (90, 1)])
+def test_logits_at_the_photos_size_are_the_predictors_to_the_bit(encoder, size_hw, input_px):
+    encoder.input_px = encoder.model.image_encoder.img_size = input_px
+    input_hw = tuple(max(1, int(side * input_px / max(size_hw) + 0.5)) for side in size_hw)
+    low = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
+    rows, columns = encoder._needed(input_hw)
+    answers = sam.Answers(low[:, :rows, :columns], torch.zeros(5), input_hw, size_hw)
+    found = torch.cat(encoder._upscaled(answers, torch.arange(5), lambda logits: logits))
+    assert torch.equal(found, encoder.model.postprocess_masks(low[:, None], input_hw, size_hw)[:, 0])
+    assert (rows < 32 or columns < 32) == (input_px == 64 and size_hw != (64, 64))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
