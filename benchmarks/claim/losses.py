@@ -46,7 +46,8 @@ def run(bench: Bench) -> Claim:
     return Claim(
         "The text-supervised contrastive loss over patches and class prototypes aligns patch features with text.",
         f"Each row trained with {bench.seeds} seeds, scored on {bench.split}. `tune` is another training of the row, "
-        f"with seed 0, that holds out {TUNING['train.holdout']:.0%} of the training photos, by their truth.",
+        f"with seed 0, that holds out {TUNING['train.holdout']:.0%} of the training photos, scored by "
+        f"{'their truth' if tune_question(bench) else 'their free labels'}.",
         [plain, refined_row(bench), *others, *small],
         [
             Comparison("T-SupCon is above prototype CE", supcon.figures["mIoU"], ce.figures["mIoU"]),
