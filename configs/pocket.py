@@ -53,8 +53,8 @@ def get_config() -> ConfigDict:
     config.train.supcon_prototype_weight = 10.0
     config.train.temperature = 0.1
     config.train.class_balance = 0.0
-    config.train.steps = 600
-    config.train.save_every = 100
+    config.train.steps = 300
+    config.train.save_every = 50
 
     config.eval.refine_min_iou = 0.9  # of the small SAM's masks only the surest vote
     config.eval.splits = ("eval", "held_out")

@@ -5,7 +5,8 @@
     python -m fmbseg_jax.predict --workdir=RUN --data=DATA --out=MASKS --format=png,coco,labelme,cvat,yolo
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
-classes than the head was trained with; nothing is trained again. Writes into MASKS, as --format says:
+classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
+dense map (fmbseg_jax.dense_map). Writes into MASKS, as --format says:
 
     masks/ID.png        png: class index a pixel, exactly the photo's size (palette PNG; 16-bit grey beyond 255 classes)
     classes.json        png: name -> index, colour, words

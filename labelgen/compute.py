@@ -28,7 +28,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out
 
 LANES = 4
 """Photos in work at a time, at most: while one waits for the CPU, the others keep the device busy. Each takes the
-memory of its own answers (0.8 GB for 1,024 points at SAM's resolution) and of its batches."""
+memory of its own answers (0.8 GB at most for 1,024 points) and of its batches."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
