@@ -69,7 +69,10 @@ def known_words(trained: Ontology, taught: Array, asked: Ontology, prototypes: A
     """bool [K, trained classes]: which trained class each asked word is near, one at most.
 
     Near is what is nearer than any two trained words of different classes are: there the head has learnt nothing that
-    would tell them apart. The very same word is always near. taught, prototypes: unit rows of the words.
+    would tell them apart. The very same word is always near. With VOC's 20 classes and CLIP ViT-B/16 the limit is .929
+    (bicycle, motorbike): couch is near sofa (.971), motorcycle near motorbike (.989), truck not near car (.924).
+
+    taught, prototypes: unit rows of the words.
     """
     classes = np.asarray(trained.word_class)
     others = (taught @ taught.T)[classes[:, None] != classes[None]]
