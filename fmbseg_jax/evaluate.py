@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.config import hosts_config
 from fmbseg_jax.embed import Embedder, check_fits
@@ -25,7 +26,7 @@ from fmbseg_jax.protocol import class_names, protocol, summary
 from fmbseg_jax.runs import open_run
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from fmbseg_jax.tally import Tally
-from fmbseg_jax.words import Words, split_words
+from fmbseg_jax.words import split_words
 from labelgen.config import command, load_config, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
@@ -47,16 +48,17 @@ HEAD, REFINED, PRESENT = "head", ", refined", ", present classes"
 class Readings:
     """Label maps of one photo, reading by reading."""
 
-    words: Words
+    asked: Asked
     presence: PresenceSettings
     refine_min_iou: float
     times: StageTimes
     background: Background | None = None
     """By a threshold, for the head; dense CLIP has the same with presence.dense_temperature."""
 
-    def __call__(self, z: Array, evidence: EvidenceRow) -> dict[str, LabelMap]:
-        """Reading -> class per pixel [H, W], from the head's embeddings [h', w', E] and the photo's evidence."""
-        size, ontology, prototypes = evidence.size_hw, self.words.ontology, self.words.prototypes
+    def __call__(self, z: Array, dense_z: Array | None, evidence: EvidenceRow) -> dict[str, LabelMap]:
+        """Reading -> class per pixel [H, W], from the photo's evidence and its embeddings [h', w', E] by the head and,
+        where words are new to it, by the RUN's dense map."""
+        size, ontology, prototypes = evidence.size_hw, self.asked.ontology, self.asked.prototypes
         maps: dict[str, LabelMap] = {}
         dense = self.background and Background(self.background.threshold, self.presence.dense_temperature)
         with self.times("dense CLIP"):
@@ -66,8 +68,9 @@ class Readings:
                 maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size, None, dense)
                 maps[name + PRESENT] = pixel_classes(patches, prototypes, ontology.word_class, size, present, dense)
         with self.times("head"):
-            maps[HEAD] = pixel_classes(z, prototypes, ontology.word_class, size, None, self.background)
-            maps[HEAD + PRESENT] = pixel_classes(z, prototypes, ontology.word_class, size, present, self.background)
+            answered = self.asked(z, dense_z)
+            maps[HEAD] = pixel_classes(*answered, size, None, self.background)
+            maps[HEAD + PRESENT] = pixel_classes(*answered, size, present, self.background)
         with self.times("refine"):
             maps[HEAD + REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
         return maps
@@ -97,10 +100,12 @@ def main(args: argparse.Namespace) -> int:
         truth = TruthReader(data, split, names, config.eval.truth)
         threshold = config.eval.background_threshold
         background = Background(threshold, restored.temperature) if threshold else None
-        readings = Readings(words, presence, config.eval.refine_min_iou, times, background)
+        asked = Asked(restored, words.ontology, words.prototypes)
+        readings = Readings(asked, presence, config.eval.refine_min_iou, times, background)
         tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
         rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in tally.counts.items()}
-        meaning = protocol(data, split, restored, names, words.source, config)
+        new = f"; new to the head: {', '.join(asked.new)}" if asked.new else ""
+        meaning = protocol(data, split, restored, names, words.source + new, config)
         result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
         path = run.path / "eval" / f"{split}.json"
         if hosts.is_first():
@@ -151,7 +156,7 @@ def count_split(
             with readings.times("read"):
                 seen, true = EvidenceRow.decode(evidence[i]), truth[i]
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
-            maps = readings(z, seen)
+            maps = readings(z, None if readings.asked.by_head else embed.dense(row), seen)
             with readings.times("count"):
                 tally.add(i, row.photo_id, true.label_map, maps)
             progress.add()

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 from PIL import Image
 
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.palette import palette
@@ -192,7 +193,8 @@ def split_photos(run: Run, split: str, most: int, out: Path) -> Iterator[Json]:
         labels = LabelRow.decode(rows.labels[i]) if rows.labels else None
         truth = rows.truth[i] if rows.truth else None
         check_same_photo(split, i, row.photo_id, seen.photo_id, *(r.photo_id for r in (labels, truth) if r))
-        shown = look(embed([row])[0], seen, labels, None if truth is None else truth.label_map)
+        dense_z = None if look.asked.by_head else embed.dense(row)
+        shown = look(embed([row])[0], dense_z, seen, labels, None if truth is None else truth.label_map)
         yield {"key": f"{split}-{i}", "split": split, **write_photo(run, out, f"{split}-{i}", shown, source)}
         progress.add()
     progress.close()
@@ -204,7 +206,8 @@ def looker(run: Run, split: str) -> Looker:
     settings = run.labelling.settings if run.labelling else LabelSettings.from_config(config)
     background = Background(threshold, run.restored.temperature) if threshold else None
     words = split_words(run.data, run.restored, config, split)
-    return Looker(words, settings, run.labelling, config.eval.refine_min_iou, background)
+    asked = Asked(run.restored, words.ontology, words.prototypes)
+    return Looker(asked, settings, run.labelling, config.eval.refine_min_iou, background)
 
 
 def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]:

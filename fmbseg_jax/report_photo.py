@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg_jax.asked import Asked
 from fmbseg_jax.segment import Background, pixel_classes, refined
-from fmbseg_jax.words import Words
 from labelgen import rle
 from labelgen.calibration import Calibration
 from labelgen.label import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
@@ -111,16 +111,25 @@ def range_names(classes: int) -> list[str]:
 class Looker:
     """What looking at a photo takes beside its rows."""
 
-    words: Words
+    asked: Asked
     settings: LabelSettings
     """Of the RUN, for dense CLIP and, where there are no labels, for what is detected."""
     labelling: Labelling | None
     refine_min_iou: float
     background: Background | None
 
-    def __call__(self, z: Array, evidence: EvidenceRow, labels: LabelRow | None, truth: LabelMap | None) -> Look:
-        """The photo whose head embeddings are z [h', w', E]; labels: as DATA has them; truth: [H, W], -1 unknown."""
-        ontology, prototypes, size = self.words.ontology, self.words.prototypes, evidence.size_hw
+    def __call__(
+        self,
+        z: Array,
+        dense_z: Array | None,
+        evidence: EvidenceRow,
+        labels: LabelRow | None,
+        truth: LabelMap | None,
+    ) -> Look:
+        """The photo whose embeddings are z [h', w', E] by the head and, where words are new to it, dense_z by the dense
+        map; labels: as DATA has them; truth: [H, W], -1 unknown."""
+        ontology, prototypes, size = self.asked.ontology, self.asked.prototypes, evidence.size_hw
+        patches, rows, classes = self.asked(z, dense_z)
         dense = dense_map(evidence, self.settings.variant)
         dense_background = self.background and Background(
             self.background.threshold, self.settings.presence.dense_temperature
@@ -132,12 +141,13 @@ class Looker:
             maps = stage_maps(stages, labels, size)
             points, presence = query_points(stages, seen), stages.presence
         maps["dense"] = pixel_classes(dense, prototypes, ontology.word_class, size, None, dense_background)
-        maps["head"] = pixel_classes(z, prototypes, ontology.word_class, size, None, self.background)
+        maps["head"] = pixel_classes(patches, rows, classes, size, None, self.background)
         maps["refined"] = refined(maps["head"].astype(np.uint16), evidence.masks, self.refine_min_iou)
         if truth is not None:
             maps["truth"] = truth
         presence = presence or detect(evidence, prototypes, ontology, self.settings.presence)
-        before, after = (class_scores(patches @ prototypes.T, ontology.word_class) for patches in (dense, z))
+        before = class_scores(dense @ prototypes.T, ontology.word_class)
+        after = class_scores(patches @ rows.T, classes)
         return Look(evidence.photo_id, size, maps, detected(presence), before, after, points)
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Words that a head was not trained with: which are known, and probabilities against the rule written out in loops."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
 
 from configs.default import get_config
-from fmbseg_jax import predict
+from fmbseg_jax import evaluate, predict
 from fmbseg_jax.asked import Asked, groups, known_words
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
@@ -121,3 +122,25 @@ def test_words_new_to_the_head_are_found_by_the_dense_map(
         wanted = np.where(tiny.classes_of(i) == 2, 2, 0)  # what the map gives to grass and ball the head calls grass
         wanted[0, 0] = 0  # that patch's features say ball
         assert np.array_equal(mask[4::8, 4::8], wanted)
+
+
+def test_evaluation_finds_new_words_as_prediction_does(tmp_path: Path) -> None:
+    """box was trained by another word than the one asked for, and the head calls every patch grass."""
+    data, ious = tiny.write_data(tmp_path / "data"), {}
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{n}: {w}\n" for n, w in zip(ONTOLOGY.names, tiny.SYNONYMS.words, strict=True)))
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\nfrom configs.default import get_config as default\n\n"
+        "def get_config():\n    config = default()\n    config.eval.splits = ('eval',)\n"
+        f"    config.eval.ontologies = ConfigDict({{'eval': {str(words)!r}}})\n    return config\n"
+    )
+    taught, only_grass = np.eye(5, dtype=np.float32)[[0, 1, 2, 4]], np.outer(np.ones(5), np.eye(5)[1])
+    for name, dense in (("with", np.eye(6, 5, dtype=np.float32)), ("without", None)):
+        run = tiny.write_run(tmp_path / name, get_config(), only_grass, prototypes=taught, dense_map=dense)
+        places = [f"--config={config}", f"--data={data}", f"--workdir={run}"]
+        assert command(evaluate.main, evaluate.arguments(), places) == 0
+        result = json.loads((run / "eval/eval.json").read_text())
+        ious[name] = result["readings"]["head"]["per_class"]["box"]
+        assert ("new to the head: box" in result["protocol"]["words"]) == (name == "with")
+    assert ious["with"] > 0.8 and ious["without"] < 0.1
