@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.claim import verdict
 from benchmarks.claim.page import by_number
 from benchmarks.claim.verdict import number
+from benchmarks.claim.zero_shot import LEFT_OUT, READINGS
 from benchmarks.evaluations import PRESENT, evaluations
 from benchmarks.setting import where
 from labelgen.config import ROOT, command, parser
@@ -206,14 +208,34 @@ def verdicts(known: Figures) -> str:
 
 def tried(known: Figures) -> str:
     """The rows of claim 9, as one line each."""
-    if "losses" not in known["claims"]["claims"]:
-        raise UserError(f"{CLAIMS}: the claim losses is missing; run benchmarks.claims --page=docs/claims.md for all")
-    rows = known["claims"]["claims"]["losses"]["rows"]
+    rows = claim_rows(known, "losses")
     ours = mean(rows[0]["figures"]["mIoU"])
     same = [row for row in rows[1:] if set(row["figures"]) >= {"mIoU"} and not row["name"].startswith("few steps")]
     ordered = sorted(same, key=lambda row: -mean(row["figures"]["mIoU"]))
     said = ", ".join(f"{row['name']} {mean(row['figures']['mIoU']) - ours:+.3f}" for row in ordered)
     return f"Against the shipped config ({number(ours)} on eval), each row one change: {said}."
+
+
+def new_words(known: Figures) -> str:
+    """Claim 7's classes that training left out."""
+    rows = {row["name"]: row["figures"] for row in claim_rows(known, "zero_shot")}
+    ours, alone, dense = (rows[READINGS[name]] for name in ("head", "head alone", "dense map"))
+    clip = next(figures for name, figures in rows.items() if name.startswith("dense CLIP") and "unseen" in figures)
+    unseen = {"with the dense map": ours, "that map alone": dense, "the head alone": alone, "dense CLIP": clip}
+    said = ", ".join(f"{name} {verdict.cell(figures['unseen'])}" for name, figures in unseen.items())
+    return (
+        f"One class in {LEFT_OUT} left out of training (a draw a seed), asked for beside the others on eval, mIoU of "
+        f"those left out:\n{said}.\nOf the trained ones beside them: with the dense map {verdict.cell(ours['seen'])}, "
+        f"dense CLIP {verdict.cell(clip['seen'])}."
+    )
+
+
+def claim_rows(known: Figures, name: str) -> list[Figures]:
+    """A claim's rows. UserError where it was not tried."""
+    if name not in known["claims"]["claims"]:
+        raise UserError(f"{CLAIMS}: the claim {name} is missing; run benchmarks.claims --page=docs/claims.md for all")
+    rows: list[Figures] = known["claims"]["claims"][name]["rows"]
+    return rows
 
 
 BLOCKS: dict[str, Callable[[Figures], str]] = {
@@ -222,6 +244,7 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
     "ratios": ratios,
     "labels": labels,
     "verdicts": verdicts,
+    "new_words": new_words,
     "tried": tried,
 }
 
