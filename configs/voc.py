@@ -8,7 +8,7 @@
 The same DATA serves the other reading: label again with --config=configs/voc.py:voc20 and train into another RUN.
 Hardware: a GPU to encode (the three models are 5.5 GB in float32); the head trains on anything.
 Photos: 10,582 (trainaug) or 1,464 (train), 1,449 (val).
-Expected time and score: not measured but on a CPU: 415 processor seconds a photo (benchmarks/README.md).
+Expected time and score: not measured but on a CPU: 306 processor seconds a photo (benchmarks/README.md).
 """
 
 from ml_collections import ConfigDict

@@ -26,7 +26,7 @@ from labelgen.sources.choose import open_source
 
 MODELS = ("ViT-L-14", "vit_h", "vit_large_patch14_dinov2.lvd142m")
 """Those that the following were measured or computed with, for photos of 500 x 375 px."""
-PROCESSOR_S = 415
+PROCESSOR_S = 306
 PHOTO_BYTES = 8 * MB
 """Features 37 x 37 x 1024 in bfloat16, three dense maps 28 x 37 x 768 in float16, and some 5 % for all else."""
 VOC_PHOTOS = {"train": 1_464, "trainaug": 10_582, "val": 1_449}

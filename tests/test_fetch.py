@@ -136,7 +136,7 @@ def tell(*more):
 
 
 def test_the_budget_of_voc_is_the_sum_of_what_is_missing(tmp_path, monkeypatch, capsys):
-    """Archives as stated, weights by their parameters (427.6, 641.1 and 304.4 million), 8 MB and 415 s a photo."""
+    """Archives as stated, weights by their parameters (427.6, 641.1 and 304.4 million), 8 MB and 306 s a photo."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 200 * 10**9))
     voc_py = ["--config=configs/voc.py", f"--config.weights_dir={tmp_path}/w", f"--out={tmp_path}"]
@@ -144,7 +144,7 @@ def test_the_budget_of_voc_is_the_sum_of_what_is_missing(tmp_path, monkeypatch, 
     said = capsys.readouterr().out
     assert "to fetch:   7.49 GB (archives 2.00 GB, weights 5.49 GB)\n" in said
     assert "disk:       32.80 GB more" in said and "DATA of 2913 photos: 23.30 GB in all" in said
-    assert "about 336 processor hours" in said and "on a GPU not measured" in said
+    assert "about 248 processor hours" in said and "on a GPU not measured" in said
     assert tell(*voc_py, "--fetch=voc,sbd") == 0
     assert "to fetch:   8.91 GB" in (said := capsys.readouterr().out) and "DATA of 12031 photos: 96.25 GB" in said
     (tmp_path / "data").mkdir()
