@@ -9,6 +9,7 @@ the head alone.
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
 
 from fmbseg_jax.checkpoint import Restored
 from labelgen.ontology import Ontology, class_scores
@@ -52,16 +53,17 @@ class Asked:
     def _logs(self, z: Array, dense: Array) -> Logs:
         """log P float64 [h, w, C]."""
         word_class, settings = np.asarray(self.ontology.word_class), self._restored.config.presence
-        logs = log_softmax(class_scores(dense @ self.prototypes.T, word_class) / settings.dense_temperature)
+        scores = class_scores(dense.astype(np.float64) @ self.prototypes.T, word_class)
+        logs: Logs = log_softmax(scores / settings.dense_temperature, -1)
         members = [np.flatnonzero(self._groups == group) for group in np.unique(self._groups[self._groups >= 0])]
         if not members:
             return logs
-        words = np.where(self._known_words, z @ self.prototypes.T, -np.inf)
+        words = np.where(self._known_words, z.astype(np.float64) @ self.prototypes.T, -np.inf)
         head = class_scores(words, word_class) / self._restored.temperature
-        head = log_softmax(np.stack([head[..., its].max(-1) for its in members], -1))
-        known = log_sum(logs[..., self._groups >= 0])
+        head = log_softmax(np.stack([head[..., its].max(-1) for its in members], -1), -1)
+        known = logsumexp(logs[..., self._groups >= 0], -1)
         for i, its in enumerate(members):
-            logs[..., its] += (known + head[..., i] - log_sum(logs[..., its]))[..., None]
+            logs[..., its] += (known + head[..., i] - logsumexp(logs[..., its], -1))[..., None]
         return logs
 
 
@@ -99,15 +101,3 @@ def groups(near: NDArray[np.bool_]) -> NDArray[np.int64]:
         if len(shared) > 1:
             group[np.isin(group, shared)] = shared[0]
     return group
-
-
-def log_softmax(logits: NDArray[np.floating]) -> Logs:
-    """float64, over the last axis."""
-    exact = logits.astype(np.float64)
-    return np.asarray(exact - log_sum(exact)[..., None])
-
-
-def log_sum(logs: Logs) -> Logs:
-    """log of the sum of exp over the last axis."""
-    peak = logs.max(-1, keepdims=True)
-    return np.asarray(np.log(np.exp(logs - peak).sum(-1)) + peak[..., 0])
