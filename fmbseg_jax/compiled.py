@@ -12,17 +12,6 @@ from pathlib import Path
 import jax
 
 from fmbseg_jax.runs import Run
-from labelgen.errors import UserError
-from labelgen.remote import is_remote
-
-
-def check(folder: str) -> None:
-    """UserError for a url: JAX wants a folder."""
-    if is_remote(folder):
-        raise UserError(
-            f"compile_cache={folder!r} is a url; set it to a folder's name, which is kept in RUN and goes to RUN's url "
-            "with it, or to '' for none"
-        )
 
 
 def keep_compiled(run: Run, folder: str) -> None:

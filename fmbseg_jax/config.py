@@ -5,8 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmbseg_jax import compiled, hosts
+from fmbseg_jax import hosts
 from labelgen.errors import UserError
+from labelgen.remote import is_remote
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def train_config(config: ConfigDict) -> TrainConfig:
     """The typed settings of a ConfigDict. UserError names the first field that is out of range, its value, the mend."""
     train = config.train
     _check(config)
-    compiled.check(config.compile_cache)
     return TrainConfig(
         head=head_config(config),
         loss=LossConfig(**{name: train[name] for name in LossConfig.__annotations__}),
@@ -177,6 +177,11 @@ def _check(config: ConfigDict) -> None:
     if not 0 <= train.resident_share <= 1:
         raise UserError(
             f"train.resident_share={train.resident_share} is no share of a device's memory; set it to 0 ... 1"
+        )
+    if is_remote(config.compile_cache):
+        raise UserError(
+            f"compile_cache={config.compile_cache!r} is a url; set it to the name of a folder, which is kept in RUN "
+            "and goes to the url of RUN with it, or to '' for none"
         )
     if not 0 <= train.holdout < 1:
         raise UserError(f"train.holdout={train.holdout} is no share of the photos; set it to 0 or more and below 1")

@@ -22,8 +22,9 @@ from labelgen.dataset import Dataset
 from labelgen.direct import DirectReader
 from labelgen.errors import UserError
 from labelgen.merge import patch_targets
-from labelgen.records import HW, FeatureRow, LabelRow, check_same_photo
+from labelgen.records import FeatureRow, LabelRow, check_same_photo
 from labelgen.truth import TruthReader
+from labelgen.windows import HW
 
 Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]

@@ -50,7 +50,9 @@ class Towers:
     def features(self, photo: Photo) -> FeatureRow:
         """The row that labelgen would have written of this photo."""
         dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
-        return feature_row(photo, self._patches.features(photo.image), self._patches.grid_hw, dtype)
+        return feature_row(
+            photo.photo_id, photo.image.shape[:2], self._patches.features(photo.image), self._patches.grid_hw, dtype
+        )
 
     def text(self, words: Sequence[str]) -> NDArray[np.float32]:
         """float32 [K, E] unit rows of words, in the templates of the RUN."""

@@ -17,10 +17,14 @@ from ml_collections import ConfigDict
 from labelgen.errors import UserError
 from labelgen.frame import command as command  # for the commands, beside load_config
 from labelgen.frame import parser as parser
-from labelgen.sources.choose import NAMES as SOURCES
 
 ROOT = Path(__file__).parents[1]
 Check = Callable[[Any], bool]
+SOURCES = (
+    *("folder", "black_and_white", "voc", "context", "cityscapes", "ade20k"),
+    *("camvid", "coco_stuff", "coco", "coco_panoptic"),
+)
+"""Layouts of photos.root; beside them "tfds:NAME". labelgen/sources/choose.py opens each."""
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -85,7 +85,7 @@ class Encoders:
             crops, boxes, dense = self._views.evidence(image, features)
         with self.times("sam"):
             masks = self._sam.masks(image)
-        row = feature_row(photo, features, self.grid_hw, self._dtype)
+        row = feature_row(photo.photo_id, photo.image.shape[:2], features, self.grid_hw, self._dtype)
         return (
             row,
             EvidenceRow(photo.photo_id, size_hw, row.grid_hw, crops, boxes, dense, masks),

@@ -41,8 +41,8 @@ from labelgen.shards import is_finished, sweep
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
-from labelgen.views import HW, encoder_settings
-from labelgen.windows import onto_grid
+from labelgen.views import encoder_settings
+from labelgen.windows import HW, onto_grid
 
 if TYPE_CHECKING:
     from labelgen.compute import Lanes

@@ -15,8 +15,8 @@ from PIL import Image
 
 from labelgen import example
 from labelgen.errors import UserError
+from labelgen.windows import HW
 
-HW = tuple[int, int]
 FEATURE_DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
@@ -80,7 +80,7 @@ class MaskSet:
     """[R] run lengths of all masks, one after the other (labelgen.rle)."""
     offsets: NDArray[np.int64]
     """[M + 1] where each mask's runs start in `runs`."""
-    size_hw: HW
+    size_hw: tuple[int, int]
     boxes: NDArray[np.float32]
     """[M, 4] xyxy in px."""
     iou: NDArray[np.float32]
@@ -98,7 +98,7 @@ class MaskSet:
         return len(self.iou)
 
     @staticmethod
-    def empty(size_hw: HW) -> "MaskSet":
+    def empty(size_hw: tuple[int, int]) -> "MaskSet":
         """No masks, no prompts."""
         floats = np.zeros((0, 4), np.float32)
         return MaskSet(

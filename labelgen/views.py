@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow
-from labelgen.sources.base import Photo
+from labelgen.windows import HW
 
-HW = tuple[int, int]
 LAST = (-1,)
 """encoder.layers where only the last one is taken."""
 
@@ -60,10 +59,12 @@ def encoder_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if name == "layers" else value for name, value in fields.items() if name not in left_out}
 
 
-def feature_row(photo: Photo, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]) -> FeatureRow:
-    """The features float32 [h', w', D] of a whole photo, laid on the fixed grid in the DATA's type."""
+def feature_row(
+    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
+) -> FeatureRow:
+    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
     h, w, width = features.shape
     padded = np.zeros((*grid_hw, width), dtype)
     padded[:h, :w] = features
-    height, across, _ = photo.image.shape
-    return FeatureRow(photo.photo_id, (height, across), (0.0, 0.0, float(across), float(height)), (h, w), padded)
+    whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)

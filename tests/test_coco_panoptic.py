@@ -62,7 +62,9 @@ def test_segments_have_the_classes_of_their_categories_void_and_crowds_none(root
 
 def test_without_masks_no_json_is_needed(root: Path) -> None:
     (root / "annotations/panoptic_val2017.json").unlink()
-    source = panoptic_source(root, "val2017", "", 10**6)
+    splits = {"val": {"photos": "val2017", "masks": ""}}
+    settings = {"source": "coco_panoptic", "root": str(root), "max_pixels": 10**6, "splits": splits}
+    source = open_source(ConfigDict(settings), "val")
     assert len(source.list()) == 2 and source.classes is None and source.load("000000000001").label_map is None
 
 

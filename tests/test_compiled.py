@@ -9,8 +9,10 @@ from processes import HOST_RUN, Ended, hosts
 from synthetic import write_data
 from training import argv, digests
 
-from fmbseg_jax.compiled import check, keep_compiled
+from fmbseg_jax.compiled import keep_compiled
+from fmbseg_jax.config import train_config
 from fmbseg_jax.runs import open_run
+from labelgen.config import ROOT, load_config
 from labelgen.errors import UserError
 
 FIELDS: dict[str, Any] = {"train_steps": 20, "train_resident_share": 0}
@@ -48,6 +50,7 @@ def test_without_a_folder_nothing_is_kept_and_a_url_is_refused(tmp_path: Path) -
     jax.config.update("jax_compilation_cache_dir", None)  # another test's
     keep_compiled(open_run(tmp_path), "")
     assert not jax.config.jax_compilation_cache_dir
-    check("compiled")
-    with pytest.raises(UserError, match="compile_cache='s3://bucket/x' is a url; set it to a folder's name"):
-        check("s3://bucket/x")
+    shipped = str(ROOT / "configs/pocket.py")
+    assert train_config(load_config(shipped, ["compile_cache=compiled"])).compile_cache == "compiled"
+    with pytest.raises(UserError, match="compile_cache='s3://bucket/x' is a url; set it to the name of a folder"):
+        train_config(load_config(shipped, ["compile_cache=s3://bucket/x"]))

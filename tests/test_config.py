@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import ROOT, command, digest, load_config, parser
+from labelgen.config import ROOT, SOURCES, command, digest, load_config, parser
 from labelgen.errors import UserError
+from labelgen.sources import choose
 
 DEFAULT = str(ROOT / "configs/default.py")
 
@@ -154,3 +155,7 @@ def test_unknown_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> No
             run(lambda args: 0, *argv, config=config)
         assert stop.value.code == 2
     assert "--outt=x" in capsys.readouterr().err
+
+
+def test_the_layouts_that_a_config_may_name_are_those_that_can_be_opened() -> None:
+    assert sorted(SOURCES) == sorted([*choose.FOLDERS, *choose.LAYOUTS, *choose.JSONS])

@@ -12,7 +12,6 @@ from PIL import Image
 from labelgen.errors import UserError
 from labelgen.records import FEATURE_DTYPES
 from labelgen.resample import bilinear_matrix
-from labelgen.sources.base import Photo
 from labelgen.views import feature_row
 
 # isort: split
@@ -81,7 +80,7 @@ def test_beit_takes_one_size_and_what_the_photo_does_not_fill_is_no_patch_of_it(
     features = encoder.features(photo())
     assert seen[0].shape == (1, 3, 48, 48) and not seen[0][:, :, 32:].any() and seen[0][:, :, :32].any()
     assert features.shape == (4, 6, 32)
-    row = feature_row(Photo("a", photo()), features, encoder.grid_hw, FEATURE_DTYPES["float32"])
+    row = feature_row("a", (64, 96), features, encoder.grid_hw, FEATURE_DTYPES["float32"])
     assert row.grid_hw == (4, 6) and row.features.shape == (6, 6, 32)
     assert not row.features[4:].any() and row.features[:4].all(-1).all()
 

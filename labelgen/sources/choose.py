@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from labelgen.errors import UserError
 from labelgen.sources.base import Source
 from labelgen.sources.coco import coco_source
+from labelgen.sources.coco_json import find_folder
 from labelgen.sources.coco_panoptic import panoptic_source
 from labelgen.sources.folder import BlackAndWhiteTruth, IndexTruth, folder_source
 from labelgen.sources.layouts import LAYOUTS
@@ -15,7 +16,6 @@ from labelgen.sources.tfds import tfds_source
 
 FOLDERS = ("folder", "black_and_white")
 JSONS = {"coco": coco_source, "coco_panoptic": panoptic_source}
-NAMES = (*FOLDERS, *LAYOUTS, *JSONS)
 TFDS = "tfds:"
 """Begins the name of a TensorFlow Datasets' builder."""
 
@@ -36,6 +36,8 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         index = photos.source == "folder"
         meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
         return folder_source(root, photos.max_pixels, wanted.photos, masks, meaning if masks else None)
+    if photos.source in JSONS and not masks:  # every picture of the folder
+        return folder_source(root, photos.max_pixels, find_folder(root, wanted.photos))
     if photos.source in JSONS:
         return JSONS[photos.source](root, wanted.photos, masks, photos.max_pixels)
     if photos.source.startswith(TFDS):

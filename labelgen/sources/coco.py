@@ -19,13 +19,11 @@ from labelgen.sources.coco_json import (
     JsonTruth,
     Picture,
     check_unique,
-    find_folder,
     read_categories,
     read_json,
     read_pictures,
 )
 from labelgen.sources.coco_masks import check, mask_of
-from labelgen.sources.folder import folder_source
 
 KINDS = ("instances", "stuff", "instances+stuff")
 _THINGS_PIXEL = "other"
@@ -55,13 +53,11 @@ def coco_source(root: Path, photos: str, masks: str, max_pixels: int) -> Source:
     """Photos of PHOTOS/ or images/PHOTOS/ with the truth of annotations/KIND_PHOTOS.json; masks: KIND.
 
     instances: pixels in no annotation are class "background", the first. stuff: they are not annotated. instances+stuff
-    (COCO-Stuff's 171): things lie on stuff, the rest is not annotated. "": no truth, every picture of the folder.
+    (COCO-Stuff's 171): things lie on stuff, the rest is not annotated.
     Crowds, of which no single thing is drawn, are not annotated unless something else lies there. Where annotations of
     one json overlap, the one with fewer pixels is on top, and of equal ones the later: a cup is drawn on its table.
     UserError when files or keys are missing or when records do not fit together.
     """
-    if not masks:
-        return folder_source(root, max_pixels, find_folder(root, photos))
     if masks not in KINDS:
         raise UserError(f"photos.splits: masks = {masks!r}; of COCO set {', '.join(KINDS)} or nothing")
     layers = [read_annotations(root / "annotations" / f"{kind}_{photos}.json") for kind in masks.split("+")]

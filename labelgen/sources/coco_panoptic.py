@@ -19,12 +19,10 @@ from labelgen.sources.coco_json import (
     JsonTruth,
     Picture,
     check_unique,
-    find_folder,
     read_categories,
     read_json,
     read_pictures,
 )
-from labelgen.sources.folder import folder_source
 
 
 class Segment(NamedTuple):
@@ -47,11 +45,8 @@ def panoptic_source(root: Path, photos: str, masks: str, max_pixels: int) -> Sou
     """Photos of PHOTOS/ or images/PHOTOS/ with the truth of annotations/MASKS.json and its PNGs in annotations/MASKS/.
 
     Classes are the json's categories by ascending id. Pixels of no segment (id 0) and of crowds are not annotated.
-    masks "": no truth, every picture of the folder. UserError when files or keys are missing or when records do not
-    fit together.
+    UserError when files or keys are missing or when records do not fit together.
     """
-    if not masks:
-        return folder_source(root, max_pixels, find_folder(root, photos))
     return JsonSource(root, photos, _truth(root / "annotations", masks), max_pixels)
 
 
