@@ -196,7 +196,7 @@ def ran_out(error: Exception) -> bool:
 def _let_go(error: BaseException | None) -> None:
     """Empties the functions that the error, and those before it, came out of: what they held is free at once.
 
-    Else their tensors live as long as the error, which may be part of a circle (contextlib makes one since Python 3.12).
+    Else tensors live as long as the error, which may be part of a circle (contextlib makes one since Python 3.12).
     """
     while error:
         traceback.clear_frames(error.__traceback__)
