@@ -19,6 +19,11 @@ DATA/failures.jsonl.
 place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import os
 import signal
