@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import labelgen  # noqa: F401  (first: Ctrl-C while jax is imported)
-
 if TYPE_CHECKING:
     from fmbseg_jax.segmenter import Segmentation, Segmenter
 

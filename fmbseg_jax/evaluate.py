@@ -10,6 +10,11 @@ several hosts (--config.distributed) each counts its share of the photos and the
 to the last digit.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 from dataclasses import dataclass
 from typing import Any

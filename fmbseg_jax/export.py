@@ -10,6 +10,11 @@ Writes into FOLDER (docs/export.md says how to use them):
     head.json           words, temperature, and what makes the features: encoder, its digest, pixels, patches
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import json
 import sys

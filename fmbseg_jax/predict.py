@@ -17,6 +17,11 @@ dense map (fmbseg_jax.dense_map). Writes into MASKS, as --format says:
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import io
 import json

@@ -11,6 +11,11 @@ picture to its mask. Without truth there are no scores, but the pictures are the
     files/SPLIT-ROW.jpg   the photo
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import io
 import json

@@ -7,6 +7,11 @@ few, and nothing is written. It listens to this machine alone unless --host says
 address can use it: there is no password. Needs `pip install starlette uvicorn`. Ctrl-C stops it.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import contextlib
 import socket

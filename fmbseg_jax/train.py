@@ -12,6 +12,11 @@ TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: st
 oracle that train.targets=truth asks for.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import signal
 from collections.abc import Callable

@@ -8,6 +8,11 @@ Seconds and bytes a photo are known for the models of configs/voc.py alone: proc
 models (benchmarks/README.md), bytes from the shapes of the arrays. Exits with 2 where the disk of FOLDER has no room.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from pathlib import Path

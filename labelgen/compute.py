@@ -3,6 +3,7 @@
 Data flow: config.device, config.dtype, batch_size -> what clip, dense, sam and dinov2 run on.
 """
 
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -192,6 +193,16 @@ def ran_out(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Empties the functions that the error, and those before it, came out of: what they held is free at once.
+
+    Else tensors live as long as the error, which may be part of a circle (contextlib makes one since Python 3.12).
+    """
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 class Batches:
     """How many rows an encoder takes at a time: as set, or as the device's memory allows; halved when it runs out.
 
@@ -218,9 +229,10 @@ class Batches:
             try:
                 with enough_memory(self.encoder, self.mend), self.busy():
                     done.append(run(rows[start : start + count]))
-            except OutOfMemoryError:
+            except OutOfMemoryError as error:
                 if count == 1:
                     raise
+                _let_go(error)
             else:
                 start += count
                 continue

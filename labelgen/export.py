@@ -8,6 +8,11 @@ docs/formats.md says what each keeps and loses, the last line what these files l
 a COCO json come back by `python -m labelgen.run --labels_from=FOLDER`.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence

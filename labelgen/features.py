@@ -11,6 +11,11 @@ runs again. Killed or stopped, it goes on at the photo it was at; so it does wit
 --worker=3/4, in any order: whoever finds all photos encoded finishes DATA2, the same to the byte.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import contextlib
 import os

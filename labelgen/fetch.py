@@ -9,6 +9,11 @@ fetches the Semantic Boundaries Dataset for the names of its photos alone (the p
 `trainaug`: VOC's train and SBD's photos, less VOC's val. --url and --sha256 name another server's copy.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from pathlib import Path

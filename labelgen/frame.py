@@ -63,7 +63,7 @@ def command(
     args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
     if unknown:
         flags.error(f"unknown argument {unknown[0]}")
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as it is while modules are imported
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # labelgen.interrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = _guarded(main, args)
     return _handed_on(sys.stdout) or code

@@ -8,6 +8,11 @@ where a person has corrected labels, the labels as they are now too.
 Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/NAME/quality.json.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from collections.abc import Iterator

@@ -42,6 +42,7 @@ def cluster(address: str, data: Path) -> Iterator[str]:
     ray = _ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler, token = signal.getsignal(signal.SIGTERM), secrets.token_hex(8)
+    ignores_ctrl_c = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     try:
         _join(ray, address)
     finally:
@@ -55,7 +56,8 @@ def cluster(address: str, data: Path) -> Iterator[str]:
         (data / SHARED).unlink(missing_ok=True)
         ray.shutdown()
         signal.signal(signal.SIGTERM, handler)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not ignores_ctrl_c:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _ray() -> Any:
@@ -170,8 +172,10 @@ class _Stage:
         worker, method = self._calls.pop(call)
         try:
             answer = self._ray.get(call)
-        except self._ray.exceptions.RayActorError:
-            return self._lost(worker)
+        except self._ray.exceptions.RayTaskError:  # a fault in what it does
+            raise
+        except self._ray.exceptions.RayError as error:  # it, its node or its memory came to an end
+            return self._lost(worker, self._why(error))
         if isinstance(answer, Failed):
             raise answer.error()
         if method == "open":
@@ -195,10 +199,18 @@ class _Stage:
         for note in told.notes:
             self._line.note(note)
 
-    def _lost(self, worker: int) -> None:
+    def _why(self, error: Exception) -> str:
+        """What a note adds of why a worker is gone; nothing where all that Ray says is that it is."""
+        if isinstance(error, self._ray.exceptions.RayActorError):
+            return ""
+        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
+            return " (out of memory)"
+        return " ({})".format(str(error).strip().partition("\n")[0][:200])
+
+    def _lost(self, worker: int, why: str) -> None:
         if worker in self._actors:
             node = self._nodes.pop(worker)
-            self._line.note(f"a worker on node {node[:8]} is gone; its shard goes to another one")
+            self._line.note(f"a worker on node {node[:8]} is gone{why}; its shard goes to another one")
             del self._actors[worker]
             self._ready.discard(worker)
             self._calls = {call: at for call, at in self._calls.items() if at[0] != worker}

@@ -19,6 +19,11 @@ DATA/failures.jsonl.
 place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import os
 import signal
@@ -90,7 +95,8 @@ def _on_cluster(
         raise UserError(f"device = {config.device!r}; with --engine=ray each worker has its own GPU: set it to cuda")
     stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as Ctrl-C is in a shell's background
+            signal.signal(number, stop)
     said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
     if args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)

@@ -12,6 +12,11 @@ the files are there, labelgen.run needs no network. The size of a missing file i
 float32; some files are stored smaller. Licences are those that the files' publishers state.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 

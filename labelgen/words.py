@@ -14,6 +14,11 @@ is exactly the one gives the other odds less than e times smaller, at presence.t
 photo is encoded again, so that other words are tried in seconds. Nothing is written.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,1 @@
 """The pocket world: small drawn scenes with exact truth, and the small CLIP, SAM and DINOv2 trained on them."""
-
-import labelgen  # noqa: F401  (first: Ctrl-C while torch is imported)

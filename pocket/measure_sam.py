@@ -7,6 +7,11 @@ Prints a table; nothing is written.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 import time

@@ -7,6 +7,11 @@ The only place where a class meets these features; nothing is trained on it.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from pathlib import Path

@@ -9,6 +9,11 @@ trained on scenes of other seeds.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import io
 import os

@@ -23,6 +23,11 @@ reach .473, .505 (.77, .24), .503; presence .84, .64; portraits .15, below chanc
 that they stand on, and there they stand on other stuff than in training.
 """
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import json
 import math

@@ -18,6 +18,11 @@ The scratch folder holds the scenes drawn ahead and a checkpoint; the same comma
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import math
 import os

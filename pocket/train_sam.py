@@ -15,6 +15,11 @@ points (predicted IoU > .6, stability >= .4) hold stuff at IoU .64 and things at
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from labelgen import interrupt
+
+    interrupt.silent()
+
 import argparse
 import math
 import os

@@ -2,16 +2,18 @@
 
 HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
 digest of each, how often each jitted function was compiled, and how often JAX found one in its cache or did not; it is
-written when all have ended well. HOST_SECONDS is slept before every step.
+written when all have ended well. HOST_SECONDS is slept before every step but the first HOST_QUICK.
 """
 
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import jax
 
 from fmbseg_jax import hosts
 from fmbseg_jax.feed import Feed
+from fmbseg_jax.resident import Resident
 from labelgen.config import command
 
 BATCHES: list[list[tuple[int, str]]] = []
@@ -31,7 +34,6 @@ def watch() -> None:
     real = Feed.__next__
 
     def read(feed: Feed) -> Any:
-        time.sleep(float(os.environ.get("HOST_SECONDS", "0")))
         batch = real(feed)
         BATCHES.append(rows_of(batch))
         return batch
@@ -44,9 +46,22 @@ def watch() -> None:
         folder, _, what = name.rpartition("/")
         CACHE.update([what] if folder == "/jax/compilation_cache" else [])
 
-    Feed.__next__ = read  # type: ignore[method-assign]
+    Feed.__next__ = slowed(read)  # type: ignore[method-assign]
+    Resident.__next__ = slowed(Resident.__next__)  # type: ignore[method-assign]
     jax.monitoring.register_event_listener(event)
     jax.monitoring.register_event_duration_secs_listener(compiled)
+
+
+def slowed(batch: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same batches, each after its pause."""
+    quick, seconds = int(os.environ.get("HOST_QUICK", "0")), float(os.environ.get("HOST_SECONDS", "0"))
+    taken = itertools.count()
+
+    def next_batch(batches: Any) -> Any:
+        time.sleep(seconds if next(taken) >= quick else 0)
+        return batch(batches)
+
+    return next_batch
 
 
 def rows_of(batch: Any) -> list[tuple[int, str]]:

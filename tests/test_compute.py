@@ -154,23 +154,42 @@ def test_other_errors_are_not_taken_for_want_of_memory():
     assert seen == [4]
 
 
-def test_a_failed_pass_lets_go_of_its_tensors_before_the_next(monkeypatch):
+def plain(held):
+    raise MemoryError
+
+
+def in_a_circle(held):
+    error = MemoryError()
+    error.itself = error  # until the collector of circles comes by
+    raise error
+
+
+def after_another(held):
+    try:
+        in_a_circle(held)
+    except MemoryError:
+        del held  # the first error has it
+        raise torch.OutOfMemoryError("CUDA out of memory.")  # noqa: B904  (as torch raises within a handler)
+
+
+@pytest.mark.parametrize("run_out", [plain, in_a_circle, after_another])
+def test_a_failed_pass_lets_go_of_its_tensors_before_the_next(run_out):
     alive = []
 
-    class Held(list):
+    class Held:
+        def __init__(self, number):
+            self.number = number
+            alive.append(number)
+
         def __del__(self):
             alive.remove(self.number)
 
     def run(rows):
-        held = Held()
-        held.number = len(rows)
-        alive.append(held.number)
         if len(rows) > 1:
-            raise MemoryError
-        assert alive == [1]
+            run_out(Held(len(rows)))
+        assert alive == []
 
     Batches("CLIP", "mend", CPU, 4).over(torch.zeros(2), run)
-    assert alive == []
 
 
 def test_the_cache_of_a_gpu_is_emptied(monkeypatch):

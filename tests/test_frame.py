@@ -69,10 +69,19 @@ def test_a_full_disk_under_the_output_is_one_line(lines: str) -> None:
     assert ended.stderr.splitlines()[-1] == wanted and "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("name", ["labelgen.run", "fmbseg_jax.train", "pocket.train_clip"])
+PACKAGES = ("labelgen", "fmbseg_jax", "pocket")
+COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if path.read_text().endswith("(command(main, arguments()))\n")
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_while_a_command_is_imported_is_silent(name: str, tmp_path: Path) -> None:
-    """numpy, which all import, is one here that takes its time; the shell says 130 of a command ended by SIGINT."""
-    (tmp_path / "numpy.py").write_text("import sys, time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    """argparse, which all import, is one here that takes its time; the shell says 130 of one ended by SIGINT."""
+    (tmp_path / "argparse.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     code = [sys.executable, "-m", name, "--help"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -81,6 +90,36 @@ def test_ctrl_c_while_a_command_is_imported_is_silent(name: str, tmp_path: Path)
     time.sleep(0.05)
     starting.send_signal(signal.SIGINT)
     assert starting.communicate() == ("", "") and starting.returncode == -signal.SIGINT
+
+
+IMPORTS_ALL = f"""
+import importlib, pkgutil, signal
+before = [signal.getsignal(number) for number in signal.valid_signals()]
+for package in map(importlib.import_module, {PACKAGES}):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+"""
+
+
+def test_no_import_changes_what_a_signal_does(tmp_path: Path) -> None:
+    """Neither in a program, nor in a package that `python -m` looks for a command in."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/__init__.py").write_text(IMPORTS_ALL)
+    (tmp_path / "theirs/program.py").write_text(IMPORTS_ALL + "print('done')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    code = [sys.executable, "-m", "theirs.program"]
+    ended = subprocess.run(code, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stdout == "done\n", ended.stderr
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    """As in a shell's background."""
+    code = "import signal\nfrom labelgen import interrupt\ninterrupt.silent()\n"
+    code += "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
+    shell = ["bash", "-c", 'trap "" INT; exec "$@"', "", sys.executable, "-c", code]
+    ended = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "True\n", ended.stderr
 
 
 def test_help_is_the_text_then_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

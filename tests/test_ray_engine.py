@@ -10,13 +10,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import stub_run
 from run_world import ROOT, SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
 
-from labelgen.ray_engine import slots
+from labelgen.cluster_worker import Job, Told
+from labelgen.errors import UserError
+from labelgen.plan import Shard
+from labelgen.ray_engine import run_stage, slots
 
 MEMORY = 80 << 20
 STUCK = {"STUB_SECONDS": "1000"}
@@ -169,6 +173,93 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(world, tmp_path / "data", "--engine=ray") == 2
     assert "--engine=ray wants Ray: pip install the version of requirements.txt" in capsys.readouterr().err
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(world, tmp_path / "data", "--engine=ray") == 2
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Call:
+    """A method that was called."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+
+class OneNode:
+    """Ray with a node of one device, whose workers answer at once; of the shards given out the first ones fail."""
+
+    def __init__(self, exceptions: Any, errors: list[Exception]) -> None:
+        self.exceptions, self._errors = exceptions, errors
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "0a" * 28, "Alive": True, "Resources": {"CPU": 1.0}}]
+
+    def remote(self, worker: type) -> Any:
+        methods = {name: SimpleNamespace(remote=lambda *_, name=name: Call(name)) for name in ("open", "do", "told")}
+        started = SimpleNamespace(remote=lambda job: SimpleNamespace(**methods))
+        return SimpleNamespace(options=lambda **_: started)
+
+    def wait(self, calls: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
+        return calls[:num_returns], calls[num_returns:]
+
+    def get(self, call: Call) -> Told:
+        if call.method == "do" and self._errors:
+            raise self._errors.pop(0)
+        return Told(0, 0, [])
+
+    def kill(self, actor: Any) -> None:
+        pass
+
+
+@pytest.fixture(name="on_one_node")
+def on_one_node_fixture(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that has a stage of two shards done by OneNode whose workers fail with these errors of Ray."""
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    pytest.importorskip("ray.util.scheduling_strategies")
+
+    def work(*errors: tuple[Any, ...]) -> None:
+        made = [getattr(exceptions, name)(*arguments) for name, *arguments in errors]
+        monkeypatch.setitem(sys.modules, "ray", OneNode(exceptions, made))
+        job = Job("encode", SimpleNamespace(device="cpu"), Path(), None, None, "", "", lambda config: None)
+        run_stage(job, [Shard("train", i, 2, 2 * i, 2 * i + 2) for i in (0, 1)], lambda: False)
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (("ActorDiedError",), ""),
+        (("OutOfMemoryError", "Task was killed due to the node running low on memory.\nmore"), " (out of memory)"),
+        (("NodeDiedError", "a node\nhas died"), " (a node)"),
+        (("WorkerCrashedError",), " (The worker died unexpectedly while executing this task."),
+        (("ActorUnschedulableError", "no such node"), " (The actor is not schedulable: no such node)"),
+    ],
+)
+def test_a_worker_that_ends_for_whatever_reason_gives_its_shard_back(
+    on_one_node: Any, capsys: Any, error: tuple[Any, ...], why: str
+) -> None:
+    on_one_node(error, error)
+    said = capsys.readouterr().err
+    assert said.count(f"a worker on node 0a0a0a0a is gone{why}") == said.count("its shard goes to another one") == 2
+
+
+def test_workers_that_always_end_end_the_command_in_one_line(on_one_node: Any) -> None:
+    with pytest.raises(UserError, match="no node of the cluster has a worker that stays alive; see Ray's logs on the"):
+        on_one_node(*[("OutOfMemoryError", "of the node")] * 9)
+
+
+def test_a_fault_in_a_workers_work_is_raised(on_one_node: Any) -> None:
+    with pytest.raises(Exception, match="ZeroDivisionError: by nothing") as raised:
+        on_one_node(("RayTaskError", "do", "ZeroDivisionError: by nothing", ZeroDivisionError()))
+    assert type(raised.value).__name__ == "RayTaskError"
 
 
 def test_the_local_engine_loads_no_ray(world: Path, tmp_path: Path) -> None:

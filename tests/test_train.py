@@ -143,8 +143,9 @@ def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path:
     killed = tmp_path / "killed"
     reached = 0
     for how in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-        process = start(data, killed, **steps)
-        wait_for(killed, reached + chance.randint(5, 60))
+        lines = chance.randint(5, 60)
+        process = start(data, killed, quick=lines, **steps)
+        wait_for(killed, reached + lines)
         process.send_signal(how)
         out, err = process.communicate(timeout=120)
         if how != signal.SIGKILL:  # with a checkpoint between the regular ones

@@ -1,10 +1,12 @@
 """`python -m fmbseg_jax.train` on a small DATA: in this process, or as a process that can be killed."""
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from processes import HOST_RUN
 
 from fmbseg_jax.train import arguments, main
 from labelgen.config import ROOT, command
@@ -39,10 +41,13 @@ def train(data: Path | str, workdir: Path | str, **fields: Any) -> int:
     return command(main, arguments(), argv(data, workdir, **fields))
 
 
-def start(data: Path, workdir: Path, **fields: Any) -> subprocess.Popen[str]:
-    """Trains in a process of its own."""
-    line = [sys.executable, "-m", "fmbseg_jax.train", *argv(data, workdir, **fields)]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(data: Path, workdir: Path, quick: int, **fields: Any) -> subprocess.Popen[str]:
+    """Trains in a process of its own; after its first `quick` steps it takes half a second for each."""
+    line = [*HOST_RUN, "-m", "fmbseg_jax.train", *argv(data, workdir, **fields)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "HOST_QUICK": str(quick), "HOST_SECONDS": "0.5"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def digests(workdir: Path) -> dict[str, Any]:
