@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from benchmarks.claim.bench import Bench, Fields, text
-from benchmarks.claim.dealt import own_photos
-from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
+from experiments.bench import Bench, Fields, text
+from experiments.dealt import own_photos
+from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.feed import split_rows
 from labelgen.choose_encoder import weight_file
 from labelgen.errors import UserError

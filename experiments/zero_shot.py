@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench, embed, label, lines_of, word_lines
-from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from experiments.bench import Bench, embed, label, lines_of, word_lines
+from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.dataset import Labels
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, Ontology, read_words

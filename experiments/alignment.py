@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.runs import Question, embedded, shipped_question, trained, truth_of
-from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
+from experiments.bench import Bench
+from experiments.runs import Question, embedded, shipped_question, trained, truth_of
+from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.merge import patch_targets
 from labelgen.ontology import class_scores

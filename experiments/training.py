@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.claim.bench import Bench, Fields, label, lines_of, once, word_lines
-from benchmarks.claim.runs import head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import Claim, Comparison, Plot, Row
+from experiments.bench import Bench, Fields, label, lines_of, once, word_lines
+from experiments.runs import head_counts, miou, shipped_question, trained
+from experiments.verdict import Claim, Comparison, Plot, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen import encoding
 from labelgen.errors import UserError

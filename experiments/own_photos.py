@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import labelled, own_labels
-from benchmarks.claim.runs import Question, asked_names, miou, shipped_question, truth_of
-from benchmarks.claim.verdict import Claim, Comparison, Row
-from benchmarks.claim.zero_shot import head_miou
+from experiments.bench import Bench
+from experiments.dealt import labelled, own_labels
+from experiments.runs import Question, asked_names, miou, shipped_question, truth_of
+from experiments.verdict import Claim, Comparison, Row
+from experiments.zero_shot import head_miou
 from fmbseg_jax.feed import split_rows
 from labelgen.label import label_stages
 from labelgen.metrics import Counts, confusion

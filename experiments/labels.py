@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import labelled_split, photos
-from benchmarks.claim.verdict import LABELS, Claim, Comparison, Row
+from experiments.bench import Bench
+from experiments.dealt import labelled_split, photos
+from experiments.verdict import LABELS, Claim, Comparison, Row
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.quality import presence_pairs, readings
 

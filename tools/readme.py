@@ -1,11 +1,11 @@
 """Fills the figures of the README from files, so that none is typed by hand.
 
-    python -m benchmarks.readme                              # from docs/figures.json and docs/claims.json
-    python -m benchmarks.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
+    python -m tools.readme                              # from docs/figures.json and docs/claims.json
+    python -m tools.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
 
 What stands between `<!-- figures:NAME -->` and `<!-- end -->` is written anew. docs/figures.json keeps what
-`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for benchmarks.results);
-docs/claims.json is that of benchmarks.claims. --check writes nothing and says whether the README differs.
+`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for tools.results);
+docs/claims.json is that of experiments.claims. --check writes nothing and says whether the README differs.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claim import verdict
-from benchmarks.claim.page import by_number
-from benchmarks.claim.verdict import number
-from benchmarks.claim.zero_shot import LEFT_OUT, READINGS
-from benchmarks.evaluations import PRESENT, evaluations
 from benchmarks.setting import where
+from experiments import verdict
+from experiments.page import by_number
+from experiments.verdict import number
+from experiments.zero_shot import LEFT_OUT, READINGS
 from labelgen.config import ROOT, command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
 from labelgen.files import write_atomic
+from tools.evaluations import PRESENT, evaluations
 
 Figures = Mapping[str, Any]
 README, FIGURES, CLAIMS = ROOT / "README.md", ROOT / "docs/figures.json", ROOT / "docs/claims.json"
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
 def figures() -> dict[str, Any]:
     """Both files."""
-    mend = "run make figures, or python -m benchmarks.claims --page=docs/claims.md"
+    mend = "run make figures, or python -m experiments.claims --page=docs/claims.md"
     return {"runs": read_json(FIGURES, mend), "claims": read_json(CLAIMS, mend)}
 
 
@@ -233,7 +233,7 @@ def new_words(known: Figures) -> str:
 def claim_rows(known: Figures, name: str) -> list[Figures]:
     """A claim's rows. UserError where it was not tried."""
     if name not in known["claims"]["claims"]:
-        raise UserError(f"{CLAIMS}: the claim {name} is missing; run benchmarks.claims --page=docs/claims.md for all")
+        raise UserError(f"{CLAIMS}: the claim {name} is missing; run experiments.claims --page=docs/claims.md for all")
     rows: list[Figures] = known["claims"]["claims"][name]["rows"]
     return rows
 
@@ -250,7 +250,7 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.readme`."""
+    """The command line of `python -m tools.readme`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="*", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--data", default="", metavar="DATA", help="folder that labelgen.quality has been run on")

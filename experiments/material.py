@@ -1,8 +1,8 @@
 """Claim 10: one material in all its forms against everything else, as two classes of many words."""
 
-from benchmarks.claim.bench import Bench, label, lines_of, word_lines
-from benchmarks.claim.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from experiments.bench import Bench, label, lines_of, word_lines
+from experiments.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
+from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, read_words
 

@@ -1,6 +1,6 @@
 """Our figures on a published data set beside those of others, from RUNs that were evaluated and docs/peers.md.
 
-    python -m benchmarks.beside build/voc/run-voc21-0 build/voc/run-voc21-1 build/voc/run-voc20-0
+    python -m tools.beside build/voc/run-voc21-0 build/voc/run-voc21-1 build/voc/run-voc20-0
 
 A table for each protocol: the rows of docs/peers.md that have a figure, then dense CLIP and the head, mIoU in per cent,
 mean ± standard deviation over RUNs that differ in their seed. Which column a RUN belongs to is the name of its labels.
@@ -91,7 +91,7 @@ def table(column: str, peers: Rows, rows: Rows) -> str:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.beside`."""
+    """The command line of `python -m tools.beside`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="+", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--out", metavar="FILE", help="also write the tables there")

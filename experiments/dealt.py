@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.claim.bench import Bench, label, lines_of, word_lines
+from experiments.bench import Bench, label, lines_of, word_lines
 from labelgen.calibration import Calibration
 from labelgen.dataset import Dataset
 from labelgen.label import LabelSettings, Stages, label_stages

@@ -30,7 +30,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """One `python -m benchmarks.claims`."""
+    """One `python -m experiments.claims`."""
 
     config_file: str
     overrides: tuple[str, ...]

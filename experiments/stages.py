@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import Photo, labelled_split, photos
-from benchmarks.claim.runs import miou
-from benchmarks.claim.verdict import LABELS, Claim, Comparison, Plot, Row
+from experiments.bench import Bench
+from experiments.dealt import Photo, labelled_split, photos
+from experiments.runs import miou
+from experiments.verdict import LABELS, Claim, Comparison, Plot, Row
 from labelgen.coverage import coverage
 from labelgen.masks import strongest
 from labelgen.metrics import confusion
