@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def tried(bench: Bench, name: str) -> Claim:
-    """The claim's answer; where it cannot be tried with this config and DATA, why, and what would mend it."""
+    """The claim's answer; where it cannot be tried with this config and DATA, why, and what would fix it."""
     try:
         return catalogue.CLAIMS[name].run(bench)
     except UserError as error:

@@ -13,12 +13,12 @@ def words(bench: Bench) -> dict[str, list[str]]:
     """Two classes with the words, and the synonyms, of all."""
     lists = [bench.words.ontology]
     lists += [read_words(file) for file in bench.config.eval.ontologies.values()]
-    found: dict[str, list[str]] = {material(bench): [], REST: []}
+    classes: dict[str, list[str]] = {material(bench): [], REST: []}
     for ontology in lists:
         for name, its in word_lines(ontology).items():
-            known = found[name if name in found else REST]
+            known = classes[name if name in classes else REST]
             known += [word for word in its if word not in known]
-    return found
+    return classes
 
 
 def material(bench: Bench) -> str:

@@ -29,9 +29,9 @@ Rows = list[tuple[str, str]]
 
 def main(args: argparse.Namespace) -> int:
     """Print the table of every protocol."""
-    found = ours(args.runs)
+    columns = ours(args.runs)
     peers = PEERS.read_text(encoding="utf-8")
-    text = "\n\n".join(table(column, published(peers, column), rows) for column, rows in found.items())
+    text = "\n\n".join(table(column, published(peers, column), rows) for column, rows in columns.items())
     print(text)
     if args.out:
         Path(args.out).write_text(text + "\n", encoding="utf-8")

@@ -60,7 +60,7 @@ def strip(image: NDArray[np.uint8], label_maps: list[NDArray[np.integer]]) -> ND
     """The photo [H, W, 3] and its overlays in a row of squares, a gap after each."""
     tinted = [overlay(image, label_map, palette()) for label_map in label_maps]
     squares = [Image.fromarray(part).resize((SIDE_PX, SIDE_PX)) for part in (image, *tinted)]
-    framed = [np.pad(square, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
+    framed = [np.pad(np.asarray(square), ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
     return np.concatenate(framed, 1)
 
 

@@ -25,9 +25,9 @@ LABELS = ("dense CLIP, labelled pixels", "stage 1.1", "stage 1.2", "merged, all 
 
 def main(args: argparse.Namespace) -> int:
     """Print the table of every split."""
-    found = evaluations(args.runs)
-    parts = [split_table(split, results) for split, results in found.items()]
-    protocol = next(iter(found.values()))[0]["protocol"]
+    by_split = evaluations(args.runs)
+    parts = [split_table(split, results) for split, results in by_split.items()]
+    protocol = next(iter(by_split.values()))[0]["protocol"]
     parts.append(labels_table(Path(args.data) / "labels" / protocol["labels"] / "quality.json"))
     text = "\n\n".join(parts)
     print(text)
