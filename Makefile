@@ -15,12 +15,12 @@ demo: venv
 
 figures: venv
 	PYTHON=$(PYTHON) DEMO=build/figures SEEDS="0 1 2" TARGETS="labels truth" bash pocket/demo.sh
-	$(PYTHON) -m benchmarks.claims --config=configs/pocket.py --config.photos.root=build/figures/scenes \
+	$(PYTHON) -m experiments.claims --config=configs/pocket.py --config.photos.root=build/figures/scenes \
 	    --data=build/figures/data --out=build/figures/claims --page=docs/claims.md
-	$(PYTHON) -m benchmarks.readme --data=build/figures/data build/figures/run-*
+	$(PYTHON) -m tools.readme --data=build/figures/data build/figures/run-*
 
 readme-figures: venv
-	$(PYTHON) -m benchmarks.readme
+	$(PYTHON) -m tools.readme
 
 voc: venv
 	PYTHON=$(PYTHON) bash launch/voc.sh

@@ -45,19 +45,19 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.size != "pocket":
         write_weights(Path(args.scratch), *MODELS[args.size])
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     same = [f"--{name}={getattr(args, name)}" for name in ("size", "photos", "scratch", "device")]
     same += [f"--config.{override}" for override in args.overrides]
     for _ in range(args.repeats):
         for side in SIDES:
             done = fresh_process("benchmarks.labelgen_throughput", [*same, f"--worker={side}"], args.cores)
-            found[side].append(json.loads(done.out.splitlines()[-1]))
+            results[side].append(json.loads(done.out.splitlines()[-1]))
             print(f"{side}: {done.out.splitlines()[-1]}", file=sys.stderr, flush=True)
-    publish(args, {"sides": found}, report(found))
+    publish(args, {"sides": results}, report(results))
     return 0
 
 
-def report(found: dict[str, list[dict[str, Any]]]) -> str:
+def report(results: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown: a row a side, then the ratios."""
     rows = [
         [
@@ -68,13 +68,13 @@ def report(found: dict[str, list[dict[str, Any]]]) -> str:
             f"{max(run['peak_gb'] for run in runs):.2f}",
             f"{median([run['busy'] for run in runs]):.0%}" if runs[0]["busy"] else "not measured",
         ]
-        for side, runs in found.items()
+        for side, runs in results.items()
     ]
-    pairs = list(zip(found["ours"], found["ordinary"], strict=True))
+    pairs = list(zip(results["ours"], results["ordinary"], strict=True))
     clock = spread([ours["photos_s"] / theirs["photos_s"] for ours, theirs in pairs])
     processor = spread([theirs["cpu_s"] / ours["cpu_s"] for ours, theirs in pairs])
     heads = ["side", "photos/s", "processor s a photo", "s a photo by stage, all threads", "peak GB", "device busy"]
-    hours = 1e6 / median([run["photos_s"] for run in found["ours"]]) / 3600
+    hours = 1e6 / median([run["photos_s"] for run in results["ours"]]) / 3600
     return (
         f"{table(heads, rows)}\n\nours / ordinary: photos/s **{clock}**, processor time {processor}; "
         f"a million photos are {hours:,.0f} hours of this machine"

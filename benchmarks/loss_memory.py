@@ -23,9 +23,10 @@ import jax.numpy as jnp
 
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.gather import Batch
 from fmbseg_jax.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.mesh import make_mesh
-from fmbseg_jax.step import Batch, Objective, Outcome, Teacher, compile_train_step, init_state, make_head, row_keys
+from fmbseg_jax.step import Objective, Outcome, Teacher, compile_train_step, init_state, make_head, row_keys
 from labelgen.config import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
@@ -70,8 +71,8 @@ def main(args: argparse.Namespace) -> int:
     rows = []
     for loss, patches, classes, photos in product(LOSSES, PATCHES, CLASSES, BATCHES):
         shape = {"loss": loss, "patches_per_photo": patches, "classes": classes, "batch": photos}
-        costs = {"before": cost(AtOnce, **shape), "after": cost(Objective, **shape)}
-        rows.append({**shape, **costs})
+        before, after = (cost(kind, loss, patches, classes, photos) for kind in (AtOnce, Objective))
+        rows.append({**shape, "before": before, "after": after})
         print(line(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))
     if args.out:
@@ -94,7 +95,7 @@ def cost(kind: type[Objective], loss: str, patches_per_photo: int, classes: int,
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
-        "matmul_flops": matmul_flops(compiled.as_text()),
+        "matmul_flops": hlo_flops(compiled.as_text()),
     }
 
 
@@ -102,7 +103,7 @@ def inputs(photos: int, classes: int) -> tuple[dict[str, Any], Teacher]:
     """Shapes of a batch and a teacher."""
 
     def array(kind: Any, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, kind)
+        return jax.ShapeDtypeStruct(shape, kind)  # type: ignore[no-untyped-call]
 
     batch = {
         "features": array(jnp.bfloat16, photos, *GRID_HW, FEATURE_WIDTH),
@@ -115,10 +116,10 @@ def inputs(photos: int, classes: int) -> tuple[dict[str, Any], Teacher]:
     return batch, Teacher(array(jnp.float32, classes, TEXT_WIDTH), array(jnp.float32, classes))
 
 
-def matmul_flops(text: str) -> int:
+def hlo_flops(text: str) -> int:
     """Floating-point operations of the matrix products in a program of XLA's CPU compiler, loops counted in full."""
     shapes = {name: [int(n) for n in dims.split(",") if n] for name, dims in SHAPE.findall(text)}
-    parts = {found[1]: found[0] for found in PART.finditer(text)}
+    parts = {part[1]: part[0] for part in PART.finditer(text)}
 
     def flops(name: str) -> int:
         own = sum(

@@ -1,6 +1,5 @@
 """The compiled training step of a shape without DATA: what the roofline and the scaling benchmarks look at."""
 
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from benchmarks.setting import Shape
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig, TrainConfig, train_config
+from fmbseg_jax.gather import Batch
 from fmbseg_jax.mesh import make_mesh, over_data, replicated
-from fmbseg_jax.step import Batch, Objective, State, Teacher, born_sharded, compile_train_step, init_state, make_head
+from fmbseg_jax.step import Objective, State, Teacher, born_sharded, compile_train_step, init_state, make_head
 from labelgen.config import load_config
 
 LARGE = 1 << 16
@@ -66,34 +66,10 @@ def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Bat
         "stop": np.zeros(b, np.float32),
     }
     unit = prototypes / np.linalg.norm(prototypes, axis=1)[:, None]
-    teacher = Teacher(unit, np.ones(shape.classes, np.float32))
-    return {n: placed(x, over) for n, x in batch.items()}, jax.tree.map(lambda x: placed(x, whole), teacher)
+    teacher = Teacher(placed(unit, whole), placed(np.ones(shape.classes, np.float32), whole))
+    return {n: placed(x, over) for n, x in batch.items()}, teacher
 
 
 def placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:
     """The same on every process: each takes what is its devices' own."""
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-
-def matmul_flops(jaxpr: Any) -> int:
-    """Floating-point operations of the matrix products of a (closed) jaxpr on all devices, loops counted in full.
-
-    2 M N K each. What is inside a shard_map is written for one device: it counts as often as there are shards.
-    """
-    total = 0
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        if equation.primitive.name == "dot_general":
-            (axes, _), _ = equation.params["dimension_numbers"]
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            total += 2 * math.prod(out) * math.prod(left[axis] for axis in axes)
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "shard_map":
-            times = equation.params["mesh"].size
-        total += times * sum(matmul_flops(inner) for inner in inner_jaxprs(equation.params))
-    return total
-
-
-def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs that an equation calls."""
-    values = [value for value in params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
-    return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]

@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.setting import median, publish, spread, table
 from labelgen import rle
@@ -20,6 +21,7 @@ from labelgen.label import LabelSettings, label_photo
 from labelgen.ontology import Ontology
 from labelgen.records import EvidenceRow, MaskSet
 
+Vectors = NDArray[np.float32]
 GOALS = {"pocket": 100, "21 classes": 20, "171 classes": 20}
 CORES = 2
 """The goals are for so many; photos are independent, a worker a core."""
@@ -73,13 +75,14 @@ def measure(size: Size, count: int) -> list[float]:
     return rates[1:]
 
 
-def units(rng: np.random.Generator, count: int, width: int) -> np.ndarray:  # type: ignore[type-arg]
+def units(rng: np.random.Generator, count: int, width: int) -> Vectors:
     """float32 [count, width] unit rows."""
     rows = rng.normal(size=(count, width)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
-def evidence(rng: np.random.Generator, size: Size, prototypes: np.ndarray) -> EvidenceRow:  # type: ignore[type-arg]
+def evidence(rng: np.random.Generator, size: Size, prototypes: Vectors) -> EvidenceRow:
     """A photo with some six classes, each strong in one column of the grid."""
     shown = rng.integers(size.classes, size=6)
     h, w = size.grid_hw

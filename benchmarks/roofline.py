@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from benchmarks.programs import Program, matmul_flops, program
+from benchmarks.programs import Program, program
 from benchmarks.setting import Shape, median, publish, spread, table
 from fmbseg_jax.config import train_config
+from fmbseg_jax.costs import matmul_flops
 from labelgen.config import ROOT, command, load_config, parser
 from labelgen.errors import UserError
 from labelgen.ontology import parse_words
@@ -71,10 +72,10 @@ def measured(path: str, args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(path)
     shape = shape_of(config, args)
     settings = train_config(config)
-    made = program(shape, dataclasses.replace(settings.head, blocks=args.blocks), settings.loss)
+    train_step = program(shape, dataclasses.replace(settings.head, blocks=args.blocks), settings.loss)
     product, product_flops = plain_product(shape, settings.head.dtype)
     gradient = with_gradient(shape, settings.head.dtype)
-    step = stepping(made)
+    step = stepping(train_step)
     ways = {"step": step, "product": product, "product and gradient": gradient}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(args.repeats + 3):
@@ -82,8 +83,8 @@ def measured(path: str, args: argparse.Namespace) -> dict[str, Any]:
             spent = timed(run)
             if turn >= 3:
                 times[name].append(spent)
-    cost = made.compiled.cost_analysis()
-    flops = matmul_flops(made.jaxpr)
+    cost = train_step.compiled.cost_analysis()
+    flops = matmul_flops(train_step.jaxpr)
     return {
         "config": path,
         "shape": dataclasses.asdict(shape),
@@ -94,13 +95,13 @@ def measured(path: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def stepping(made: Program) -> Callable[[], Any]:
+def stepping(train_step: Program) -> Callable[[], Any]:
     """A function that takes one step each time; the state is handed on, as it is donated."""
-    state = made.state
+    state = train_step.state
 
     def step() -> Any:
         nonlocal state
-        state, metrics = made.compiled(state, made.batch, made.teacher)
+        state, metrics = train_step.compiled(state, train_step.batch, train_step.teacher)
         return metrics
 
     return step

@@ -49,13 +49,13 @@ def write_data(data: Path, rows: int, families: Sequence[str] = ("features", "ev
         first: dict[tuple[int, int], Path] = {}
         for shard in shards:
             path, count = data / family / shard.name, shard.stop - shard.start
-            there = first.setdefault((count, shard.index // _LINKS), path)
-            if there is path:
+            original = first.setdefault((count, shard.index // _LINKS), path)
+            if original is path:
                 for name, content in zip(("", *_BESIDE), _shard(family, count), strict=True):
                     Path(f"{path}{name}").write_bytes(content)
                 continue
             for name in ("", *_BESIDE):
-                os.link(f"{there}{name}", f"{path}{name}")
+                os.link(f"{original}{name}", f"{path}{name}")
     counts = [shard.stop - shard.start for shard in shards]
     split = {"rows": counts, "truth": False, "truth_classes": None, "count": rows, "digest": ""}
     info = {"format": 1, "splits": {"train": split}, "grid_hw": [1, 1], "feature_width": 1, "text_width": 2}
@@ -122,25 +122,26 @@ def read_at_random(data: Dataset, reads: int) -> None:
 
 def measure(folder: Path, rows: int) -> dict[str, Any]:
     """The figures of one size."""
-    data, found = folder / "data", {"rows": rows, "shards": len(plan({"train": rows}, PHOTOS_PER_SHARD))}
+    data = folder / "data"
+    figures: dict[str, Any] = {"rows": rows, "shards": len(plan({"train": rows}, PHOTOS_PER_SHARD))}
     if not (data / "dataset.json").exists():
         write_data(data, rows)
         _photos(folder / "photos", rows)
-    source, found["list photos"] = cost(lambda: folder_source(folder / "photos", 1))
-    _, found["digest their ids"] = cost(lambda: digest_of_list(source.list()))
-    shards, found["plan"] = cost(lambda: plan({"train": rows}, PHOTOS_PER_SHARD))
-    there, found["list DATA"] = cost(lambda: Finished(data, ["features", "evidence"]))
-    _, found["what is finished"] = cost(lambda: all(there.has(s, ["features", "evidence"]) for s in shards))
-    _, found["finish: open every index"] = cost(lambda: sizes(data / "features", shards))
-    opened, found["open for training"] = cost(lambda: Dataset.open(data))
-    _, found["its two readers"] = cost(
+    source, figures["list photos"] = cost(lambda: folder_source(folder / "photos", 1))
+    _, figures["digest their ids"] = cost(lambda: digest_of_list(source.list()))
+    shards, figures["plan"] = cost(lambda: plan({"train": rows}, PHOTOS_PER_SHARD))
+    finished, figures["list DATA"] = cost(lambda: Finished(data, ["features", "evidence"]))
+    _, figures["what is finished"] = cost(lambda: all(finished.has(s, ["features", "evidence"]) for s in shards))
+    _, figures["finish: open every index"] = cost(lambda: sizes(data / "features", shards))
+    opened, figures["open for training"] = cost(lambda: Dataset.open(data))
+    _, figures["its two readers"] = cost(
         lambda: (opened.reader("features", "train"), opened.label_reader("tiny", "train"))
     )
-    found["all that, peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    _, found[f"{READS} random rows"] = cost(lambda: read_at_random(opened, READS))
-    found["dataset.json, kB"] = os.path.getsize(data / "dataset.json") / 1e3
-    found["dataset_info.json, kB"] = os.path.getsize(data / "features/dataset_info.json") / 1e3
-    return found
+    figures["all that, peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    _, figures[f"{READS} random rows"] = cost(lambda: read_at_random(opened, READS))
+    figures["dataset.json, kB"] = os.path.getsize(data / "dataset.json") / 1e3
+    figures["dataset_info.json, kB"] = os.path.getsize(data / "features/dataset_info.json") / 1e3
+    return figures
 
 
 def _photos(folder: Path, count: int) -> None:
@@ -159,7 +160,7 @@ def report(sizes_measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     largest = sizes_measured[-1]
     factor = LARGE / largest["rows"]
     scaled = {name: _times(value, 1 if "random" in name else factor) for name, value in largest.items()}
-    return [{name: _cell(value) for name, value in found.items()} for found in [*sizes_measured, scaled]]
+    return [{name: _cell(value) for name, value in figures.items()} for figures in [*sizes_measured, scaled]]
 
 
 def _times(value: Any, factor: float) -> Any:
@@ -178,14 +179,14 @@ def main(args: argparse.Namespace) -> int:
     if args.one:
         print(json.dumps(measure(out, args.one)))
         return 0
-    found = []
+    measured = []
     for rows in map(int, args.rows.split(",")):
         folder = out / str(rows)
         folder.mkdir(parents=True, exist_ok=True)
         one = [sys.executable, "-m", "benchmarks.scale", f"--out={folder}", f"--one={rows}"]
-        found.append(json.loads(subprocess.run(one, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout))
-        write_json(out / "scale.json", {"sizes": found})
-    cells = report(found)
+        measured.append(json.loads(subprocess.run(one, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout))
+        write_json(out / "scale.json", {"sizes": measured})
+    cells = report(measured)
     for name in cells[0]:
         print(f"| {name} | " + " | ".join(row[name] for row in cells) + " |")
     print(f"wrote {out / 'scale.json'}; the folders of {out} can be deleted")

@@ -21,9 +21,10 @@ from typing import Any
 
 import jax
 
-from benchmarks.programs import LARGE, matmul_flops, program, settings_of
+from benchmarks.programs import LARGE, program, settings_of
 from benchmarks.setting import REAL, fresh_process, publish, table
 from fmbseg_jax import hosts
+from fmbseg_jax.costs import matmul_flops
 from labelgen.config import command, parser
 
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 8))
@@ -136,19 +137,19 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
     blocks = 1 if "head.blocks=1" in CASES[case] else 0
     shape = dataclasses.replace(REAL, batch_size=batch_a_device * devices, blocks=blocks)
     settings = settings_of(shape, *CASES[case])
-    made = program(shape, settings.head, settings.loss)
-    memory = made.compiled.memory_analysis()
-    _, metrics = made.compiled(made.state, made.batch, made.teacher) if not blocks else (None, {})
+    step = program(shape, settings.head, settings.loss)
+    memory = step.compiled.memory_analysis()
+    _, metrics = step.compiled(step.state, step.batch, step.teacher) if not blocks else (None, {})
     return {
         "devices": devices,
         "loss": float(metrics["loss"]) if metrics else None,  # a block's step is a matter of minutes here
-        "collectives": collectives(made.compiled.as_text()) if devices > 1 else {},  # there with oneself to sum
+        "collectives": collectives(step.compiled.as_text()) if devices > 1 else {},  # there with oneself to sum
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
-        "flops": matmul_flops(made.jaxpr) / devices,
-        "bytes_moved": made.compiled.cost_analysis()["bytes accessed"],
-        "feature_bytes": made.batch["features"].nbytes // devices,
-        "compile_s": made.compile_s,
+        "flops": matmul_flops(step.jaxpr) / devices,
+        "bytes_moved": step.compiled.cost_analysis()["bytes accessed"],
+        "feature_bytes": step.batch["features"].nbytes // devices,
+        "compile_s": step.compile_s,
     }
 
 
@@ -157,14 +158,14 @@ def collectives(text: str) -> dict[str, list[int]]:
 
     None is in a loop: the loss's chunks are summed on the device first (tests say so), so each is run once a step.
     """
-    found: dict[str, list[int]] = {}
+    sizes_of: dict[str, list[int]] = {}
     for match in COLLECTIVE.finditer(text):
         size = sum(
             ITEM_BYTES[array["kind"]] * math.prod(int(n) for n in array["dims"].split(",") if n)
             for array in ARRAY.finditer(match["out"])
         )
-        found.setdefault(match["kind"], []).append(size)
-    return {kind: sorted(sizes, reverse=True) for kind, sizes in found.items()}
+        sizes_of.setdefault(match["kind"], []).append(size)
+    return {kind: sorted(sizes, reverse=True) for kind, sizes in sizes_of.items()}
 
 
 def text(rows: list[dict[str, Any]]) -> str:

@@ -146,8 +146,8 @@ def fresh_process(module: str, arguments: Sequence[str], cores: int = 0, **varia
 
     CalledProcessError where it fails; its stderr is shown.
     """
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(mine)[: cores or None])  # the process inherits it
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[: cores or None])  # the process inherits it
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -158,7 +158,7 @@ def fresh_process(module: str, arguments: Sequence[str], cores: int = 0, **varia
             start_new_session=True,
         )
     finally:
-        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(0, allowed)
     with process:
         out, err, used = watched(process)
     if process.returncode:

@@ -51,15 +51,15 @@ def main(args: argparse.Namespace) -> int:
     shape = dataclasses.replace(POCKET if args.pocket else REAL, blocks=args.blocks, batch_size=args.batch)
     with scratch_data(shape, args.scratch) as data:
         settings = train_config(load_config("configs/default.py", overrides(shape, args)))
-        given = {**torch_settings(settings, shape, args), "data": str(data)}
-        given |= {"parameters": str(data.parent / "parameters.npz"), "rows": list(range(COMPARED))}
-        ours = first_figures(settings, Path(given["data"]), Path(given["parameters"]))
-        trials = tried(given, args)
+        torch_fields = {**torch_settings(settings, shape, args), "data": str(data)}
+        torch_fields |= {"parameters": str(data.parent / "parameters.npz"), "rows": list(range(COMPARED))}
+        ours = first_figures(settings, Path(torch_fields["data"]), Path(torch_fields["parameters"]))
+        trials = tried(torch_fields, args)
         best = min(trials, key=lambda trial: trial[PROCESSOR if args.cores == 1 else CLOCK])
-        given |= best["setting"]
+        torch_fields |= best["setting"]
         turns = []
         for turn in range(args.repeats):
-            theirs, their_use = torch_run(given, args.cores)
+            theirs, their_use = torch_run(torch_fields, args.cores)
             check_same(ours, theirs)
             turns.append(
                 {

@@ -16,7 +16,7 @@ CHOSEN_BY = {
     "labels": "truth of 60 photos of train",
     "head": "truth of train photos held out (tune), else defaults",
 }
-"""What the settings below were chosen by; benchmarks.claims prints it in each row."""
+"""What the settings below were chosen by; experiments.claims prints it in each row."""
 
 
 def get_config() -> ConfigDict:

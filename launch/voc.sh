@@ -35,9 +35,9 @@ for words in voc21 voc20; do
     step "report-$words" fmbseg_jax.report --data="$OUT/data" --workdir="$OUT/run-$words-${SEEDS%% *}" \
         --out="$OUT/report-$words"
 done
-step claims benchmarks.claims --config="$CONFIG:voc21" "${fields[@]}" --data="$OUT/data" --out="$OUT/claims" \
+step claims experiments.claims --config="$CONFIG:voc21" "${fields[@]}" --data="$OUT/data" --out="$OUT/claims" \
     --seeds="${#seeds[@]}" --only="$CLAIMS" || status=$?  # the table comes all the same
-"$PYTHON" -m benchmarks.beside --out="$OUT/table.md" "${runs[@]}"
+"$PYTHON" -m tools.beside --out="$OUT/table.md" "${runs[@]}"
 printf '\n%s s this time. The table is in %s/table.md; open %s/report-voc21/index.html in a browser.\n' \
     "$SECONDS" "$OUT" "$OUT"
 exit $status

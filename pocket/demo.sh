@@ -29,7 +29,7 @@ done
 mkdir -p "$DEMO/photos"
 for i in 0 1 2 3; do cp "$DEMO/scenes/photos/eval/0000$i.png" "$DEMO/photos/"; done
 step fmbseg_jax.predict --workdir="${runs[0]}" --photos="$DEMO/photos" --out="$DEMO/masks"
-step benchmarks.results --data="$DEMO/data" --out="$DEMO/results.md" "${runs[@]}"
+step tools.results --data="$DEMO/data" --out="$DEMO/results.md" "${runs[@]}"
 oracle=()
 for run in "${runs[@]}"; do if [[ $run == *-truth-* ]]; then oracle=(--oracle="$run"); fi; done
 step fmbseg_jax.report --data="$DEMO/data" --workdir="${runs[0]}" --photos=30 --out="$DEMO/report" "${oracle[@]}"

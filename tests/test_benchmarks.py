@@ -14,11 +14,12 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from benchmarks import feed, torch_trainer
-from benchmarks.programs import matmul_flops, program, settings_of
+from benchmarks.programs import program, settings_of
 from benchmarks.scaling import Chip, collectives, sent, step_seconds
 from benchmarks.setting import Shape, spread, table, write_data
 from benchmarks.train_vs_torch import check_same, first_figures, overrides, torch_settings
 from fmbseg_jax.config import train_config
+from fmbseg_jax.costs import matmul_flops
 from fmbseg_jax.mesh import make_mesh
 from labelgen.config import load_config
 from labelgen.errors import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import beside
 from labelgen.config import command
+from tools import beside
 
 PAGE = """
 | protocol | VOC21 |

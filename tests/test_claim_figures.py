@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
-from benchmarks.claim import stages, zero_shot
-from benchmarks.claim.alignment import average_precision, mean_precision, patch_classes
-from benchmarks.claim.dealt import Photo
-from benchmarks.claim.encoders import untrained
-from benchmarks.claim.labels import presence_row
-from benchmarks.claim.little_data import reached, sizes
+from experiments import stages, zero_shot
+from experiments.alignment import average_precision, mean_precision, patch_classes
+from experiments.dealt import Photo
+from experiments.encoders import untrained
+from experiments.labels import presence_row
+from experiments.little_data import reached, sizes
 from labelgen.label import label_stages
 from labelgen.metrics import confusion
 from labelgen.ontology import parse_words

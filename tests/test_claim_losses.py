@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claim import losses
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.verdict import Row
+from experiments import losses
+from experiments.bench import Bench
+from experiments.verdict import Row
 from labelgen.config import ROOT
 from labelgen.progress import StageTimes
 

@@ -13,12 +13,11 @@ import tiny
 from labelling import ONTOLOGY, PROTOTYPES
 from training import SMALL
 
-from benchmarks import claims
-from benchmarks.claim import catalogue, material, runs
-from benchmarks.claim.bench import Bench, open_bench, word_lines
-from benchmarks.claim.page import page
-from benchmarks.claim.plots import bounds, lines
-from benchmarks.claim.verdict import Claim, Comparison, Plot, Row, cell, verdict
+from experiments import catalogue, claims, material, runs
+from experiments.bench import Bench, open_bench, word_lines
+from experiments.page import page
+from experiments.plots import bounds, lines
+from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
 from labelgen.config import ROOT, command
 from labelgen.dataset import shard_name, write_json
 from labelgen.merge import patch_targets

@@ -13,9 +13,8 @@ import jax
 import pytest
 from run_world import own_signals_fixture  # noqa: F401
 
-from benchmarks import claims
-from benchmarks.claim import alignment, encoders, runs
-from benchmarks.claim.bench import open_bench
+from experiments import alignment, claims, encoders, runs
+from experiments.bench import open_bench
 from fmbseg_jax import train
 from labelgen import features
 from labelgen.config import command

@@ -12,7 +12,7 @@ import pytest
 from labelgen.config import command, load_config, validate
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks")
+ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools")
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for room in ROOMS

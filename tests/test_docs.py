@@ -31,7 +31,7 @@ NOT_RUN = {
     "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
     "gcloud storage": "needs a bucket",
     "python -m labelgen.fetch": "fetches gigabytes; tests/test_fetch.py runs it against a local server",
-    "python -m benchmarks.": "takes minutes to hours; tests/test_benchmarks.py and test_results.py run them small",
+    "python -m benchmarks.": "takes minutes to hours; tests/test_benchmarks.py runs them small",
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/test_serve_command.py runs it",
     **dict.fromkeys(
         (

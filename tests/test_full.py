@@ -84,7 +84,7 @@ def test_sbd_and_seeds_are_variables_and_fields_go_to_every_command_with_a_confi
     assert calls[0][-1] == "--fetch=voc,sbd" and calls[2][1] == "sbd"
     trained = [word for call in calls if call[0] == "fmbseg_jax.train" for word in call if ".seed=" in word]
     assert trained == ["--config.train.seed=0", "--config.train.seed=1"] * 2
-    [tried] = [call for call in calls if call[0] == "benchmarks.claims"]
+    [tried] = [call for call in calls if call[0] == "experiments.claims"]
     assert "--seeds=2" in tried and any("labels,stages,alignment,encoders," in word for word in tried)
     assert all("--config.device=cuda:1" in call for call in calls if any(w.startswith("--config=") for w in call))
 
@@ -101,7 +101,7 @@ def test_it_ends_where_a_command_fails_and_goes_on_there(stub):
 
 
 def test_claims_that_fail_leave_the_table_and_are_tried_again(stub):
-    (stub.parent / "fails").write_text("benchmarks.claims")
+    (stub.parent / "fails").write_text("experiments.claims")
     code, calls, _ = script(stub, "voc", SEEDS="0")
     assert code == 75 and modules(calls)[-2:] == ["claims", "beside"]
     (stub.parent / "fails").unlink()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 
-from benchmarks.loss_memory import AtOnce, line, matmul_flops
+from benchmarks.loss_memory import AtOnce, hlo_flops, line
 from fmbseg_jax.config import LossConfig
 from fmbseg_jax.step import make_head
 
@@ -27,7 +27,7 @@ def test_products_in_a_loop_are_counted_each_time() -> None:
 
     shapes = jax.ShapeDtypeStruct((30, 40), jnp.float32), jax.ShapeDtypeStruct((5, 40, 20), jnp.float32)
     text = jax.jit(program).lower(*shapes).compile().as_text()
-    assert matmul_flops(text) == 5 * 2 * 30 * 40 * 20 + 2 * 30 * 40 * 30
+    assert hlo_flops(text) == 5 * 2 * 30 * 40 * 20 + 2 * 30 * 40 * 30
 
 
 def test_a_row_of_the_table() -> None:

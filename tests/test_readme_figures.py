@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from test_results import write_quality, write_run
 
-from benchmarks import readme
 from labelgen.config import command
+from tools import readme
 
 KNOWN: dict[str, Any] = {
     "runs": {

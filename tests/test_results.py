@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import results
 from labelgen.config import command
+from tools import results
 
 
 def scores(miou: float, things: float = 0.25) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "configs")
+ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools", "configs")
+BESIDE = {"benchmarks", "experiments", "tools"}
+"""What the two programs and the pocket world know nothing of."""
 TORCH_FILES = {
     "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",
     "sam_decoder", "bitmaps", "sam_vit", "mobile_sam", "dinov2", "encode", "needed", "budget",
@@ -94,14 +96,20 @@ def test_labelgen_needs_torch_only_to_encode(name: str) -> None:
 def test_the_jax_program_needs_no_torch(name: str) -> None:
     assert not reached(name) & TORCH
     assert not imports(name) & TORCH
-    assert not [n for n in imports(name) if n.split(".")[0] in ("pocket", "benchmarks", "configs")]
+    assert not [n for n in imports(name) if n.split(".")[0] in BESIDE | {"pocket", "configs"}]
     if name != "fmbseg_jax.towers":  # which loads the encoders for what is not encoded yet
         assert not [n for n in imports(name) if needs_torch(n)]
 
 
 @pytest.mark.parametrize("name", in_room("pocket"))
 def test_the_pocket_world_stands_apart(name: str) -> None:
-    assert not [n for n in imports(name) if n.split(".")[0] in ("fmbseg_jax", "benchmarks")]
+    assert not [n for n in imports(name) if n.split(".")[0] in BESIDE | {"fmbseg_jax"}]
+
+
+@pytest.mark.parametrize(("room", "others"), [("benchmarks", {"experiments", "tools"}), ("experiments", {"tools"})])
+def test_speed_knows_no_claim_and_a_claim_no_page(room: str, others: set[str]) -> None:
+    crossed = {n: [o for o in imports(n) if o.split(".")[0] in others | {"pocket"}] for n in in_room(room)}
+    assert not {n: o for n, o in crossed.items() if o}
 
 
 def test_commands_import_no_command() -> None:

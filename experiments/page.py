@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from benchmarks.claim.verdict import RULE, cell
+from experiments.verdict import RULE, cell
 
 HEAD = """# The claims, tried
 
-Written by `python -m benchmarks.claims`; every figure below is in `claims.json` beside it. Mean ± standard deviation
+Written by `python -m experiments.claims`; every figure below is in `claims.json` beside it. Mean ± standard deviation
 over seeds. Negative results stay.
 """
 

@@ -1,6 +1,6 @@
 """A picture of what was learnt: photo, truth, dense CLIP, head, side by side for some photos of a split.
 
-    python -m benchmarks.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
+    python -m tools.gallery --data=DATA --workdir=RUN --split=eval --out=docs/gallery.png
 
 The photos must still lie where DATA was encoded from, and the split must have truth.
 """
@@ -60,12 +60,12 @@ def strip(image: NDArray[np.uint8], label_maps: list[NDArray[np.integer]]) -> ND
     """The photo [H, W, 3] and its overlays in a row of squares, a gap after each."""
     tinted = [overlay(image, label_map, palette()) for label_map in label_maps]
     squares = [Image.fromarray(part).resize((SIDE_PX, SIDE_PX)) for part in (image, *tinted)]
-    framed = [np.pad(square, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
+    framed = [np.pad(np.asarray(square), ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for square in squares]
     return np.concatenate(framed, 1)
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.gallery`."""
+    """The command line of `python -m tools.gallery`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote")
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder that fmbseg_jax.train wrote")

@@ -1,6 +1,6 @@
 """The figures of one or several RUNs as one markdown table: dense CLIP, free labels, head, refined, oracle.
 
-    python -m benchmarks.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
+    python -m tools.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
 
 Reads what `labelgen.quality` wrote into DATA/labels/NAME/quality.json and `fmbseg_jax.evaluate` into RUN/eval/*.json.
 RUNs that differ only in their seed become one row, mean ± standard deviation; RUNs trained on truth are the oracle.
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evaluations import PRESENT, evaluations
 from labelgen.config import command, parser
 from labelgen.dataset import read_json
+from tools.evaluations import PRESENT, evaluations
 
 Row = dict[str, list[float]]
 FIGURES = ("miou", "pixel_accuracy", "coverage")
@@ -25,9 +25,9 @@ LABELS = ("dense CLIP, labelled pixels", "stage 1.1", "stage 1.2", "merged, all 
 
 def main(args: argparse.Namespace) -> int:
     """Print the table of every split."""
-    found = evaluations(args.runs)
-    parts = [split_table(split, results) for split, results in found.items()]
-    protocol = next(iter(found.values()))[0]["protocol"]
+    by_split = evaluations(args.runs)
+    parts = [split_table(split, results) for split, results in by_split.items()]
+    protocol = next(iter(by_split.values()))[0]["protocol"]
     parts.append(labels_table(Path(args.data) / "labels" / protocol["labels"] / "quality.json"))
     text = "\n\n".join(parts)
     print(text)
@@ -115,7 +115,7 @@ def mean(values: list[float]) -> float:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.results`."""
+    """The command line of `python -m tools.results`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="+", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.quality has been run on")

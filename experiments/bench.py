@@ -30,7 +30,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """One `python -m benchmarks.claims`."""
+    """One `python -m experiments.claims`."""
 
     config_file: str
     overrides: tuple[str, ...]
@@ -117,14 +117,14 @@ def link(source: Dataset, folder: Path, words: Ontology) -> None:
     for fields in info["splits"].values():
         if fields["truth"] and fields["truth_classes"] is None:
             fields["truth_classes"] = list(words.names)
-    there = folder / "dataset.json"
-    if there.exists():
-        if read_json(there, f"delete {folder}") != info:
+    info_file = folder / "dataset.json"
+    if info_file.exists():
+        if read_json(info_file, f"delete {folder}") != info:
             raise UserError(f"{folder}: is of another DATA than {source.path}; take another --out")
         return
     for name in ("features", "evidence", "truth", "labels", "config.json", "encoders.json"):
         _link(source.path / name, folder / name)
-    write_json(there, info)
+    write_json(info_file, info)
 
 
 def _link(target: Path, place: Path) -> None:

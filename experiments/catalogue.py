@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks.claim import (
+from experiments import (
     alignment,
     encoders,
     labels,
@@ -15,8 +15,8 @@ from benchmarks.claim import (
     training,
     zero_shot,
 )
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.verdict import Claim
+from experiments.bench import Bench
+from experiments.verdict import Claim
 
 
 class Entry(NamedTuple):

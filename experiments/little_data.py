@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, Claim, Comparison, Plot, Row
+from experiments.bench import Bench
+from experiments.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.verdict import DENSE, Claim, Comparison, Plot, Row
 
 SHARE = 0.95
 ENOUGH = 8

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.claim.bench import Bench, Fields, label, lines_of, once, word_lines
-from benchmarks.claim.runs import head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import Claim, Comparison, Plot, Row
+from experiments.bench import Bench, Fields, label, lines_of, once, word_lines
+from experiments.runs import head_counts, miou, shipped_question, trained
+from experiments.verdict import Claim, Comparison, Plot, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen import encoding
 from labelgen.errors import UserError
@@ -84,13 +84,13 @@ def run(bench: Bench) -> Claim:
 
 def labelling_cost(bench: Bench) -> tuple[dict[str, float], list[str]]:
     """Seconds to encode and to label all training photos, and what to know of them."""
-    found = once(bench.out / "cost.json", lambda: {"label": label_seconds(bench), "encode": encode_seconds(bench)})
+    costs = once(bench.out / "cost.json", lambda: {"label": label_seconds(bench), "encode": encode_seconds(bench)})
     count = bench.data.count(bench.config.train.split)
-    if found["encode"] is None:
+    if costs["encode"] is None:
         note = "The photos are not at hand, encoding was not timed: the share counts labelling and training alone."
-        return {"encode": 0.0, "label": found["label"]}, [note]
+        return {"encode": 0.0, "label": costs["label"]}, [note]
     note = f"Encoding was timed on {PHOTOS} photos of a split at most, without loading the models, scaled to {count}."
-    return {"encode": found["encode"] * count, "label": found["label"]}, [note]
+    return {"encode": costs["encode"] * count, "label": costs["label"]}, [note]
 
 
 def label_seconds(bench: Bench) -> float:

@@ -1,6 +1,6 @@
 """Our figures on a published data set beside those of others, from RUNs that were evaluated and docs/peers.md.
 
-    python -m benchmarks.beside build/voc/run-voc21-0 build/voc/run-voc21-1 build/voc/run-voc20-0
+    python -m tools.beside build/voc/run-voc21-0 build/voc/run-voc21-1 build/voc/run-voc20-0
 
 A table for each protocol: the rows of docs/peers.md that have a figure, then dense CLIP and the head, mIoU in per cent,
 mean ± standard deviation over RUNs that differ in their seed. Which column a RUN belongs to is the name of its labels.
@@ -29,9 +29,9 @@ Rows = list[tuple[str, str]]
 
 def main(args: argparse.Namespace) -> int:
     """Print the table of every protocol."""
-    found = ours(args.runs)
+    columns = ours(args.runs)
     peers = PEERS.read_text(encoding="utf-8")
-    text = "\n\n".join(table(column, published(peers, column), rows) for column, rows in found.items())
+    text = "\n\n".join(table(column, published(peers, column), rows) for column, rows in columns.items())
     print(text)
     if args.out:
         Path(args.out).write_text(text + "\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def table(column: str, peers: Rows, rows: Rows) -> str:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.beside`."""
+    """The command line of `python -m tools.beside`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="+", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--out", metavar="FILE", help="also write the tables there")

@@ -2,22 +2,22 @@
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import labelled_split, photos
-from benchmarks.claim.verdict import LABELS, Claim, Comparison, Row
+from experiments.bench import Bench
+from experiments.dealt import labelled_split, photos
+from experiments.verdict import LABELS, Claim, Comparison, Row
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.quality import presence_pairs, readings
 
 
 def run(bench: Bench) -> Claim:
     """One pass over the labelled photos."""
-    where = labelled_split(bench)
-    names = where.words.ontology.names
+    subset = labelled_split(bench)
+    names = subset.words.ontology.names
     counts: dict[str, list[Counts]] = {}
     pairs = np.zeros((bench.seeds, 3), np.int64)
     with bench.times("label stages"):
-        for photo in photos(bench, where):
-            seen = readings(photo.evidence, photo.truth, photo.stages, where.settings, where.words)
+        for photo in photos(bench, subset):
+            seen = readings(photo.evidence, photo.truth, photo.stages, subset.settings, subset.words)
             for reading, against, prediction in seen:
                 parts = counts.setdefault(reading, [np.zeros((len(names), len(names) + 1), np.int64)] * bench.seeds)
                 parts[photo.part] = parts[photo.part] + confusion(against, prediction, len(names))
@@ -26,11 +26,11 @@ def run(bench: Bench) -> Claim:
     return Claim(
         "CLIP and SAM label photos for free, better than CLIP patch by patch: similarity prompts SAM (stage 1.1), CLIP "
         "names SAM's masks (stage 1.2), the merge has the best of both.",
-        f"Free labels of {where.split} against truth, its photos dealt into {bench.seeds} parts, which the spread is "
+        f"Free labels of {subset.split} against truth, its photos dealt into {bench.seeds} parts, which the spread is "
         "over. Unlabelled pixels count as wrong except in rows of labelled pixels.",
         [*rows.values(), presence_row(pairs)],
         comparisons(rows),
-        list(where.notes),
+        list(subset.notes),
     )
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from benchmarks.claim.bench import Bench, Fields, text
-from benchmarks.claim.dealt import own_photos
-from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
+from experiments.bench import Bench, Fields, text
+from experiments.dealt import own_photos
+from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.feed import split_rows
 from labelgen.choose_encoder import weight_file
 from labelgen.errors import UserError
@@ -42,14 +42,16 @@ def run(bench: Bench) -> Claim:
     below, notes = untrained_encoder(bench, floor)
     encoders: dict[str, Fields] = {shipped: {}, **trunks(bench), **below}
     rows = {encoder: encoder_row(bench, encoder, fields, course) for encoder, fields in encoders.items()}
-    found = {encoder: row.figures["mIoU"] for encoder, row in rows.items()}
+    scores = {encoder: row.figures["mIoU"] for encoder, row in rows.items()}
     comparisons = [
         Comparison(f"{encoder}: the head is above the best dense CLIP", its, [dense] * bench.seeds)
-        for encoder, its in found.items()
+        for encoder, its in scores.items()
         if encoder != floor
     ]
-    if floor in found:
-        comparisons.append(Comparison("trained, the shipped encoder is above untrained", found[shipped], found[floor]))
+    if floor in scores:
+        comparisons.append(
+            Comparison("trained, the shipped encoder is above untrained", scores[shipped], scores[floor])
+        )
     clip = Row(f"dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE)
     return Claim(SENTENCE, course.ran, [*rows.values(), clip], comparisons, notes)
 
@@ -88,10 +90,10 @@ def trunks(bench: Bench) -> dict[str, Fields]:
     patch = known["clip"]["patch_px"]
     clip = {side: -(-shipped[side] // patch) * patch for side in sides}
     sam = dict.fromkeys(sides, 0) | {"size_px": known["sam"]["input_px"]}
-    found = {"CLIP's own trunk": ("clip", clip), "SAM's encoder": ("sam", sam)}
+    networks = {"CLIP's own trunk": ("clip", clip), "SAM's encoder": ("sam", sam)}
     return {
         row: {"encoder.name": name, "encoder.weights": "", **changed(bench, {**its, "layers": (-1,)})}
-        for row, (name, its) in found.items()
+        for row, (name, its) in networks.items()
         if name != shipped.name
     }
 
@@ -147,11 +149,11 @@ def untrained_encoder(bench: Bench, name: str) -> tuple[dict[str, Fields], list[
 
 def untrained(known: dict[str, NDArray[np.floating[Any]]]) -> dict[str, NDArray[np.floating[Any]]]:
     """Arrays of the same names and shapes: matrices normal with deviation .02, biases zero, scales one."""
-    rng, made = np.random.default_rng(0), {}
+    rng, arrays = np.random.default_rng(0), {}
     for name, its in sorted(known.items()):
         constant = np.zeros_like if name.endswith("bias") else np.ones_like
-        made[name] = rng.normal(0, 0.02, its.shape).astype(its.dtype) if its.ndim > 1 else constant(its)
-    return made
+        arrays[name] = rng.normal(0, 0.02, its.shape).astype(its.dtype) if its.ndim > 1 else constant(its)
+    return arrays
 
 
 def features(bench: Bench, fields: Fields, labels: str) -> Path:

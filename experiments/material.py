@@ -1,8 +1,8 @@
 """Claim 10: one material in all its forms against everything else, as two classes of many words."""
 
-from benchmarks.claim.bench import Bench, label, lines_of, word_lines
-from benchmarks.claim.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from experiments.bench import Bench, label, lines_of, word_lines
+from experiments.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
+from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, read_words
 
@@ -13,12 +13,12 @@ def words(bench: Bench) -> dict[str, list[str]]:
     """Two classes with the words, and the synonyms, of all."""
     lists = [bench.words.ontology]
     lists += [read_words(file) for file in bench.config.eval.ontologies.values()]
-    found: dict[str, list[str]] = {material(bench): [], REST: []}
+    classes: dict[str, list[str]] = {material(bench): [], REST: []}
     for ontology in lists:
         for name, its in word_lines(ontology).items():
-            known = found[name if name in found else REST]
+            known = classes[name if name in classes else REST]
             known += [word for word in its if word not in known]
-    return found
+    return classes
 
 
 def material(bench: Bench) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench, Fields, once, text
+from experiments.bench import Bench, Fields, once, text
 from fmbseg_jax import train
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.runs import Question, embedded, shipped_question, trained, truth_of
-from benchmarks.claim.verdict import DENSE, Claim, Comparison, Row
+from experiments.bench import Bench
+from experiments.runs import Question, embedded, shipped_question, trained, truth_of
+from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.merge import patch_targets
 from labelgen.ontology import class_scores
@@ -76,21 +76,22 @@ def clip_scores(bench: Bench, question: Question) -> tuple[NDArray[np.int64], di
     """(class of each patch [P], variant -> cosines [P, C], the first photos with a class of the words)."""
     truth, evidence = truth_of(bench, question), bench.data.reader("evidence", question.split)
     classes: list[NDArray[np.int64]] = []
-    found: dict[str, list[Array]] = {}
+    cosines: dict[str, list[Array]] = {}
     first: list[Shown] = []
     start = 0
     for i in range(len(evidence)):
         seen = EvidenceRow.decode(evidence[i])
-        here = patch_classes(truth[i].label_map, seen.grid_hw)
-        named = np.where(here < len(question.words.ontology.names), here, -1)  # the background of a threshold is none
+        patches = patch_classes(truth[i].label_map, seen.grid_hw)
+        # The background of a threshold is no class of the words.
+        named = np.where(patches < len(question.words.ontology.names), patches, -1)
         if len(first) < SHOWN and (named >= 0).any():
             first.append(Shown(seen, named, start))
-        start += here.size
-        classes.append(here.ravel())
+        start += patches.size
+        classes.append(patches.ravel())
         for variant in seen.dense:
             logits = dense_logits(seen, variant, question.words.prototypes, question.words.ontology)
-            found.setdefault(variant, []).append(logits.reshape(-1, logits.shape[-1]))
-    return np.concatenate(classes), {variant: np.concatenate(parts) for variant, parts in found.items()}, first
+            cosines.setdefault(variant, []).append(logits.reshape(-1, logits.shape[-1]))
+    return np.concatenate(classes), {variant: np.concatenate(parts) for variant, parts in cosines.items()}, first
 
 
 def head_scores(bench: Bench, question: Question, seed: int) -> Array:

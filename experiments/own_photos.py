@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import labelled, own_labels
-from benchmarks.claim.runs import Question, asked_names, miou, shipped_question, truth_of
-from benchmarks.claim.verdict import Claim, Comparison, Row
-from benchmarks.claim.zero_shot import head_miou
+from experiments.bench import Bench
+from experiments.dealt import labelled, own_labels
+from experiments.runs import Question, asked_names, miou, shipped_question, truth_of
+from experiments.verdict import Claim, Comparison, Row
+from experiments.zero_shot import head_miou
 from fmbseg_jax.feed import split_rows
 from labelgen.label import label_stages
 from labelgen.metrics import Counts, confusion
@@ -43,13 +43,15 @@ def run(bench: Bench) -> Claim:
 
 def labels_miou(bench: Bench, name: str, question: Question) -> float:
     """Of the merged labels, all pixels; with eval.background_threshold the unlabelled ones are background."""
-    where, names = labelled(bench, name, bench.split), asked_names(bench, question)
-    background = len(where.words.ontology.names)
+    subset, names = labelled(bench, name, bench.split), asked_names(bench, question)
+    background = len(subset.words.ontology.names)
     truth, evidence = truth_of(bench, question), bench.data.reader("evidence", bench.split)
     total: Counts = np.zeros((len(names), len(names) + 1), np.int64)
     with bench.times("label stages"):
         for i in range(len(evidence)):
-            stages = label_stages(EvidenceRow.decode(evidence[i]), where.settings, *where.words)
-            found = stages.full if len(names) == background else np.where(stages.merged < 0, background, stages.merged)
-            total += confusion(truth[i].label_map, found, len(names))
+            stages = label_stages(EvidenceRow.decode(evidence[i]), subset.settings, *subset.words)
+            predicted = (
+                stages.full if len(names) == background else np.where(stages.merged < 0, background, stages.merged)
+            )
+            total += confusion(truth[i].label_map, predicted, len(names))
     return miou(total)

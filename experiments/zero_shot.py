@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench, embed, label, lines_of, word_lines
-from benchmarks.claim.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
-from benchmarks.claim.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from experiments.bench import Bench, embed, label, lines_of, word_lines
+from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.dataset import Labels
 from labelgen.metrics import Counts
 from labelgen.ontology import BACKGROUND, Ontology, read_words
@@ -42,16 +42,16 @@ def by_seen(counts: Counts, unseen: list[int]) -> dict[str, float]:
 def run(bench: Bench) -> Claim:
     """Three kinds of other words."""
     draws, notes, comparisons = left_out(bench)
-    *other_words, said = synonyms(bench)
-    others = [other_words, ontologies(bench)]
-    if not others[1][0]:
+    same_classes, compared, said = synonyms(bench)
+    other_classes, compared_too = ontologies(bench)
+    if not other_classes:
         said.append("Coarser and finer words were not tried: eval.groups has fewer than two groups of classes; set it.")
     return Claim(
         "The head maps patches into CLIP's text space, so that it finds classes by words that it was never trained on.",
         f"Each seed draws one class in {LEFT_OUT} to leave out of the words: the photos are labelled without it and "
         f"the head trained; then {bench.split} is asked for all words. Dense CLIP: its best variant there.",
-        [*draws, *(row for rows, _ in others for row in rows)],
-        [*comparisons, *(comparison for _, found in others for comparison in found)],
+        [*draws, *same_classes, *other_classes],
+        [*comparisons, *compared, *compared_too],
         notes + said,
     )
 
@@ -63,7 +63,7 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
     dense = dense_counts(bench, question)
     variant = best_dense(dense)[0]
     clip, with_them = f"dense CLIP, {variant}", "head, trained with them"
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in (*READINGS.values(), clip, with_them)}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in (*READINGS.values(), clip, with_them)}
     notes = []
     for seed in range(bench.seeds):
         unseen = drawn(ontology, seed)
@@ -73,13 +73,13 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
         answers = {READINGS[reading]: its for reading, its in head_counts(bench, folder, question).items()}
         answers |= {clip: dense[variant], with_them: head_counts(bench, trained(bench, {}, seed), question)["head"]}
         for name, counts in answers.items():
-            found[name].append(by_seen(counts, unseen))
+            scores[name].append(by_seen(counts, unseen))
         notes.append(f"Draw {seed} left out {', '.join(ontology.names[c] for c in unseen)}.")
     rows = [
         Row(
             name, {key: [its[key] for its in draws] for key in draws[0]}, DENSE if name.startswith("dense") else SHIPPED
         )
-        for name, draws in found.items()
+        for name, draws in scores.items()
         if len(draws) == bench.seeds
     ]
     ours, theirs = ({row.name: row.figures for row in rows}[name] for name in (READINGS["head"], clip))

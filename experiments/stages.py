@@ -1,4 +1,4 @@
-"""Claim 2: stage 1.2 mends what 1.1 misses, by size of the object, number of instances and number of query points."""
+"""Claim 2: stage 1.2 finds what 1.1 misses, by size of the object, number of instances and number of query points."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.claim.bench import Bench
-from benchmarks.claim.dealt import Photo, labelled_split, photos
-from benchmarks.claim.runs import miou
-from benchmarks.claim.verdict import LABELS, Claim, Comparison, Plot, Row
+from experiments.bench import Bench
+from experiments.dealt import Photo, labelled_split, photos
+from experiments.runs import miou
+from experiments.verdict import LABELS, Claim, Comparison, Plot, Row
 from labelgen.coverage import coverage
 from labelgen.masks import strongest
 from labelgen.metrics import confusion
@@ -55,14 +55,14 @@ def objects(truth: LabelMap, left_out: frozenset[int] = frozenset()) -> Iterator
             yield Object(int(c), parts == i, len(kept))
 
 
-def recall(found: LabelMap, thing: Object) -> float:
+def recall(label_map: LabelMap, thing: Object) -> float:
     """Share of the object's pixels that have its class."""
-    return float((found[thing.mask] == thing.class_index).mean())
+    return float((label_map[thing.mask] == thing.class_index).mean())
 
 
-def object_iou(found: LabelMap, thing: Object) -> float:
-    """IoU with the connected part of its class, as found, that fits it best."""
-    parts, count = ndimage.label(found == thing.class_index)
+def object_iou(label_map: LabelMap, thing: Object) -> float:
+    """IoU with the connected part of its class, as labelled, that fits it best."""
+    parts, count = ndimage.label(label_map == thing.class_index)
     inside, areas = np.bincount(parts[thing.mask], minlength=count + 1)[1:], np.bincount(parts.ravel())[1:]
     return float((inside / (areas + thing.mask.sum() - inside)).max(initial=0.0))
 
@@ -82,8 +82,8 @@ class Pass:
         stages = dict(zip(STAGES, (photo.stages.stage11, photo.stages.stage12, photo.stages.full), strict=True))
         for thing in objects(photo.truth, left_out):
             instances = "3 or more instances" if thing.instances > 2 else f"{thing.instances} of a class"
-            for stage, found in stages.items():
-                figures = {"recall": recall(found, thing), "IoU": object_iou(found, thing)}
+            for stage, label_map in stages.items():
+                figures = {"recall": recall(label_map, thing), "IoU": object_iou(label_map, thing)}
                 for group in (thing.size, instances):
                     for figure, value in figures.items():
                         self.objects[group, stage, figure][photo.part].append(value)
@@ -106,75 +106,76 @@ def stage11(photo: Photo, points: int) -> LabelMap:
 
 def run(bench: Bench) -> Claim:
     """One pass over the labelled photos."""
-    where = labelled_split(bench)
-    ontology = where.words.ontology
-    found = Pass(bench.seeds, len(ontology.names))
+    subset = labelled_split(bench)
+    ontology = subset.words.ontology
+    sums = Pass(bench.seeds, len(ontology.names))
     left_out = frozenset(c for c, role in enumerate(ontology.roles) if role == BACKGROUND)
     with bench.times("label stages"):
-        for photo in photos(bench, where):
-            found.add(photo, left_out)
+        for photo in photos(bench, subset):
+            sums.add(photo, left_out)
     groups = [*SIZES, "1 of a class", "2 of a class", "3 or more instances"]
     by_group = {
-        (group, stage): Row(f"{group}: {stage}", group_figures(found, group, stage), LABELS)
+        (group, stage): Row(f"{group}: {stage}", group_figures(sums, group, stage), LABELS)
         for group in groups
         for stage in STAGES
-        if (group, stage, "recall") in found.objects
+        if (group, stage, "recall") in sums.objects
     }
     return Claim(
         "The second stage finds objects that the query points of the first one miss: small ones, several of a class.",
-        f"Every connected part of a true class of {where.split} is an object (`background` is none). Sizes as COCO's, "
+        f"Every connected part of a true class of {subset.split} is an object (`background` is none). Sizes as COCO's, "
         "relative to the photo: small below 1/300 of its area (32² of 640 x 480 px), large from 3 % on (96²); parts "
         "below 16 of 640 x 480 px are left out. Recall: share of the object's pixels with its class, IoU: with the "
         f"connected part found that fits best. Photos are dealt into {bench.seeds} parts.",
-        [*by_group.values(), *point_rows(found), *missed_rows(found)],
-        comparisons(by_group, found),
-        list(where.notes),
-        plots=[points_plot(found)],
+        [*by_group.values(), *point_rows(sums), *missed_rows(sums)],
+        comparisons(by_group, sums),
+        list(subset.notes),
+        plots=[points_plot(sums)],
     )
 
 
-def group_figures(found: Pass, group: str, stage: str) -> dict[str, list[float]]:
+def group_figures(sums: Pass, group: str, stage: str) -> dict[str, list[float]]:
     """Means over the objects of each part."""
-    recalls, ious = found.objects[group, stage, "recall"], found.objects[group, stage, "IoU"]
+    recalls, ious = sums.objects[group, stage, "recall"], sums.objects[group, stage, "IoU"]
     mean = [[float(np.mean(v)) if v else float("nan") for v in values] for values in (recalls, ious)]
     return {"recall": mean[0], "IoU": mean[1], "objects": [float(len(values)) for values in recalls]}
 
 
-def point_rows(found: Pass) -> list[Row]:
+def point_rows(sums: Pass) -> list[Row]:
     """Stage 1.1 by query points."""
-    by_points = [[miou(counts) for counts in found.by_points[:, i]] for i in range(len(POINTS))]
+    by_points = [[miou(counts) for counts in sums.by_points[:, i]] for i in range(len(POINTS))]
     return [
         Row(f"stage 1.1, {count} query points a class", {"mIoU": values}, LABELS)
         for count, values in zip(POINTS, by_points, strict=True)
     ]
 
 
-def missed_rows(found: Pass) -> list[Row]:
+def missed_rows(sums: Pass) -> list[Row]:
     """How much of what one stage has not right the other has."""
-    share = found.missed[..., 1] / np.maximum(found.missed[..., 0], 1)
+    share = sums.missed[..., 1] / np.maximum(sums.missed[..., 0], 1)
     names = ("of pixels that 1.1 has not right, 1.2 has", "of pixels that 1.2 has not right, 1.1 has")
     return [Row(name, {"share": share[:, i].tolist()}, LABELS) for i, name in enumerate(names)]
 
 
-def points_plot(found: Pass) -> Plot:
+def points_plot(sums: Pass) -> Plot:
     """mIoU over query points."""
-    by_part = [[miou(counts) for counts in part] for part in found.by_points]
+    by_part = [[miou(counts) for counts in part] for part in sums.by_points]
     return Plot("query-points", "query points a class", "mIoU", list(map(float, POINTS)), {"stage 1.1": by_part}, True)
 
 
-def comparisons(rows: dict[tuple[str, str], Row], found: Pass) -> list[Comparison]:
+def comparisons(rows: dict[tuple[str, str], Row], sums: Pass) -> list[Comparison]:
     """Small objects, several instances, and the merge."""
 
     def figure(group: str, stage: str) -> list[float]:
         return rows[group, stage].figures["recall"]
 
     def gain(group: str) -> list[float]:
-        return np.subtract(figure(group, "stage 1.2"), figure(group, "stage 1.1")).tolist()
+        pairs = zip(figure(group, "stage 1.2"), figure(group, "stage 1.1"), strict=True)
+        return [second - first for second, first in pairs]
 
     one, many, small, large = "1 of a class", "3 or more instances", "small", "large"
-    made = []
+    compared = []
     if (small, "stage 1.1") in rows and (large, "stage 1.1") in rows:
-        made += [
+        compared += [
             Comparison(
                 "recall of small objects is higher in 1.2 than in 1.1",
                 figure(small, "stage 1.2"),
@@ -188,7 +189,7 @@ def comparisons(rows: dict[tuple[str, str], Row], found: Pass) -> list[Compariso
             ),
         ]
     if (many, "stage 1.1") in rows and (one, "stage 1.1") in rows:
-        made.append(Comparison("1.2's gain is larger for 3 or more instances than for one", gain(many), gain(one)))
-    share = found.missed[:, 0, 1] / np.maximum(found.missed[:, 0, 0], 1)
+        compared.append(Comparison("1.2's gain is larger for 3 or more instances than for one", gain(many), gain(one)))
+    share = sums.missed[:, 0, 1] / np.maximum(sums.missed[:, 0, 0], 1)
     nothing = [0.1] * len(share)
-    return [*made, Comparison("1.2 has right a tenth or more of what 1.1 has not", share.tolist(), nothing)]
+    return [*compared, Comparison("1.2 has right a tenth or more of what 1.1 has not", share.tolist(), nothing)]

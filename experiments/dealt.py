@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.claim.bench import Bench, label, lines_of, word_lines
+from experiments.bench import Bench, label, lines_of, word_lines
 from labelgen.calibration import Calibration
 from labelgen.dataset import Dataset
 from labelgen.label import LabelSettings, Stages, label_stages
@@ -70,7 +70,8 @@ def labelled(bench: Bench, name: str, split: str, *notes: str) -> Labelled:
 def rules(bench: Bench, split: str) -> dict[str, str]:
     """eval.truth, for labels: a background that only eval.background_threshold makes is no class of theirs."""
     unnamed = bench.config.eval.background_threshold and BACKGROUND in (bench.data.truth_classes(split) or ())
-    return bench.config.eval.truth.to_dict() | ({BACKGROUND: IGNORE} if unnamed else {})
+    shipped: dict[str, str] = bench.config.eval.truth.to_dict()
+    return shipped | ({BACKGROUND: IGNORE} if unnamed else {})
 
 
 def own_labels(bench: Bench) -> str:
@@ -79,10 +80,10 @@ def own_labels(bench: Bench) -> str:
     return OWN
 
 
-def photos(bench: Bench, where: Labelled) -> Iterator[Photo]:
+def photos(bench: Bench, subset: Labelled) -> Iterator[Photo]:
     """All photos of a split, photo i in part i modulo the seeds."""
-    evidence = where.data.reader("evidence", where.split)
-    truth = TruthReader(where.data, where.split, where.words.ontology.names, rules(bench, where.split))
+    evidence = subset.data.reader("evidence", subset.split)
+    truth = TruthReader(subset.data, subset.split, subset.words.ontology.names, rules(bench, subset.split))
     for i in range(len(evidence)):
         seen = EvidenceRow.decode(evidence[i])
-        yield Photo(i % bench.seeds, seen, truth[i].label_map, label_stages(seen, where.settings, *where.words))
+        yield Photo(i % bench.seeds, seen, truth[i].label_map, label_stages(seen, subset.settings, *subset.words))

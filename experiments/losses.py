@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claim.bench import Bench, Fields, text
-from benchmarks.claim.runs import (
+from experiments.bench import Bench, Fields, text
+from experiments.runs import (
     TUNING,
     head_counts,
     miou,
@@ -15,7 +15,7 @@ from benchmarks.claim.runs import (
     tune_question,
     tuning_score,
 )
-from benchmarks.claim.verdict import SHIPPED, Claim, Comparison, Row
+from experiments.verdict import SHIPPED, Claim, Comparison, Row
 
 CE, SUPCON = "prototype_ce", "t_supcon"
 NAMES = {CE: "prototype CE", SUPCON: "T-SupCon"}

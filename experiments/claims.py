@@ -1,7 +1,7 @@
 """Every claim of the paper tried on a config that has truth, with its answer, also where the answer is no.
 
-    python -m benchmarks.claims --config=configs/pocket.py --data=DATA --out=FOLDER --seeds=3
-    python -m benchmarks.claims --config=configs/voc.py --data=DATA --out=FOLDER --only=labels,losses
+    python -m experiments.claims --config=configs/pocket.py --data=DATA --out=FOLDER --seeds=3
+    python -m experiments.claims --config=configs/voc.py --data=DATA --out=FOLDER --only=labels,losses
 
 DATA is complete and labelled with the config's words; it is read, never written. Writes FOLDER/claims.json, plots and a
 page, FOLDER/claims.md; --page=FILE has them elsewhere. What is finished in FOLDER is not done again, what was cut off
@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claim import catalogue
-from benchmarks.claim.bench import Bench, open_bench
-from benchmarks.claim.page import page
-from benchmarks.claim.plots import write_plots
-from benchmarks.claim.verdict import LABELS, NOT_TRIED, SHIPPED, Claim
 from benchmarks.setting import where
+from experiments import catalogue
+from experiments.bench import Bench, open_bench
+from experiments.page import page
+from experiments.plots import write_plots
+from experiments.verdict import LABELS, NOT_TRIED, SHIPPED, Claim
 from labelgen.config import command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def tried(bench: Bench, name: str) -> Claim:
-    """The claim's answer; where it cannot be tried with this config and DATA, why, and what would mend it."""
+    """The claim's answer; where it cannot be tried with this config and DATA, why, and what would fix it."""
     try:
         return catalogue.CLAIMS[name].run(bench)
     except UserError as error:
@@ -127,7 +127,7 @@ def about(bench: Bench) -> dict[str, Any]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.claims`."""
+    """The command line of `python -m experiments.claims`."""
     flags = parser(__doc__ or "", stopped=GOES_ON)
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.run wrote, with truth")
     flags.add_argument("--out", required=True, metavar="FOLDER", help="for everything made on the way, and the answers")

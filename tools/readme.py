@@ -1,11 +1,11 @@
 """Fills the figures of the README from files, so that none is typed by hand.
 
-    python -m benchmarks.readme                              # from docs/figures.json and docs/claims.json
-    python -m benchmarks.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
+    python -m tools.readme                              # from docs/figures.json and docs/claims.json
+    python -m tools.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
 
 What stands between `<!-- figures:NAME -->` and `<!-- end -->` is written anew. docs/figures.json keeps what
-`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for benchmarks.results);
-docs/claims.json is that of benchmarks.claims. --check writes nothing and says whether the README differs.
+`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for tools.results);
+docs/claims.json is that of experiments.claims. --check writes nothing and says whether the README differs.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claim import verdict
-from benchmarks.claim.page import by_number
-from benchmarks.claim.verdict import number
-from benchmarks.claim.zero_shot import LEFT_OUT, READINGS
-from benchmarks.evaluations import PRESENT, evaluations
 from benchmarks.setting import where
+from experiments import verdict
+from experiments.page import by_number
+from experiments.verdict import number
+from experiments.zero_shot import LEFT_OUT, READINGS
 from labelgen.config import ROOT, command, parser
 from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
 from labelgen.files import write_atomic
+from tools.evaluations import PRESENT, evaluations
 
 Figures = Mapping[str, Any]
 README, FIGURES, CLAIMS = ROOT / "README.md", ROOT / "docs/figures.json", ROOT / "docs/claims.json"
@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
 
 def figures() -> dict[str, Any]:
     """Both files."""
-    mend = "run make figures, or python -m benchmarks.claims --page=docs/claims.md"
-    return {"runs": read_json(FIGURES, mend), "claims": read_json(CLAIMS, mend)}
+    fix = "run make figures, or python -m experiments.claims --page=docs/claims.md"
+    return {"runs": read_json(FIGURES, fix), "claims": read_json(CLAIMS, fix)}
 
 
 def collect(data: Path, runs: list[str]) -> dict[str, Any]:
@@ -84,13 +84,13 @@ def _labels(scores: Figures) -> dict[str, Any]:
     return {"readings": rows, "presence": scores["presence"]}
 
 
-def filled(text: str, known: Figures) -> str:
+def filled(text: str, sources: Figures) -> str:
     """The text with every block written anew. UserError for a block of no name that is known."""
 
-    def write(found: re.Match[str]) -> str:
-        if found[2] not in BLOCKS:
-            raise UserError(f"README.md: no figures are called {found[2]!r}; there are {', '.join(BLOCKS)}")
-        return f"{found[1]}{BLOCKS[found[2]](known)}\n{found[4]}"
+    def write(block: re.Match[str]) -> str:
+        if block[2] not in BLOCKS:
+            raise UserError(f"README.md: no figures are called {block[2]!r}; there are {', '.join(BLOCKS)}")
+        return f"{block[1]}{BLOCKS[block[2]](sources)}\n{block[4]}"
 
     return BLOCK.sub(write, text)
 
@@ -127,9 +127,9 @@ def best(readings: Figures, present: bool) -> str:
     return max(names, key=lambda name: mean(readings[name]["miou"]))
 
 
-def heads(known: Figures) -> str:
+def heads(sources: Figures) -> str:
     """The table of readings, a column a split."""
-    splits = known["runs"]["splits"]
+    splits = sources["runs"]["splits"]
     groups = [name for name in next(iter(splits.values()))["readings"]["head"] if name != "miou"]
     lines = ["| | " + " | ".join(f"{split}: mIoU ({', '.join(groups)})" for split in splits) + " |"]
     lines.append("|---" * (len(splits) + 1) + "|")
@@ -143,16 +143,16 @@ def heads(known: Figures) -> str:
     return "\n".join(lines)
 
 
-def ratios(known: Figures) -> str:
+def ratios(sources: Figures) -> str:
     """The head over dense CLIP and over the oracle."""
     said: dict[str, list[float]] = {"best unfiltered dense CLIP": [], "oracle": []}
-    for fields in known["runs"]["splits"].values():
+    for fields in sources["runs"]["splits"].values():
         readings = fields["readings"]
         head = mean(readings["head"]["miou"])
         said["best unfiltered dense CLIP"].append(head / mean(readings[best(readings, False)]["miou"]))
         if "oracle" in readings:
             said["oracle"].append(head / mean(readings["oracle"]["miou"]))
-    splits = " and ".join(known["runs"]["splits"])
+    splits = " and ".join(sources["runs"]["splits"])
     parts = [f"head / {name}: {' and '.join(f'{v:.2f}' for v in values)}" for name, values in said.items() if values]
     return f"On {splits}: {'; '.join(parts)}."
 
@@ -169,10 +169,10 @@ LABELS = {
 }
 
 
-def labels(known: Figures) -> str:
+def labels(sources: Figures) -> str:
     """The free labels, stage by stage, and presence."""
     lines = []
-    for split, fields in known["runs"]["labels"].items():
+    for split, fields in sources["runs"]["labels"].items():
         readings = fields["readings"]
         groups = [k for k in readings["merged"] if k not in ("miou", "coverage")]
         lines += [f"| free labels of `{split}` | mIoU ({', '.join(groups)}) | coverage |", "|---|---|---|"]
@@ -180,14 +180,14 @@ def labels(known: Figures) -> str:
             # On labelled pixels coverage is one by definition: what the labels cover says more.
             covers = readings["merged" if "labelled pixels" in name else name]["coverage"]
             lines.append(f"| {shown} | {cell(readings[name])} | {number(covers)} |")
-        found = fields["presence"]
-        lines += ["", f"Presence: precision {number(found['precision'])}, recall {number(found['recall'])}."]
+        presence = fields["presence"]
+        lines += ["", f"Presence: precision {number(presence['precision'])}, recall {number(presence['recall'])}."]
     return "\n".join(lines)
 
 
-def setting(known: Figures) -> str:
+def setting(sources: Figures) -> str:
     """Where the figures come from."""
-    runs = known["runs"]
+    runs = sources["runs"]
     splits = runs["splits"]
     classes = next(iter(splits.values()))["classes"]
     photos = " and ".join(f"{fields['photos']} of `{split}`" for split, fields in splits.items())
@@ -198,17 +198,17 @@ def setting(known: Figures) -> str:
     )
 
 
-def verdicts(known: Figures) -> str:
+def verdicts(sources: Figures) -> str:
     """Each claim with its verdict."""
     lines = ["| claim | verdict |", "|---|---|"]
     return "\n".join(
-        [*lines, *(f"| {c['title']} | {c['verdict']} |" for c in by_number(known["claims"]["claims"]).values())]
+        [*lines, *(f"| {c['title']} | {c['verdict']} |" for c in by_number(sources["claims"]["claims"]).values())]
     )
 
 
-def tried(known: Figures) -> str:
+def tried(sources: Figures) -> str:
     """The rows of claim 9, as one line each."""
-    rows = claim_rows(known, "losses")
+    rows = claim_rows(sources, "losses")
     ours = mean(rows[0]["figures"]["mIoU"])
     same = [row for row in rows[1:] if set(row["figures"]) >= {"mIoU"} and not row["name"].startswith("few steps")]
     ordered = sorted(same, key=lambda row: -mean(row["figures"]["mIoU"]))
@@ -216,9 +216,9 @@ def tried(known: Figures) -> str:
     return f"Against the shipped config ({number(ours)} on eval), each row one change: {said}."
 
 
-def new_words(known: Figures) -> str:
+def new_words(sources: Figures) -> str:
     """Claim 7's classes that training left out."""
-    rows = {row["name"]: row["figures"] for row in claim_rows(known, "zero_shot")}
+    rows = {row["name"]: row["figures"] for row in claim_rows(sources, "zero_shot")}
     ours, alone, dense = (rows[READINGS[name]] for name in ("head", "head alone", "dense map"))
     clip = next(figures for name, figures in rows.items() if name.startswith("dense CLIP") and "unseen" in figures)
     unseen = {"with the dense map": ours, "that map alone": dense, "the head alone": alone, "dense CLIP": clip}
@@ -230,11 +230,11 @@ def new_words(known: Figures) -> str:
     )
 
 
-def claim_rows(known: Figures, name: str) -> list[Figures]:
+def claim_rows(sources: Figures, name: str) -> list[Figures]:
     """A claim's rows. UserError where it was not tried."""
-    if name not in known["claims"]["claims"]:
-        raise UserError(f"{CLAIMS}: the claim {name} is missing; run benchmarks.claims --page=docs/claims.md for all")
-    rows: list[Figures] = known["claims"]["claims"][name]["rows"]
+    if name not in sources["claims"]["claims"]:
+        raise UserError(f"{CLAIMS}: the claim {name} is missing; run experiments.claims --page=docs/claims.md for all")
+    rows: list[Figures] = sources["claims"]["claims"][name]["rows"]
     return rows
 
 
@@ -250,7 +250,7 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m benchmarks.readme`."""
+    """The command line of `python -m tools.readme`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="*", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--data", default="", metavar="DATA", help="folder that labelgen.quality has been run on")
