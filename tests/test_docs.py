@@ -27,7 +27,7 @@ NOT_RUN = {
     "make ": "installs a virtual environment from a package index; the commands in it are run by .ci/run",
     "bash .ci/run": "runs these tests",
     "python3 -m venv": "installs; .ci/venv does the same",
-    "pip install": "needs a GPU, a TPU or an object store",
+    "pip install": "installs, some of it for a GPU, a TPU or an object store",
     "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
     "gcloud storage": "needs a bucket",
     "python -m labelgen.fetch": "fetches gigabytes; tests/test_fetch.py runs it against a local server",
@@ -63,6 +63,7 @@ SMALL = [
 PHOTOS = 5
 """Enough for a batch over the four devices that tests have, and one to spare."""
 
+PAGES_BY_BLOCK = ("README.md", "docs/datasets.md")
 WHOLE_PAGES = ("docs/tutorial.md", "docs/troubleshooting.md")  # the second goes on where the first ends
 
 
@@ -98,7 +99,7 @@ def test_every_reason_is_still_needed() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_what_stands_in_a_sentence_or_in_other_pages_is_not_run_for_a_reason(page: str) -> None:
     lines = inline(page)
-    if page not in ("README.md", *WHOLE_PAGES):
+    if page not in (*PAGES_BY_BLOCK, *WHOLE_PAGES):
         lines += sum(map(commands, blocks(page)), [])
     assert [line for line in lines if not reason_not_to_run(line)] == []
 
@@ -172,11 +173,20 @@ def follow(folder: Path, reader: Path, lines: list[str], capsys: pytest.CaptureF
             assert re.search(r"^(wrote|ready|trained|data|.*next: )", run(line, capsys), re.MULTILINE), line
 
 
-README_BLOCKS = [block for block in map(commands, blocks("README.md")) if not all(map(reason_not_to_run, block))]
+BY_BLOCK = {
+    f"{page}, {block[0].split('=')[-1]}": block
+    for page in PAGES_BY_BLOCK
+    for block in map(commands, blocks(page))
+    if not all(map(reason_not_to_run, block))
+}
 
 
-@pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: block[0].split("=")[-1])
-def test_the_blocks_of_the_readme_run_each_by_itself(
+def test_each_page_of_blocks_has_one_to_run() -> None:
+    assert {name.partition(",")[0] for name in BY_BLOCK} == set(PAGES_BY_BLOCK)
+
+
+@pytest.mark.parametrize("block", BY_BLOCK.values(), ids=BY_BLOCK)
+def test_the_blocks_of_a_page_run_each_by_itself(
     block: list[str], reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
