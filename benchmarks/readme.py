@@ -91,10 +91,10 @@ def _labels(scores: Figures) -> dict[str, Any]:
 def filled(text: str, known: Figures, name: str) -> str:
     """The text of page `name` with every block written anew. UserError for a block of no name that is known."""
 
-    def write(found: re.Match[str]) -> str:
-        if found[2] not in BLOCKS:
-            raise UserError(f"{name}: no figures are called {found[2]!r}; there are {', '.join(BLOCKS)}")
-        return f"{found[1]}{BLOCKS[found[2]](known)}\n{found[4]}"
+    def write(block: re.Match[str]) -> str:
+        if block[2] not in BLOCKS:
+            raise UserError(f"{name}: no figures are called {block[2]!r}; there are {', '.join(BLOCKS)}")
+        return f"{block[1]}{BLOCKS[block[2]](known)}\n{block[4]}"
 
     return BLOCK.sub(write, text)
 
