@@ -20,7 +20,7 @@ from labelgen.config import command, load_config
 from pocket.scenes import draw
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {
     "python -m labelgen.features": "goes on from the DATA of another block; tests/test_features.py runs it",
@@ -83,8 +83,8 @@ def commands(block: str) -> list[str]:
 def inline(page: str) -> list[str]:
     """Command lines within a sentence; a command's name alone is none."""
     text = re.sub(r"^```(?:.*\n)*?```|^    .*\n", "", (ROOT / page).read_text(), flags=re.MULTILINE)
-    found = re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)
-    return [" ".join(line.split()) for line in found if not re.fullmatch(r"python -m [\w.]+", line)]
+    lines = [" ".join(line.split()) for line in re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)]
+    return [line for line in lines if not re.fullmatch(r"python -m [\w.]+", line)]
 
 
 def reason_not_to_run(line: str) -> str | None:
@@ -102,6 +102,28 @@ def test_what_stands_in_a_sentence_or_in_other_pages_is_not_run_for_a_reason(pag
     if page not in (*PAGES_BY_BLOCK, *WHOLE_PAGES):
         lines += sum(map(commands, blocks(page)), [])
     assert [line for line in lines if not reason_not_to_run(line)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #: the headings, as they are on the web."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```(?:.*\n)*?```", "", page.read_text(), flags=re.M), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if not link.startswith(("http://", "https://")):
+            name, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_names_each_page_once_with_a_line() -> None:
+    lines = re.findall(r"^- \[\S+\]\((\S+)\): .+", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+    named = sorted(str((ROOT / "docs" / name).resolve().relative_to(ROOT)) for name in lines)
+    assert named == [page for page in PAGES if page != "docs/README.md"]
 
 
 def in_configs() -> list[str]:
