@@ -20,14 +20,14 @@ from labelgen.config import command, load_config
 from pocket.scenes import draw
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {
     "python -m labelgen.features": "goes on from the DATA of another block; tests/test_features.py runs it",
     "make ": "installs a virtual environment from a package index; the commands in it are run by .ci/run",
     "bash .ci/run": "runs these tests",
     "python3 -m venv": "installs; .ci/venv does the same",
-    "pip install": "needs a GPU, a TPU or an object store",
+    "pip install": "installs, some of it for a GPU, a TPU or an object store",
     "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
     "gcloud storage": "needs a bucket",
     "python -m labelgen.fetch": "fetches gigabytes; tests/test_fetch.py runs it against a local server",
@@ -63,6 +63,7 @@ SMALL = [
 PHOTOS = 5
 """Enough for a batch over the four devices that tests have, and one to spare."""
 
+PAGES_BY_BLOCK = ("README.md", "docs/datasets.md")
 WHOLE_PAGES = ("docs/tutorial.md", "docs/troubleshooting.md")  # the second goes on where the first ends
 
 
@@ -82,8 +83,8 @@ def commands(block: str) -> list[str]:
 def inline(page: str) -> list[str]:
     """Command lines within a sentence; a command's name alone is none."""
     text = re.sub(r"^```(?:.*\n)*?```|^    .*\n", "", (ROOT / page).read_text(), flags=re.MULTILINE)
-    found = re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)
-    return [" ".join(line.split()) for line in found if not re.fullmatch(r"python -m [\w.]+", line)]
+    lines = [" ".join(line.split()) for line in re.findall(rf"`((?:{'|'.join(HEADS)})\s[^`]+)`", text)]
+    return [line for line in lines if not re.fullmatch(r"python -m [\w.]+", line)]
 
 
 def reason_not_to_run(line: str) -> str | None:
@@ -98,9 +99,31 @@ def test_every_reason_is_still_needed() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_what_stands_in_a_sentence_or_in_other_pages_is_not_run_for_a_reason(page: str) -> None:
     lines = inline(page)
-    if page not in ("README.md", *WHOLE_PAGES):
+    if page not in (*PAGES_BY_BLOCK, *WHOLE_PAGES):
         lines += sum(map(commands, blocks(page)), [])
     assert [line for line in lines if not reason_not_to_run(line)] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind #: the headings, as they are on the web."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```(?:.*\n)*?```", "", page.read_text(), flags=re.M), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if not link.startswith(("http://", "https://")):
+            name, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_index_names_each_page_once_with_a_line() -> None:
+    lines = re.findall(r"^- \[\S+\]\((\S+)\): .+", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+    named = sorted(str((ROOT / "docs" / name).resolve().relative_to(ROOT)) for name in lines)
+    assert named == [page for page in PAGES if page != "docs/README.md"]
 
 
 def in_configs() -> list[str]:
@@ -172,11 +195,20 @@ def follow(folder: Path, reader: Path, lines: list[str], capsys: pytest.CaptureF
             assert re.search(r"^(wrote|ready|trained|data|.*next: )", run(line, capsys), re.MULTILINE), line
 
 
-README_BLOCKS = [block for block in map(commands, blocks("README.md")) if not all(map(reason_not_to_run, block))]
+BY_BLOCK = {
+    f"{page}, {block[0].split('=')[-1]}": block
+    for page in PAGES_BY_BLOCK
+    for block in map(commands, blocks(page))
+    if not all(map(reason_not_to_run, block))
+}
 
 
-@pytest.mark.parametrize("block", README_BLOCKS, ids=lambda block: block[0].split("=")[-1])
-def test_the_blocks_of_the_readme_run_each_by_itself(
+def test_each_page_of_blocks_has_one_to_run() -> None:
+    assert {name.partition(",")[0] for name in BY_BLOCK} == set(PAGES_BY_BLOCK)
+
+
+@pytest.mark.parametrize("block", BY_BLOCK.values(), ids=BY_BLOCK)
+def test_the_blocks_of_a_page_run_each_by_itself(
     block: list[str], reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -29,17 +29,24 @@ KNOWN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_the_readme_says_what_the_files_say() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.filled(text, readme.figures()) == text, "run make readme-figures"
-    assert {found[2] for found in readme.BLOCK.finditer(text)} == set(readme.BLOCKS)
+ON_README = {"setting", "heads", "ratios"}
+
+
+def test_the_pages_say_what_the_files_say() -> None:
+    blocks = {}
+    for page in readme.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert readme.filled(text, readme.figures(), page.name) == text, "run make readme-figures"
+        blocks[page.name] = {found[2] for found in readme.BLOCK.finditer(text)}
+    assert blocks["README.md"] == ON_README
+    assert blocks["results.md"] == set(readme.BLOCKS) - {"heads", "ratios"}
 
 
 def test_results_have_no_figure_outside_of_what_is_written_by_the_script() -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    results = text[text.index("## Results") : text.index("## Your photos")]
-    typed = readme.BLOCK.sub("", results)
-    assert re.findall(r"(?<![\w/])\d*\.\d+", typed) == []
+    first, rest = (page.read_text(encoding="utf-8") for page in readme.PAGES)
+    for results in (first[first.index("## Results") : first.index("## Your photos")], rest):
+        typed = readme.BLOCK.sub("", results)
+        assert re.findall(r"(?<![\w/])\d*\.\d+", typed) == []
 
 
 def test_heads_are_mean_and_spread_over_seeds_with_groups() -> None:
@@ -54,25 +61,27 @@ def test_heads_are_mean_and_spread_over_seeds_with_groups() -> None:
 def test_blocks_are_written_anew_between_their_marks_alone() -> None:
     text = "a .1\n<!-- figures:verdicts -->\nold\n<!-- end -->\nb\n"
     rows = "| claim | verdict |\n|---|---|\n| 2. First | undecided |\n| 10. Last | holds |"
-    assert readme.filled(text, KNOWN) == f"a .1\n<!-- figures:verdicts -->\n{rows}\n<!-- end -->\nb\n"
-    with pytest.raises(readme.UserError, match="no figures are called 'nothing'; there are setting"):
-        readme.filled("<!-- figures:nothing -->\n<!-- end -->\n", KNOWN)
+    assert readme.filled(text, KNOWN, "README.md") == f"a .1\n<!-- figures:verdicts -->\n{rows}\n<!-- end -->\nb\n"
+    with pytest.raises(readme.UserError, match="^a.md: no figures are called 'nothing'; there are setting"):
+        readme.filled("<!-- figures:nothing -->\n<!-- end -->\n", KNOWN, "a.md")
 
 
-def test_a_readme_that_differs_is_told(
+def test_a_page_that_differs_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, content in (("FIGURES", KNOWN["runs"]), ("CLAIMS", KNOWN["claims"])):
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(content))
         monkeypatch.setattr(readme, name, path)
-    page = tmp_path / "README.md"
+    plain, page = tmp_path / "README.md", tmp_path / "results.md"
+    plain.write_text("no figures\n")
     page.write_text("<!-- figures:ratios -->\n<!-- end -->\n")
-    monkeypatch.setattr(readme, "README", page)
+    monkeypatch.setattr(readme, "PAGES", (plain, page))
     assert command(readme.main, readme.arguments(), ["--check"]) == 1
-    assert "README.md differs" in capsys.readouterr().out and "2.00" not in page.read_text()
+    assert capsys.readouterr().out.startswith("results.md differs") and "2.00" not in page.read_text()
     assert command(readme.main, readme.arguments(), []) == 0
-    assert "2.00" in page.read_text() and command(readme.main, readme.arguments(), ["--check"]) == 0
+    assert "2.00" in page.read_text() and plain.read_text() == "no figures\n"
+    assert command(readme.main, readme.arguments(), ["--check"]) == 0
 
 
 def test_runs_are_collected_with_the_oracle_apart(tmp_path: Path) -> None:

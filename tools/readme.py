@@ -1,11 +1,11 @@
-"""Fills the figures of the README from files, so that none is typed by hand.
+"""Fills the figures of the README and of docs/results.md from files, so that none is typed by hand.
 
     python -m tools.readme                              # from docs/figures.json and docs/claims.json
     python -m tools.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
 
 What stands between `<!-- figures:NAME -->` and `<!-- end -->` is written anew. docs/figures.json keeps what
 `labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for tools.results);
-docs/claims.json is that of experiments.claims. --check writes nothing and says whether the README differs.
+docs/claims.json is that of experiments.claims. --check writes nothing and says which page differs.
 """
 
 import argparse
@@ -29,23 +29,27 @@ from labelgen.files import write_atomic
 from tools.evaluations import PRESENT, evaluations
 
 Figures = Mapping[str, Any]
-README, FIGURES, CLAIMS = ROOT / "README.md", ROOT / "docs/figures.json", ROOT / "docs/claims.json"
+PAGES = ROOT / "README.md", ROOT / "docs/results.md"
+FIGURES, CLAIMS = ROOT / "docs/figures.json", ROOT / "docs/claims.json"
 BLOCK = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def main(args: argparse.Namespace) -> int:
     """Collects where RUNs are given, then fills or checks."""
     if bool(args.runs) != bool(args.data):
-        raise UserError("--data and RUNs belong together: name both to collect figures, neither to fill the README")
+        raise UserError("--data and RUNs belong together: name both to collect figures, neither to fill the pages")
     if args.runs:
         write_json(FIGURES, collect(Path(args.data), args.runs))
-    text = README.read_text(encoding="utf-8")
-    new = filled(text, figures())
+    known, names = figures(), " and ".join(page.name for page in PAGES)
+    new = {page: filled(page.read_text(encoding="utf-8"), known, page.name) for page in PAGES}
     if args.check:
-        print("README.md says what the files say" if new == text else "README.md differs: run make readme-figures")
-        return int(new != text)
-    write_atomic(README, new.encode())
-    print(f"wrote {README.name} from {FIGURES.name} and {CLAIMS.name}; next: look at git diff README.md")
+        differing = [page.name for page, text in new.items() if text != page.read_text(encoding="utf-8")]
+        said = f"{names} say what the files say"
+        print(f"{' and '.join(differing)} differs: run make readme-figures" if differing else said)
+        return int(bool(differing))
+    for page, text in new.items():
+        write_atomic(page, text.encode())
+    print(f"wrote {names} from {FIGURES.name} and {CLAIMS.name}; next: look at git diff")
     return 0
 
 
@@ -84,12 +88,12 @@ def _labels(scores: Figures) -> dict[str, Any]:
     return {"readings": rows, "presence": scores["presence"]}
 
 
-def filled(text: str, sources: Figures) -> str:
-    """The text with every block written anew. UserError for a block of no name that is known."""
+def filled(text: str, sources: Figures, name: str) -> str:
+    """The text of page `name` with every block written anew. UserError for a block of no name that is known."""
 
     def write(block: re.Match[str]) -> str:
         if block[2] not in BLOCKS:
-            raise UserError(f"README.md: no figures are called {block[2]!r}; there are {', '.join(BLOCKS)}")
+            raise UserError(f"{name}: no figures are called {block[2]!r}; there are {', '.join(BLOCKS)}")
         return f"{block[1]}{BLOCKS[block[2]](sources)}\n{block[4]}"
 
     return BLOCK.sub(write, text)
@@ -254,7 +258,7 @@ def arguments() -> argparse.ArgumentParser:
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="*", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--data", default="", metavar="DATA", help="folder that labelgen.quality has been run on")
-    flags.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the README differs")
+    flags.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page differs")
     return flags
 
 
