@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 from rows import mask_set
 
-from labelgen import dispatch, encoding, files, run, shards, tfrecord
+from labelgen import dispatch, run
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.pipeline import in_order
@@ -114,13 +115,8 @@ def get_config():
 
 def main(argv: list[str]) -> int:
     """labelgen.run with the stub."""
-    real = encoding.load_encoders
-    encoding.load_encoders = StubEncoders  # type: ignore[assignment]
     dispatch.LEAST_S = float(os.environ.get("STUB_LEAST_S", dispatch.LEAST_S))
-    try:
-        return command(run.main, run.arguments(), argv)
-    finally:  # other tests of this process want the real ones
-        encoding.load_encoders = real
+    return command(partial(run.main, load=StubEncoders), run.arguments(), argv)
 
 
 def kill_and_restart(kills: int, seed: int, out: str, argv: list[str]) -> int:
@@ -157,18 +153,18 @@ def kill_at(way: str, number: int, share: float) -> None:
     """kill -9 in the n-th write, with a share of its bytes on the disk, or before the n-th rename or fsync."""
     calls = itertools.count()
 
-    def deadly(call: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(*arguments: Any) -> None:
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
             if next(calls) == number:
                 if way == "write":
                     call(arguments[0], arguments[1][: int(share * len(arguments[1]))])
                 os.kill(os.getpid(), signal.SIGKILL)
-            call(*arguments)
+            return call(*arguments)
 
         return wrapped
 
     if way == "write":
-        files.write_all = tfrecord.write_all = shards.write_all = deadly(files.write_all)
+        os.write = deadly(os.write)
     if way == "name":
         os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
 

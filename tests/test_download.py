@@ -14,6 +14,7 @@ import pytest
 from file_server import serving
 
 from labelgen import download as module
+from labelgen import progress
 from labelgen.download import MB, Remote, check_room, download
 from labelgen.errors import UserError
 
@@ -217,7 +218,7 @@ def test_a_server_that_sends_other_bytes_than_asked_for_is_not_believed(server, 
 
 
 def test_progress_has_rate_and_time_left_and_counts_from_where_it_was(server, remote, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("labelgen.progress._LOG_S", 0.0)
+    monkeypatch.setattr(progress, "_LOG_S", 0.0)
     (tmp_path / "a.tar.partial").write_bytes(DATA[: 2 * MB])
     download(remote, tmp_path / "a.tar")
     assert "a.tar 1/1 MB" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from serving import ask, file_of
 from tiny_run import picture
 
 from fmbseg_jax import Segmenter, serve
+from labelgen import clip
 from labelgen.config import command
 from labelgen.errors import UserError
 
@@ -72,7 +73,7 @@ def test_without_the_text_tower_the_trained_words_still_work(run: Path, monkeypa
     def missing(*arguments: Any) -> None:
         raise UserError("clip.safetensors: not there")
 
-    monkeypatch.setattr("labelgen.clip.load_clip", missing)
+    monkeypatch.setattr(clip, "load_clip", missing)
     _, note = serve.warm_up(Segmenter.restore(run))
     assert note == "; only the words of the RUN, for clip.safetensors: not there"
 

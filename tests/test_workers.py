@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import itertools
+import os
 import shutil
 import signal
 import time
@@ -121,8 +122,8 @@ def test_a_file_that_went_on_a_network_disk(tmp_path: Path, monkeypatch: pytest.
     def stale(*arguments: Any) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    with ShardWriter(tmp_path / "s") as writer:
-        monkeypatch.setattr("labelgen.tfrecord.write_all", stale)
+    with ShardWriter(tmp_path / "s") as writer, monkeypatch.context() as disk:
+        disk.setattr(os, "write", stale)
         with pytest.raises(ShardBusyError, match="s: another machine has finished it"):
             writer.append(b"x")
 
