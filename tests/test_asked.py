@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
 
 from configs.default import get_config
@@ -17,6 +15,8 @@ from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
 from labelgen.config import command
 from labelgen.ontology import parse_words
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 
 DENSE_MAP = np.zeros((6, 5), np.float32)
 

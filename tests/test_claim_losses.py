@@ -9,8 +9,8 @@ import pytest
 from benchmarks.claim import losses
 from benchmarks.claim.bench import Bench
 from benchmarks.claim.verdict import Row
-from labelgen.config import ROOT
 from labelgen.progress import StageTimes
+from tests.worlds.paths import ROOT
 
 SUPCON = ("train.loss=t_supcon", "train.supcon_prototype_weight=10", "train.supcon_samples=256")
 

@@ -9,9 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
-from training import SMALL
 
 from benchmarks import claims
 from benchmarks.claim import catalogue, material, runs
@@ -19,12 +16,16 @@ from benchmarks.claim.bench import Bench, open_bench, word_lines
 from benchmarks.claim.page import page
 from benchmarks.claim.plots import bounds, lines
 from benchmarks.claim.verdict import Claim, Comparison, Plot, Row, cell, verdict
-from labelgen.config import ROOT, command
+from labelgen.config import command
 from labelgen.dataset import shard_name, write_json
 from labelgen.merge import patch_targets
 from labelgen.records import LabelRow
 from labelgen.tfrecord import ShardWriter
 from labelgen.truth import TruthReader
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.training import SMALL
 
 FIELDS = ["eval.splits=eval", *(f"{name}={value}" for name, value in SMALL.items()), "train.steps=10"]
 
@@ -83,7 +84,7 @@ def some(value: float, runs_made: list[str] | None = None, name: str = "") -> An
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tests/tiny.py's DATA with free labels of train that say its truth."""
+    """tiny's DATA with free labels of train that say its truth."""
     data = tiny.write_data(tmp_path_factory.mktemp("data"))
     folder = data / "labels/default"
     with ShardWriter(folder / shard_name("train", 0, 1)) as writer:

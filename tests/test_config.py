@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import ROOT, command, digest, load_config, parser
+from labelgen.config import command, digest, load_config, parser
 from labelgen.errors import UserError
+from tests.worlds.paths import ROOT
 
 DEFAULT = str(ROOT / "configs/default.py")
 

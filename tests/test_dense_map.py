@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from configs.default import get_config
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.dense_map import RIDGE, densely_embedded, fit_dense_map
 from labelgen.dataset import Dataset
 from labelgen.presence import dense_map
+from tests.worlds import tiny
 
 
 @pytest.fixture(scope="module")

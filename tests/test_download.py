@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_server import serving
 
 from labelgen import download as module
 from labelgen import progress
 from labelgen.download import MB, Remote, check_room, download
 from labelgen.errors import UserError
+from tests.worlds.file_server import serving
 
 DATA = np.random.default_rng(0).bytes(3_400_000)
 SHA256, MD5 = hashlib.sha256(DATA).hexdigest(), hashlib.md5(DATA).hexdigest()

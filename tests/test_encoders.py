@@ -2,11 +2,9 @@
 
 import json
 
-import families
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
 from PIL import Image
 
 from labelgen import timm_encoder
@@ -15,6 +13,8 @@ from labelgen.records import FEATURE_DTYPES
 from labelgen.resample import bilinear_matrix
 from labelgen.sources.base import Photo
 from labelgen.views import feature_row
+from tests.worlds import families
+from tests.worlds.families import FAMILIES
 
 # isort: split
 import timm

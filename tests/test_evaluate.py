@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
-from reference import confusion, pixel_logits
 
 from fmbseg_jax import evaluate
 from labelgen.config import command, load_config
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import confusion, pixel_logits
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from processes import hosts, pair
 
 from fmbseg_jax import evaluate, predict
-from labelgen.config import ROOT, command, load_config
+from labelgen.config import command, load_config
 from labelgen.dataset import read_json
+from tests.worlds import tiny
+from tests.worlds.paths import ROOT
+from tests.worlds.processes import hosts, pair
 
 DEFAULT = str(ROOT / "configs/default.py")
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 from labelgen import label
 from labelgen.label import label_photo, label_stages
@@ -12,6 +11,7 @@ from labelgen.merge import merge, patch_targets
 from labelgen.points import query_points
 from labelgen.presence import detect
 from labelgen.records import MaskSet
+from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 
 def test_every_stage_finds_the_truth() -> None:

@@ -10,11 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-import tiny_models
-from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
-from reference import pixel_logits
 from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
@@ -27,8 +23,11 @@ from labelgen.errors import UserError
 from labelgen.formats.pictures import class_infos
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny, tiny_models
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import pixel_logits
 
-ROOT = Path(__file__).parents[1]
 WORDS = parse_words(["ball", "box: box, crate"], "words")
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 
 from labelgen import quality
 from labelgen.config import command
 from labelgen.dataset import Dataset, shard_name, write_json
 from labelgen.records import EvidenceRow, TruthRow
 from labelgen.tfrecord import ShardWriter
+from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 
 CONFIG = (
     "--config=configs/pocket.py",

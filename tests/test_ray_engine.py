@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stub_run
-from run_world import ROOT, SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
 
 from labelgen.ray_engine import slots
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
+from tests.worlds.paths import ROOT
 
 MEMORY = 80 << 20
 STUCK = {"STUB_SECONDS": "1000"}
@@ -173,7 +174,7 @@ def test_without_ray_it_says_what_to_install(
 
 def test_the_local_engine_loads_no_ray(world: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import stub_run\n"
+        "import sys; from tests.worlds import stub_run\n"
         "assert stub_run.main(sys.argv[1:]) == 0; print('ray' in sys.modules)"
     )
     flags = [f"--config={world}/config.py", f"--out={tmp_path}/data", "--limit=1"]

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_results import write_quality, write_run
 
 from benchmarks import readme
 from labelgen.config import command
+from tests.worlds.results import write_quality, write_run
 
 KNOWN: dict[str, Any] = {
     "runs": {

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
 from PIL import Image
-from reference import pixel_logits
-from report_world import (
+
+from labelgen.dataset import Dataset, read_json, write_json
+from labelgen.ontology import Ontology
+from labelgen.records import LabelRow
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
+from tests.worlds.reference import pixel_logits
+from tests.worlds.report import (
     EVAL,
     evaluated,
     fields_of,
@@ -22,10 +26,6 @@ from report_world import (
     write_photos,
     write_run,
 )
-
-from labelgen.dataset import Dataset, read_json, write_json
-from labelgen.ontology import Ontology
-from labelgen.records import LabelRow
 
 
 @pytest.fixture(scope="module")

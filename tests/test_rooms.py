@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.worlds.paths import ROOT
+
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "configs")
 TORCH_FILES = {
     "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from processes import HOST_RUN, hosts, pair
-from s3_world import forget_credentials, fresh_connections_fixture, s3_fixture, server_fixture
-from synthetic import write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import argv, digests, metrics, train
 
 from fmbseg_jax import evaluate, predict
 from fmbseg_jax import hosts as fmbseg_hosts
-from labelgen.config import ROOT, command, load_config
+from labelgen.config import command, load_config
+from tests.worlds import tiny
+from tests.worlds.paths import ROOT
+from tests.worlds.processes import HOST_RUN, hosts, pair
+from tests.worlds.s3 import forget_credentials, fresh_connections_fixture, s3_fixture, server_fixture
+from tests.worlds.synthetic import write_data
+from tests.worlds.training import argv, digests, metrics, train
 
 __all__ = ["fresh_connections_fixture", "s3_fixture", "server_fixture"]
 FIELDS = {"train_save_every": 20, "train_log_every": 1, "train_resident_share": 0, "head_hidden": 24}

@@ -6,11 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
 from PIL import Image
-from reference import pixel_logits
-from tiny_run import KERNEL, WORDS, picture
 
 from fmbseg_jax import Segmentation, Segmenter
 from fmbseg_jax import segmenter as segmenter_module
@@ -24,6 +20,9 @@ from labelgen.clip import load_clip
 from labelgen.errors import UserError
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.reference import pixel_logits
+from tests.worlds.tiny_run import KERNEL, WORDS, picture
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
 from PIL import Image
-from serving import ask, file_of, serving
-from tiny_run import picture
 
 from fmbseg_jax import Segmenter, serve_photos
 from fmbseg_jax.palette import palette
@@ -25,6 +21,9 @@ from fmbseg_jax.serve_app import MAX_UPLOAD
 from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
 from fmbseg_jax.towers import Towers
 from labelgen.ontology import parse_words
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.serving import ask, file_of, serving
+from tests.worlds.tiny_run import picture
 
 NO_WORDS = {"words": None, "threshold": 0}
 

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-import tiny_run
-from serving import ask, file_of
-from tiny_run import picture
 
 from fmbseg_jax import Segmenter, serve
 from labelgen import clip
 from labelgen.config import command
 from labelgen.errors import UserError
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.paths import ROOT
+from tests.worlds.serving import ask, file_of
+from tests.worlds.tiny_run import picture
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-from staging_world import (  # noqa: F401
+
+from labelgen import staging
+from labelgen.dataset import Dataset
+from labelgen.staging import open_data
+from labelgen.tfrecord import ShardReader, ShardWriter
+from tests.worlds.paths import ROOT
+from tests.worlds.staging import (  # noqa: F401
     FAMILIES,
     PHOTOS,
     Request,
@@ -22,12 +28,6 @@ from staging_world import (  # noqa: F401
     spans,
     url,
 )
-
-from labelgen import staging
-from labelgen.config import ROOT
-from labelgen.dataset import Dataset
-from labelgen.staging import open_data
-from labelgen.tfrecord import ShardReader, ShardWriter
 
 
 @pytest.mark.parametrize("cut", [1, 5, 13, -1])

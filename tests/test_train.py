@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import argv, digests, metrics, start, train
 
 from fmbseg_jax.checkpoint import restore_run
-from labelgen.config import ROOT
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.ontology import class_scores, parse_words
 from labelgen.records import FeatureRow, TruthRow
+from tests.worlds.paths import ROOT
+from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
+from tests.worlds.training import argv, digests, metrics, start, train
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stub_run
-from run_world import own_signals_fixture, process, run, same  # noqa: F401
-from test_shards import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 from labelgen import files
 from labelgen.shards import EncodeShard, is_done
 from labelgen.tfrecord import ShardBusyError, ShardWriter
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import own_signals_fixture, process, run, same  # noqa: F401
+from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 
 @pytest.fixture(scope="module", name="world")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg_jax.train import arguments, main
-from labelgen.config import ROOT, command
+from labelgen.config import command
+from tests.worlds.paths import ROOT
 
 SMALL = {
     "train.steps": 60,

@@ -1,7 +1,7 @@
 """`labelgen.run` with an encoder that needs no weights: features and evidence are drawn from the photo's own pixels.
 
-As a script: `stub_run.py ARGUMENTS` is `python -m labelgen.run ARGUMENTS`; `stub_run.py --kill N SEED OUT ARGUMENTS`
-starts it again and again and kills it -9 at N random moments: by the clock, before a rename or fsync, within a write.
+`python -m tests.worlds.stub_run ARGUMENTS` is `python -m labelgen.run ARGUMENTS`; `--kill N SEED OUT ARGUMENTS` starts
+it again and again and kills it -9 at N random moments: by the clock, before a rename or fsync, within a write.
 """
 
 import itertools
@@ -19,7 +19,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from PIL import Image
-from rows import mask_set
 
 from labelgen import dispatch, run
 from labelgen.config import command
@@ -28,6 +27,7 @@ from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
+from tests.worlds.rows import mask_set
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
 

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import tiny
-import tiny_models
 from PIL import Image
 
 from labelgen.clip import load_clip
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny, tiny_models
 
 WORDS = parse_words(["ball", "box: box, crate"], "words")
 KERNEL = np.random.default_rng(0).normal(size=(32, 24))

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from processes import free_port, wait_for_port
+
+from tests.worlds.processes import free_port, wait_for_port
 
 for package in ("moto", "flask_cors"):
     pytest.importorskip(package, reason=f"{package} is not installed")

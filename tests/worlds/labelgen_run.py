@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stub_run
 from PIL import Image
 
 from labelgen import export
 from labelgen.config import command
 from labelgen.dataset import Dataset
 from labelgen.records import LabelRow
+from tests.worlds import stub_run
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = [sys.executable, str(ROOT / "tests/stub_run.py")]
+SCRIPT = [sys.executable, "-m", "tests.worlds.stub_run"]
 
 
 @pytest.fixture(autouse=True, name="own_signals")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from synthetic import write_data
 
 from labelgen.dataset import Dataset
+from tests.worlds.synthetic import write_data
 
 FAMILIES = ("features", "labels/default")
 PHOTOS = 24

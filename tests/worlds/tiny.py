@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from labelling import ONTOLOGY, PROTOTYPES
 
 from configs.default import get_config
 from fmbseg_jax.checkpoint import Checkpoints
@@ -18,6 +17,7 @@ from labelgen.dataset import shard_name, write_json
 from labelgen.ontology import Ontology
 from labelgen.records import EvidenceRow, FeatureRow, MaskSet, TruthRow
 from labelgen.tfrecord import ShardWriter
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 
 PATCH, GRID = 8, (4, 4)
 STRIPES = [(0, 0, 1, 2), (2, 1, 1, 0), (0, 1, 0, 1), (1, 1, 2, 0), (0, 2, 2, 2)]

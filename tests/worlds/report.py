@@ -1,6 +1,6 @@
 """A DATA with labels, a RUN and photos, whose every figure in the report is known by hand.
 
-All photos show grass with a ball (tests/labelling.py). The head says the truth, but that the first i patches of photo i
+All photos show grass with a ball (labelling.py). The head says the truth, but that the first i patches of photo i
 are a box. Split eval has truth, split train has labels.
 """
 
@@ -14,8 +14,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tiny
-from labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 from PIL import Image
 
 from fmbseg_jax import evaluate, report
@@ -25,8 +23,10 @@ from labelgen.label import label_photo
 from labelgen.ontology import Ontology
 from labelgen.records import FeatureRow, TruthRow
 from labelgen.tfrecord import ShardWriter
+from tests.worlds import tiny
+from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 EVAL = ("p0", "p1", "p2", "dir/<i>&'p3", "p4")
 TRAIN = ("t0", "t1")
 ENCODERS = {"encoder": {**tiny.ENCODER, "size_px": 64}, "clip": tiny.ENCODERS["clip"]}
