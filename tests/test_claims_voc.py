@@ -18,7 +18,6 @@ from fmbseg_jax import train
 from labelgen import features
 from labelgen.config import command
 from tests.worlds import voc
-from tests.worlds.labelgen_run import own_signals_fixture  # noqa: F401
 
 WHY = "train has no truth: the photos of val were given free labels for this, by the same words and settings."
 

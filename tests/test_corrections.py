@@ -12,15 +12,9 @@ from PIL import Image
 
 from labelgen.corrections import match
 from labelgen.errors import UserError
-from tests.worlds.labelgen_run import copy_fixture as copy_fixture  # noqa: F401
 from tests.worlds.labelgen_run import edit_mask as edit
-from tests.worlds.labelgen_run import exported_fixture as exported_fixture
 from tests.worlds.labelgen_run import label_rows as rows
-from tests.worlds.labelgen_run import out_fixture as out_fixture
-from tests.worlds.labelgen_run import own_signals_fixture as own_signals_fixture
 from tests.worlds.labelgen_run import run
-from tests.worlds.labelgen_run import whole_fixture as whole_fixture
-from tests.worlds.labelgen_run import world_fixture as world_fixture
 
 LABEL = ("--stage=label", "--config.labels.name=new")
 

@@ -20,7 +20,7 @@ from labelgen.config import command, load_config
 from pocket.scenes import draw
 from tests.worlds.paths import ROOT
 
-PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {
     "python -m labelgen.features": "goes on from the DATA of another block; tests/test_features.py runs it",

@@ -11,7 +11,6 @@ from labelgen import labelling
 from labelgen.dataset import read_prototypes
 from labelgen.ontology import Ontology, read_words
 from tests.worlds import stub_run
-from tests.worlds.labelgen_run import own_signals_fixture  # noqa: F401
 
 SYNONYMS = "sky: heaven\ngrass: meadow, turf\nball: globe\n"
 

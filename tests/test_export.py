@@ -12,10 +12,6 @@ from labelgen import export
 from labelgen.config import command
 from labelgen.dataset import Dataset
 from labelgen.records import LabelRow
-from tests.worlds.labelgen_run import copy_fixture as copy_fixture  # noqa: F401
-from tests.worlds.labelgen_run import own_signals_fixture as own_signals_fixture
-from tests.worlds.labelgen_run import whole_fixture as whole_fixture
-from tests.worlds.labelgen_run import world_fixture as world_fixture
 
 
 def exported(world: Path, data: Path, out: Path, *more: str) -> int:

@@ -25,7 +25,7 @@ from labelgen.resample import bilinear_matrix
 from labelgen.tfrecord import ShardWriter
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import labelgen_run, stub_run, tiny_models
-from tests.worlds.labelgen_run import files, own_signals_fixture, whole_fixture, world_fixture  # noqa: F401
+from tests.worlds.labelgen_run import files
 from tests.worlds.paths import ROOT
 
 

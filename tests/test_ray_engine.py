@@ -16,7 +16,7 @@ import pytest
 
 from labelgen.ray_engine import slots
 from tests.worlds import stub_run
-from tests.worlds.labelgen_run import SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
+from tests.worlds.labelgen_run import SCRIPT, process, run, same
 from tests.worlds.paths import ROOT
 
 MEMORY = 80 << 20

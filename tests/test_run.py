@@ -18,17 +18,7 @@ from labelgen.config import digest
 from labelgen.dataset import Dataset
 from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
 from tests.worlds import stub_run
-from tests.worlds.labelgen_run import (  # noqa: F401
-    SCRIPT,
-    copy_fixture,
-    files,
-    own_signals_fixture,
-    process,
-    run,
-    same,
-    whole_fixture,
-    world_fixture,
-)
+from tests.worlds.labelgen_run import SCRIPT, files, process, run, same
 from tests.worlds.paths import ROOT
 
 

@@ -15,11 +15,11 @@ from labelgen.config import command, load_config
 from tests.worlds import tiny
 from tests.worlds.paths import ROOT
 from tests.worlds.processes import HOST_RUN, hosts, pair
-from tests.worlds.s3 import forget_credentials, fresh_connections_fixture, s3_fixture, server_fixture
+from tests.worlds.s3 import forget_credentials
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv, digests, metrics, train
 
-__all__ = ["fresh_connections_fixture", "s3_fixture", "server_fixture"]
+pytestmark = pytest.mark.usefixtures("fresh_connections")
 FIELDS = {"train_save_every": 20, "train_log_every": 1, "train_resident_share": 0, "head_hidden": 24}
 DATA = "s3://bucket/data"
 CACHED = {"JAX_ENABLE_COMPILATION_CACHE": "true"}

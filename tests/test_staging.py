@@ -17,19 +17,7 @@ from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
 from labelgen.staging import open_data
 from tests.worlds.paths import ROOT
-from tests.worlds.staging import (  # noqa: F401
-    FAMILIES,
-    PHOTOS,
-    Request,
-    cache_fixture,
-    covered,
-    data_fixture,
-    original_fixture,
-    requests_fixture,
-    same_rows,
-    spans,
-    url,
-)
+from tests.worlds.staging import FAMILIES, PHOTOS, Request, covered, same_rows, spans, url
 from tests.worlds.synthetic import write_data
 
 

@@ -16,7 +16,7 @@ from labelgen import files
 from labelgen.shards import EncodeShard, is_done
 from labelgen.tfrecord import ShardBusyError, ShardWriter
 from tests.worlds import stub_run
-from tests.worlds.labelgen_run import own_signals_fixture, process, run, same  # noqa: F401
+from tests.worlds.labelgen_run import process, run, same
 from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 
