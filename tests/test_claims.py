@@ -17,12 +17,12 @@ from benchmarks.claim.page import page
 from benchmarks.claim.plots import bounds, lines
 from benchmarks.claim.verdict import Claim, Comparison, Plot, Row, cell, verdict
 from labelgen.config import command
-from labelgen.dataset import shard_name, write_json
+from labelgen.dataset import write_json
 from labelgen.merge import patch_targets
 from labelgen.records import LabelRow
-from labelgen.tfrecord import ShardWriter
 from labelgen.truth import TruthReader
 from tests.worlds import tiny
+from tests.worlds.data import write_family, write_labels
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
 from tests.worlds.training import SMALL
@@ -87,19 +87,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny's DATA with free labels of train that say its truth."""
     data = tiny.write_data(tmp_path_factory.mktemp("data"))
     folder = data / "labels/default"
-    with ShardWriter(folder / shard_name("train", 0, 1)) as writer:
-        for photo in range(2):
-            label_map = tiny.truth(photo).label_map
-            patches = patch_targets(np.where(label_map == 255, -1, label_map), tiny.grid_of(photo), tiny.GRID)
-            there = np.unique(tiny.classes_of(photo)).astype(np.int32)
-            sure = np.full(label_map.shape, 255, np.uint8)
-            writer.append(
-                LabelRow(f"p{photo}", there, np.ones(len(there), np.float32), label_map, sure, *patches).encode()
-            )
-        writer.finish()
-    write_json(folder / "ontology.json", ONTOLOGY.to_json())
-    np.save(folder / "prototypes.npy", PROTOTYPES)
-    write_json(folder / "labels.json", {"splits": ["train"], "digest": "d"})
+    rows = []
+    for photo in range(2):
+        label_map = tiny.truth(photo).label_map
+        patches = patch_targets(np.where(label_map == 255, -1, label_map), tiny.grid_of(photo), tiny.GRID)
+        there = np.unique(tiny.classes_of(photo)).astype(np.int32)
+        sure = np.full(label_map.shape, 255, np.uint8)
+        rows.append(LabelRow(f"p{photo}", there, np.ones(len(there), np.float32), label_map, sure, *patches))
+    write_family(folder, "train", [rows])
+    write_labels(folder, ONTOLOGY, PROTOTYPES, digest="d")
     return data
 
 

@@ -16,11 +16,12 @@ from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
 from tests.worlds.reference import confusion, pixel_logits
+from tests.worlds.run import write_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
+    return write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
 
 
 def data_of(folder: Path, *classes: str, **encoder: int) -> Path:

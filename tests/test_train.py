@@ -21,8 +21,9 @@ from fmbseg_jax.checkpoint import restore_run
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.ontology import class_scores, parse_words
 from labelgen.records import FeatureRow, TruthRow
+from tests.worlds.data import write_words
 from tests.worlds.paths import ROOT
-from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
+from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data
 from tests.worlds.training import argv, digests, metrics, start, train
 
 
@@ -174,11 +175,11 @@ def test_a_full_disk_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) ->
 
 def other_words(data: Path) -> None:
     words = parse_words(["grass: grass, lawn", "sand", "sky: sky, cloud, air", "snow"], "words.txt")
-    write_words(data / "labels/default", np.load(data / "labels/default/prototypes.npy"), words)
+    write_words(data / "labels/default", words, np.load(data / "labels/default/prototypes.npy"))
 
 
 def other_prototypes(data: Path) -> None:
-    write_words(data / "labels/default", unit_rows(np.random.default_rng(5), len(ONTOLOGY.words), 8))
+    write_words(data / "labels/default", ONTOLOGY, unit_rows(np.random.default_rng(5), len(ONTOLOGY.words), 8))
 
 
 def other_labels(data: Path) -> None:

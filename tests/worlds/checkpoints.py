@@ -9,6 +9,7 @@ import numpy as np
 from configs.default import get_config
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.config import LossConfig
+from tests.worlds import run
 from tests.worlds.stepping import CE, TEXT_WIDTH, WIDTH, Bench
 from tests.worlds.synthetic import ONTOLOGY, unit_rows
 
@@ -21,8 +22,7 @@ def facts(learn_temperature: bool = False) -> dict[str, Any]:
     config.head.heads = 4
     config.train.learn_temperature = learn_temperature
     encoders = {"encoder": {"name": "small", "sha256": "ab" * 32}}
-    data = {"feature_width": WIDTH, "text_width": TEXT_WIDTH, "grid_hw": [3, 3], "encoders": encoders}
-    return {"config": config.to_dict(), "ontology": ONTOLOGY.to_json(), "data": data, "identity": IDENTITY}
+    return run.facts(config, ONTOLOGY, (WIDTH, TEXT_WIDTH), (3, 3), encoders, IDENTITY)
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
