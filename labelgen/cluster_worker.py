@@ -37,7 +37,7 @@ class Job:
     """The working folder: relative paths of the config begin there."""
     token: str
     """What DATA/cluster.json says."""
-    load: Callable[[ConfigDict], encoding.PhotoEncoder]
+    load: encoding.Loader
     """What opens the models."""
 
 

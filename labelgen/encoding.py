@@ -61,6 +61,10 @@ class PhotoEncoder(Protocol):
         """What the rows depend on besides the photo, as JSON."""
 
 
+Loader = Callable[[ConfigDict], PhotoEncoder]
+"""What opens the models of a config."""
+
+
 @dataclass(frozen=True)
 class DataPlan:
     """DATA before it is written: who it is, and which photo goes where."""
@@ -142,11 +146,17 @@ def load_encoders(config: ConfigDict) -> PhotoEncoder:
     return Encoders(config)
 
 
-def encode(config: ConfigDict, data_plan: DataPlan, mine: Sequence[Shard], times: StageTimes) -> str:
+def encode(
+    config: ConfigDict,
+    data_plan: DataPlan,
+    mine: Sequence[Shard],
+    times: StageTimes,
+    load: Loader = load_encoders,
+) -> str:
     """Encodes the shards of `mine` that are not finished, and finishes DATA when nobody's are left; what was done."""
     left = unfinished(data_plan, mine)
     if left:
-        encoders = open_encoders(config, data_plan, times)
+        encoders = open_encoders(config, data_plan, times, load)
         progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "encode")
         for shard in left:
             try:
@@ -164,19 +174,13 @@ def unfinished(data_plan: DataPlan, shards: Sequence[Shard]) -> list[Shard]:
 
 
 def open_encoders(
-    config: ConfigDict,
-    data_plan: DataPlan,
-    times: StageTimes,
-    load: Callable[[ConfigDict], PhotoEncoder] | None = None,
+    config: ConfigDict, data_plan: DataPlan, times: StageTimes, load: Loader = load_encoders
 ) -> PhotoEncoder:
-    """The models of `config`, once DATA is known to be theirs and ready to be written into.
-
-    load: what opens them; by default `load_encoders`.
-    """
+    """The models of `config`, once DATA is known to be theirs and ready to be written into."""
     data = data_plan.data
     (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
     with times("load models"):
-        encoders = (load or load_encoders)(config)
+        encoders = load(config)
     _claim_encoders(data, encoders)
     times.inside("encode", encoders.times)
     for family in FAMILIES:

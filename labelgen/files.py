@@ -127,7 +127,7 @@ def write_all(file: FileIO, data: bytes) -> None:
     """Writes to an unbuffered file: when this returns the bytes outlive the process, and closing can fail no more."""
     rest = memoryview(data)
     while rest:
-        rest = rest[file.write(rest) :]
+        rest = rest[os.write(file.fileno(), rest) :]
 
 
 @contextlib.contextmanager

@@ -46,8 +46,8 @@ from labelgen.progress import StageTimes, duration, say
 PREEMPTED = 75
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the stages; 0 when this worker's share is done."""
+def main(args: argparse.Namespace, load: encoding.Loader = encoding.load_encoders) -> int:
+    """Runs the stages with the models that `load` opens; 0 when this worker's share is done."""
     signal.signal(signal.SIGTERM, _preempted)
     start, times = time.monotonic(), StageTimes()
     config = load_config(args.config, args.overrides)
@@ -56,13 +56,13 @@ def main(args: argparse.Namespace) -> int:
     said = []
     if args.engine == "ray":
         try:
-            said = _on_cluster(config, data, words, args, times)
+            said = _on_cluster(config, data, words, args, times, load)
         except SystemExit:  # Ray loses the code of an exit that a signal makes within its calls
             return PREEMPTED
     if args.engine == "local" and args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
         mine = owned(data_plan.shards, *args.worker)
-        said.append(encoding.encode(config, data_plan, mine, times))
+        said.append(encoding.encode(config, data_plan, mine, times, load))
     if args.engine == "local" and args.stage != "encode" and words is not None:
         said.append(_label(config, data, words, args, times))
     spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
@@ -82,7 +82,12 @@ def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Names
 
 
 def _on_cluster(
-    config: ConfigDict, data: Path, words: Ontology | None, args: argparse.Namespace, times: StageTimes
+    config: ConfigDict,
+    data: Path,
+    words: Ontology | None,
+    args: argparse.Namespace,
+    times: StageTimes,
+    load: encoding.Loader,
 ) -> list[str]:
     """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
     from labelgen import cluster_worker, ray_engine  # only for who has a cluster
@@ -101,7 +106,7 @@ def _on_cluster(
     if args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
     with ray_engine.cluster(address, data) as token:
-        shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, encoding.load_encoders)
+        shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, load)
         if args.stage != "label":
             with times("encode on the cluster"):
                 left = encoding.unfinished(data_plan, data_plan.shards)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
 
 from configs.default import get_config
@@ -17,13 +15,16 @@ from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
 from labelgen.config import command
 from labelgen.ontology import parse_words
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.run import write_run
 
 DENSE_MAP = np.zeros((6, 5), np.float32)
 
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory: pytest.TempPathFactory) -> Restored:
-    return restore_run(tiny.write_run(tmp_path_factory.mktemp("run"), get_config(), dense_map=DENSE_MAP))
+    return restore_run(write_run(tmp_path_factory.mktemp("run"), get_config(), dense_map=DENSE_MAP))
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ def test_words_new_to_the_head_are_found_by_the_dense_map(
     dense, only_grass = np.eye(6, 5, dtype=np.float32), np.outer(np.ones(5), np.eye(5)[1])
     trained = parse_words(["grass: grass, lawn", "ball"], "words")
     data = tiny.write_data(tmp_path / "data")
-    run = tiny.write_run(tmp_path / "run", get_config(), only_grass, trained, PROTOTYPES[:3], dense_map=dense)
+    run = write_run(tmp_path / "run", get_config(), only_grass, trained, PROTOTYPES[:3], dense_map=dense)
     known = dict(zip(ONTOLOGY.words, PROTOTYPES, strict=True))
     monkeypatch.setattr(Towers, "text", lambda self, words: np.stack([known[word] for word in words]))
     (tmp_path / "words.txt").write_text("grass: grass, lawn\nball\nbox\n")
@@ -137,7 +138,7 @@ def test_evaluation_finds_new_words_as_prediction_does(tmp_path: Path) -> None:
     )
     taught, only_grass = np.eye(5, dtype=np.float32)[[0, 1, 2, 4]], np.outer(np.ones(5), np.eye(5)[1])
     for name, dense in (("with", np.eye(6, 5, dtype=np.float32)), ("without", None)):
-        run = tiny.write_run(tmp_path / name, get_config(), only_grass, prototypes=taught, dense_map=dense)
+        run = write_run(tmp_path / name, get_config(), only_grass, prototypes=taught, dense_map=dense)
         places = [f"--config={config}", f"--data={data}", f"--workdir={run}"]
         assert command(evaluate.main, evaluate.arguments(), places) == 0
         result = json.loads((run / "eval/eval.json").read_text())

@@ -1,17 +1,15 @@
 """Real photos in the official layouts, read by the configs that ship: every mask fits its photo and its table."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from labelgen.config import ROOT, load_config
+from labelgen.config import load_config
 from labelgen.ontology import read_words
 from labelgen.sources.choose import open_source
 from labelgen.truth import lookup
+from tests.worlds.paths import ASSETS, ROOT
 
-PHOTOS = Path(os.environ.get("FMBSEG_ASSETS", ROOT.parent / "shared" / "assets")) / "photos"
+PHOTOS = ASSETS / "photos"
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}; set FMBSEG_ASSETS")
 
 CASES = [  # config, folder, split, its masks there, photos, classes that are and are not among the truth

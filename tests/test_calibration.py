@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labelling import ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 from labelgen.calibration import ENOUGH_PHOTOS, Calibration, measure, sample
 from labelgen.label import label_stages
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 
 def test_mean_and_spread_over_patches() -> None:

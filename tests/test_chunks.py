@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-from stepping import BLOCK, CE, LINEAR, SUPCON, Bench, mesh_of
 
 from fmbseg_jax import chunks
 from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.losses import Contrast, Patches
 from fmbseg_jax.step import Given, Objective, Teacher, make_head
+from tests.worlds import reference
+from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, Bench, mesh_of
 
 PATCHES, SAMPLED, WIDTH = 10, 4, 6
 TEMPERATURE = 0.2

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 from experiments import stages, zero_shot
 from experiments.alignment import average_precision, mean_precision, patch_classes
@@ -15,6 +14,7 @@ from experiments.little_data import reached, sizes
 from labelgen.label import label_stages
 from labelgen.metrics import confusion
 from labelgen.ontology import parse_words
+from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 
 def test_average_precision_is_the_mean_precision_at_the_positives() -> None:

@@ -9,8 +9,8 @@ import pytest
 from experiments import losses
 from experiments.bench import Bench
 from experiments.verdict import Row
-from labelgen.config import ROOT
 from labelgen.progress import StageTimes
+from tests.worlds.paths import ROOT
 
 SUPCON = ("train.loss=t_supcon", "train.supcon_prototype_weight=10", "train.supcon_samples=256")
 

@@ -9,21 +9,22 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
-from training import SMALL
 
 from experiments import catalogue, claims, material, runs
 from experiments.bench import Bench, open_bench, word_lines
 from experiments.page import page
 from experiments.plots import bounds, lines
 from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
-from labelgen.config import ROOT, command
-from labelgen.dataset import shard_name, write_json
+from labelgen.config import command
+from labelgen.dataset import write_json
 from labelgen.merge import patch_targets
 from labelgen.records import LabelRow
-from labelgen.tfrecord import ShardWriter
 from labelgen.truth import TruthReader
+from tests.worlds import tiny
+from tests.worlds.data import write_family, write_labels
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.training import SMALL
 
 FIELDS = ["eval.splits=eval", *(f"{name}={value}" for name, value in SMALL.items()), "train.steps=10"]
 
@@ -82,22 +83,18 @@ def some(value: float, runs_made: list[str] | None = None, name: str = "") -> An
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tests/tiny.py's DATA with free labels of train that say its truth."""
+    """tiny's DATA with free labels of train that say its truth."""
     data = tiny.write_data(tmp_path_factory.mktemp("data"))
     folder = data / "labels/default"
-    with ShardWriter(folder / shard_name("train", 0, 1)) as writer:
-        for photo in range(2):
-            label_map = tiny.truth(photo).label_map
-            patches = patch_targets(np.where(label_map == 255, -1, label_map), tiny.grid_of(photo), tiny.GRID)
-            there = np.unique(tiny.classes_of(photo)).astype(np.int32)
-            sure = np.full(label_map.shape, 255, np.uint8)
-            writer.append(
-                LabelRow(f"p{photo}", there, np.ones(len(there), np.float32), label_map, sure, *patches).encode()
-            )
-        writer.finish()
-    write_json(folder / "ontology.json", ONTOLOGY.to_json())
-    np.save(folder / "prototypes.npy", PROTOTYPES)
-    write_json(folder / "labels.json", {"splits": ["train"], "digest": "d"})
+    rows = []
+    for photo in range(2):
+        label_map = tiny.truth(photo).label_map
+        patches = patch_targets(np.where(label_map == 255, -1, label_map), tiny.grid_of(photo), tiny.GRID)
+        there = np.unique(tiny.classes_of(photo)).astype(np.int32)
+        sure = np.full(label_map.shape, 255, np.uint8)
+        rows.append(LabelRow(f"p{photo}", there, np.ones(len(there), np.float32), label_map, sure, *patches))
+    write_family(folder, "train", [rows])
+    write_labels(folder, ONTOLOGY, PROTOTYPES, digest="d")
     return data
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import claims_world
 import jax
 import pytest
-from run_world import own_signals_fixture  # noqa: F401
 
 from experiments import alignment, claims, encoders, runs
 from experiments.bench import open_bench
 from fmbseg_jax import train
 from labelgen import features
 from labelgen.config import command
+from tests.worlds import voc
 
 WHY = "train has no truth: the photos of val were given free labels for this, by the same words and settings."
 
@@ -58,7 +57,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 def test_all_claims_are_tried_where_train_has_no_truth(tmp_path: Path) -> None:
-    config, data = claims_world.write(tmp_path, "voc21")
+    config, data = voc.write(tmp_path, "voc21")
     code, found = tried(config, data, tmp_path / "out")
     assert code == 0 and len(found["claims"]) == 10
     assert [name for name, claim in found["claims"].items() if claim["verdict"] == "not tried"] == []
@@ -85,7 +84,7 @@ def test_all_claims_are_tried_where_train_has_no_truth(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("variant", "classes"), [("voc20", 20), ("threshold", 20)])
 def test_a_background_that_is_left_out_or_made_by_a_threshold(tmp_path: Path, variant: str, classes: int) -> None:
-    config, data = claims_world.write(tmp_path, variant)
+    config, data = voc.write(tmp_path, variant)
     code, found = tried(config, data, tmp_path / "out", "--only=labels,stages,alignment,zero_shot,own_photos,material")
     assert code == 0, found
     assert found["about"]["classes"] == classes
@@ -102,7 +101,7 @@ def test_a_background_that_is_left_out_or_made_by_a_threshold(tmp_path: Path, va
 def test_a_claim_that_cannot_be_tried_says_why_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, data = claims_world.write(tmp_path, "voc21")
+    config, data = voc.write(tmp_path, "voc21")
     (tmp_path / "VOC2012").rename(tmp_path / "away")
     code, found = tried(config, data, tmp_path / "out", "--only=encoders,alignment")
     assert code == 2 and "claim encoders not tried: " in capsys.readouterr().err

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from labelgen import clip_source
 from labelgen.clip import load_clip
 from labelgen.errors import UserError
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 import open_clip

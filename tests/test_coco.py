@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_world import (
-    ASSETS,
+from ml_collections import ConfigDict
+from PIL import Image
+
+from labelgen.errors import UserError
+from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.choose import open_source
+from labelgen.sources.coco import coco_source, read_annotations
+from labelgen.sources.coco_masks import mask_of
+from tests.worlds.coco import (
+    PHOTOS,
     annotation,
     box,
     categories,
@@ -18,14 +26,6 @@ from coco_world import (
     write_json,
     write_photos,
 )
-from ml_collections import ConfigDict
-from PIL import Image
-
-from labelgen.errors import UserError
-from labelgen.sources.base import PhotoError, Source
-from labelgen.sources.choose import open_source
-from labelgen.sources.coco import coco_source, read_annotations
-from labelgen.sources.coco_masks import mask_of
 
 THINGS = categories((3, "cup"), (1, "table"), (7, "person"))
 STUFF = categories((94, "sky"), (92, "wall"), (183, "other"))
@@ -242,7 +242,7 @@ def test_a_photo_of_another_size_stops_and_a_damaged_one_is_a_failure(root: Path
 @pytest.mark.parametrize("name", ["instances", "stuff"])
 @pytest.mark.parametrize("split", ["val2017", "train2017"])
 def test_official_areas_and_boxes_are_those_of_the_decoded_masks(name: str, split: str) -> None:
-    path = ASSETS / f"coco/annotations/{name}_{split}.json"
+    path = PHOTOS / f"coco/annotations/{name}_{split}.json"
     official = {each["id"]: each for each in json.loads(path.read_text())["annotations"]}
     contents = read_annotations(path)
     size_hw = {picture.image_id: picture.size_hw for picture in contents.pictures.values()}
@@ -262,9 +262,9 @@ def test_official_areas_and_boxes_are_those_of_the_decoded_masks(name: str, spli
 
 @needs_assets
 def test_official_things_fill_the_pixels_that_stuff_leaves_to_them() -> None:
-    things = coco_source(ASSETS / "coco", "val2017", "instances", 10**8)
-    stuff = coco_source(ASSETS / "coco", "val2017", "stuff", 10**8)
-    both = coco_source(ASSETS / "coco", "val2017", "instances+stuff", 10**8)
+    things = coco_source(PHOTOS / "coco", "val2017", "instances", 10**8)
+    stuff = coco_source(PHOTOS / "coco", "val2017", "stuff", 10**8)
+    both = coco_source(PHOTOS / "coco", "val2017", "instances+stuff", 10**8)
     assert things.classes is not None and len(things.classes) == 81 and things.classes[1:3] == ("person", "bicycle")
     assert both.classes is not None and len(both.classes) == 171 and len(stuff.classes or ()) == 91
     for photo_id in both.list():

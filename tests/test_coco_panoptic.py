@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_world import ASSETS, categories, change, image_record, needs_assets, write_json, write_photos
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -15,6 +14,7 @@ from labelgen.errors import UserError
 from labelgen.sources.base import PhotoError
 from labelgen.sources.choose import open_source
 from labelgen.sources.coco_panoptic import panoptic_source, read_segment_ids
+from tests.worlds.coco import PHOTOS, categories, change, image_record, needs_assets, write_json, write_photos
 
 IDS = np.array([[0, 1, 256, 65536], [16777215, 1, 256, 7]])
 NOT = 255
@@ -137,7 +137,7 @@ def test_another_json_of_coco_is_told_from_a_panoptic_one(root: Path) -> None:
 @needs_assets
 @pytest.mark.parametrize(("name", "count"), [("panoptic_val2017", 133), ("panoptic_derived", 171)])
 def test_official_areas_are_those_of_the_classes(name: str, count: int) -> None:
-    folder = ASSETS / "coco_panoptic"
+    folder = PHOTOS / "coco_panoptic"
     contents = json.loads((folder / f"annotations/{name}.json").read_text())
     source = panoptic_source(folder, "val2017", name, 10**8)
     assert source.classes is not None and len(source.classes) == count

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stepping import SUPCON, mesh_of
-from synthetic import CLASSES, ONTOLOGY
 
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.mesh import over_data, replicated, state_shardings
 from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state, make_head
+from tests.worlds.stepping import SUPCON, mesh_of
+from tests.worlds.synthetic import CLASSES, ONTOLOGY
 
 WIDTH, TEXT_WIDTH, BATCH, GRID = 96, 80, 16, 12
 SMALL_BYTES = 4096

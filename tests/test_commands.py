@@ -4,14 +4,13 @@ import argparse
 import importlib
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labelgen.config import command, load_config, validate
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools")
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)

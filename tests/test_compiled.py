@@ -5,15 +5,15 @@ from typing import Any
 
 import jax
 import pytest
-from processes import HOST_RUN, Ended, hosts
-from synthetic import write_data
-from training import argv, digests
 
 from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import train_config
 from fmbseg_jax.runs import open_run
 from labelgen.config import ROOT, load_config
 from labelgen.errors import UserError
+from tests.worlds.processes import HOST_RUN, Ended, hosts
+from tests.worlds.synthetic import write_data
+from tests.worlds.training import argv, digests
 
 FIELDS: dict[str, Any] = {"train_steps": 20, "train_resident_share": 0}
 

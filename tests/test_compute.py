@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 
 from labelgen import compute
@@ -11,6 +10,7 @@ from labelgen.encode import Encoders
 from labelgen.errors import UserError
 from labelgen.sources.base import Photo
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models  # makes torchvision importable
 
 CPU = torch.device("cpu")
 ERRORS = [

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import ROOT, SOURCES, command, digest, load_config, parser
+from labelgen.config import SOURCES, command, digest, load_config, parser
 from labelgen.errors import UserError
 from labelgen.sources import choose
+from tests.worlds.paths import ROOT
 
 DEFAULT = str(ROOT / "configs/default.py")
 

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import ROOT, load_config
+from labelgen.config import load_config
 from labelgen.errors import UserError
 from labelgen.ontology import read_words
 from labelgen.sources.tables import read_table
 from labelgen.truth import lookup
+from tests.worlds.paths import ROOT
 
 TABLES = {
     "voc": "voc", "context": "context", "cityscapes": "cityscapes", "ade20k": "ade20k", "camvid": "camvid",

@@ -9,18 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_world import copy_fixture as copy_fixture  # noqa: F401
-from run_world import edit_mask as edit
-from run_world import exported_fixture as exported_fixture
-from run_world import label_rows as rows
-from run_world import out_fixture as out_fixture
-from run_world import own_signals_fixture as own_signals_fixture
-from run_world import run
-from run_world import whole_fixture as whole_fixture
-from run_world import world_fixture as world_fixture
 
 from labelgen.corrections import match
 from labelgen.errors import UserError
+from tests.worlds.labelgen_run import edit_mask as edit
+from tests.worlds.labelgen_run import label_rows as rows
+from tests.worlds.labelgen_run import run
 
 LABEL = ("--stage=label", "--config.labels.name=new")
 

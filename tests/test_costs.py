@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stepping import BATCH, CE, LINEAR, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
-from synthetic import ONTOLOGY
 
 from fmbseg_jax import costs
 from fmbseg_jax.costs import Cost, cost, matmul_flops
 from fmbseg_jax.mesh import over_data
+from tests.worlds.stepping import BATCH, CE, LINEAR, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
+from tests.worlds.synthetic import ONTOLOGY
 
 
 def test_products_are_counted_with_their_loops() -> None:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from rows import mask_set
 
 from labelgen.coverage import coverage
 from labelgen.records import MaskSet
+from tests.worlds.rows import mask_set
 
 
 def overlap(out: int, pixels: int) -> np.ndarray:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rows import feature_row, label_row, truth_row
 
 from labelgen.dataset import Dataset, read_prototypes, shard_name, write_json
 from labelgen.errors import UserError
 from labelgen.ontology import parse_words
 from labelgen.records import FeatureRow, LabelRow
 from labelgen.tfrecord import ShardWriter
+from tests.worlds.rows import feature_row, label_row, truth_row
 
 
 def write_rows(folder: Path, split: str, shards: list[list[Any]]) -> None:

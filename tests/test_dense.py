@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 import torch.nn.functional as F
-from dense_reference import Reference, Tower, expected_tokens, unit
 
 from labelgen import dense
 from labelgen.clip import load_clip
 from labelgen.dense import VARIANTS, Tokens, Variant, window_maps
 from labelgen.errors import UserError
 from labelgen.windows import Windows, tile
+from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds.dense_reference import Reference, Tower, expected_tokens, unit
 
 GRID = (4, 4)
 ONE = Windows((32, 32), 32, np.array([[0, 0]]))

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from configs.default import get_config
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.dense_map import RIDGE, densely_embedded, fit_dense_map
 from labelgen.dataset import Dataset
 from labelgen.presence import dense_map
+from tests.worlds import tiny
+from tests.worlds.run import write_run
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,6 @@ def test_a_data_without_evidence_has_no_map(tmp_path: Path, data: Dataset, capsy
 
 def test_a_run_keeps_its_map(tmp_path: Path) -> None:
     weights = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-    kept = restore_run(tiny.write_run(tmp_path / "with", get_config(), dense_map=weights)).dense_map
+    kept = restore_run(write_run(tmp_path / "with", get_config(), dense_map=weights)).dense_map
     assert kept is not None and np.array_equal(kept, weights)
-    assert restore_run(tiny.write_run(tmp_path / "without", get_config())).dense_map is None
+    assert restore_run(write_run(tmp_path / "without", get_config())).dense_map is None

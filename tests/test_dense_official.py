@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
-from dense_reference import Reference, Tower, expected_tokens, resized, unit
 from PIL import Image
 
 from labelgen.clip import ClipEncoder
 from labelgen.clip_source import Source
 from labelgen.dense import VARIANTS, window_maps
 from labelgen.windows import Windows
+from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds.dense_reference import Reference, Tower, expected_tokens, resized, unit
 
 # isort: split
 import open_clip

@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 from PIL import Image
 
 from labelgen import patch_encoder, timm_encoder
 from labelgen.errors import UserError
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 from safetensors.torch import save_file
 
 from labelgen import timm_encoder
 from labelgen.timm_encoder import load_encoder
 from labelgen.views import view_grid
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 import timm

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import GRID, WIDTH, write_data
 
 from labelgen import example
 from labelgen.dataset import Dataset, SplitReader
 from labelgen.direct import DirectReader, find
 from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.tfrecord import ShardWriter
+from tests.worlds.synthetic import GRID, WIDTH, write_data
 
 BFLOAT16 = FEATURE_DTYPES["bfloat16"]
 

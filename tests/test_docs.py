@@ -18,8 +18,8 @@ from PIL import Image
 
 from labelgen.config import command, load_config
 from pocket.scenes import draw
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {

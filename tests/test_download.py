@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_server import serving
 
 from labelgen import download as module
+from labelgen import progress
 from labelgen.download import MB, Remote, check_room, download
 from labelgen.errors import UserError
+from tests.worlds.file_server import serving
 
 DATA = np.random.default_rng(0).bytes(3_400_000)
 SHA256, MD5 = hashlib.sha256(DATA).hexdigest(), hashlib.md5(DATA).hexdigest()
@@ -217,7 +218,7 @@ def test_a_server_that_sends_other_bytes_than_asked_for_is_not_believed(server, 
 
 
 def test_progress_has_rate_and_time_left_and_counts_from_where_it_was(server, remote, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("labelgen.progress._LOG_S", 0.0)
+    monkeypatch.setattr(progress, "_LOG_S", 0.0)
     (tmp_path / "a.tar.partial").write_bytes(DATA[: 2 * MB])
     download(remote, tmp_path / "a.tar")
     assert "a.tar 1/1 MB" in capsys.readouterr().err

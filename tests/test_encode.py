@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 
 from labelgen.clip import ClipEncoder
 from labelgen.encode import Encoders
@@ -10,6 +9,7 @@ from labelgen.errors import UserError
 from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.base import Photo
 from labelgen.windows import crop_windows, resize
+from tests.worlds import tiny_models  # makes torchvision importable
 
 
 @pytest.fixture(scope="module")

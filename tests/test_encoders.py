@@ -2,17 +2,18 @@
 
 import json
 
-import families
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
 from PIL import Image
 
+from labelgen import timm_encoder
 from labelgen.errors import UserError
 from labelgen.records import FEATURE_DTYPES
 from labelgen.resample import bilinear_matrix
 from labelgen.views import feature_row
+from tests.worlds import families
+from tests.worlds.families import FAMILIES
 
 # isort: split
 import timm
@@ -204,7 +205,7 @@ def test_an_architecture_without_tokens_or_map_is_refused(folder, monkeypatch):
     model = torch.nn.Linear(3, 3)
     model.pretrained_cfg = {"fixed_input_size": False, "classifier": None}
     fields = register(monkeypatch, folder, model)
-    monkeypatch.setattr("labelgen.timm_encoder.FREE_SIZE", "pretrained")
+    monkeypatch.setattr(timm_encoder, "FREE_SIZE", "pretrained")
     with pytest.raises(UserError, match="'odd': this architecture gives neither patch tokens nor a feature map"):
         families.load(folder, "mae", **fields)
 

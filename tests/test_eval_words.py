@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stub_run
-from run_world import own_signals_fixture  # noqa: F401
 
 from labelgen import labelling
 from labelgen.dataset import read_prototypes
 from labelgen.ontology import Ontology, read_words
+from tests.worlds import stub_run
 
 SYNONYMS = "sky: heaven\ngrass: meadow, turf\nball: globe\n"
 

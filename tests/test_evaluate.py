@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
-from reference import confusion, pixel_logits
 
 from fmbseg_jax import evaluate
 from labelgen.config import command, load_config
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import confusion, pixel_logits
+from tests.worlds.run import write_run
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
+    return write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
 
 
 def evaluated(data: Path, run: Path, *overrides: str, splits: str = "eval") -> int:
@@ -88,7 +88,7 @@ def test_own_photos_are_called_so(data: Path, run: Path) -> None:
 
 def test_an_untrained_head_is_seen(data: Path, tmp_path: Path, result: Any) -> None:
     kernel = np.random.default_rng(0).normal(size=(5, 5))
-    run = tiny.write_run(tmp_path, load_config(str(ROOT / "configs/default.py")), kernel)
+    run = write_run(tmp_path, load_config(str(ROOT / "configs/default.py")), kernel)
     assert evaluated(data, run) == 0
     untrained = json.loads((run / "eval/eval.json").read_text())
     assert untrained["readings"]["head"]["miou"] < 0.5 < result["readings"]["head"]["miou"]

@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from run_world import copy_fixture as copy_fixture  # noqa: F401
-from run_world import own_signals_fixture as own_signals_fixture
-from run_world import whole_fixture as whole_fixture
-from run_world import world_fixture as world_fixture
 
 from labelgen import export
 from labelgen.config import command

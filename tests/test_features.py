@@ -13,12 +13,8 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-import run_world
-import stub_run
-import tiny_models
 import torch
 from PIL import Image
-from run_world import ROOT, files, own_signals_fixture, whole_fixture, world_fixture  # noqa: F401
 
 from labelgen import features
 from labelgen.config import command
@@ -28,6 +24,9 @@ from labelgen.records import FeatureRow
 from labelgen.resample import bilinear_matrix
 from labelgen.tfrecord import ShardWriter
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import labelgen_run, stub_run, tiny_models
+from tests.worlds.labelgen_run import files
+from tests.worlds.paths import ROOT
 
 
 @pytest.fixture(scope="module", name="weights")
@@ -121,7 +120,7 @@ def test_photos_that_overlap_give_the_same_bytes(
     assert lay(world, weights, whole, tmp_path / "d", "--worker=0/3") == 0
     monkeypatch.undo()
     assert lay(world, weights, whole, tmp_path / "d") == 0
-    assert run_world.same(tmp_path / "d", second)
+    assert labelgen_run.same(tmp_path / "d", second)
 
 
 KILLED = """
@@ -153,7 +152,7 @@ def test_workers_share_the_photos_and_one_that_was_killed_goes_on(
     assert [path.name for path in (tmp_path / "d/features").glob("*d")] == ["train-00001-of-00002.tfrecord"]
     assert lay(world, weights, whole, tmp_path / "d", "--worker=0/2") == 0
     assert "nothing skipped. next: python -m fmbseg_jax.train" in capsys.readouterr().out
-    assert run_world.same(tmp_path / "d", second)
+    assert labelgen_run.same(tmp_path / "d", second)
 
 
 def test_a_share_that_there_is_not_is_refused(
@@ -182,7 +181,7 @@ def test_stopped_at_any_photo_it_goes_on_there_and_ends_the_same(
     assert lay(world, weights, whole, tmp_path / "d") == 0
     assert len(seen) == 13 + 2  # two were begun twice
     assert lay(world, weights, whole, tmp_path / "d") == 0 and len(seen) == 15
-    assert run_world.same(tmp_path / "d", second)
+    assert labelgen_run.same(tmp_path / "d", second)
 
 
 def test_a_shard_of_another_process_is_left_to_it(
@@ -195,7 +194,7 @@ def test_a_shard_of_another_process_is_left_to_it(
         assert "1 of 3 shards are left. next: the other workers, then python -m labelgen.features " in said.out
         assert "left to its owner" in said.err and not (tmp_path / "d/dataset.json").exists()
     assert lay(world, weights, whole, tmp_path / "d") == 0
-    assert run_world.same(tmp_path / "d", second)
+    assert labelgen_run.same(tmp_path / "d", second)
 
 
 def test_labels_made_later_are_linked_by_the_same_command_and_those_in_work_are_not(

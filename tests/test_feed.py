@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import CLASSES, GRID, WIDTH, write_data
 
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import (
@@ -24,6 +23,7 @@ from fmbseg_jax.feed import (
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
+from tests.worlds.synthetic import CLASSES, GRID, WIDTH, write_data
 
 CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5)
 ALL = np.arange(8)

@@ -4,14 +4,14 @@ import hashlib
 import shutil
 
 import pytest
-from file_server import serving
-from voc_archives import EXTRA, PHOTOS, TRAIN, VAL, sbd_files, voc_files, write_tar
 
 from labelgen import budget, fetch, official
 from labelgen import download as download_module
 from labelgen.config import command, load_config
 from labelgen.download import MB
 from labelgen.sources.choose import open_source
+from tests.worlds.file_server import serving
+from tests.worlds.voc_archives import EXTRA, PHOTOS, TRAIN, VAL, sbd_files, voc_files, write_tar
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from painting import painted
 from PIL import Image
 
 from labelgen.errors import UserError
@@ -20,6 +19,7 @@ from labelgen.formats.polygons import UNLABELLED
 from labelgen.records import png_array
 from labelgen.rle import encode_mask
 from labelgen.sources.coco_masks import decode_string, encode_string
+from tests.worlds.painting import painted
 
 CLASSES = [
     ClassInfo("grass", (230, 159, 0), ("grass", "lawn")),

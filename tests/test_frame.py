@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from labelgen.frame import command, parser, same_config, whole
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOC = "Prints.\n\n    python -m some.command --lines=3\n\nAnd explains itself.\n"
 PRINTS = f"""
 import sys

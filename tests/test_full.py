@@ -13,21 +13,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
-from file_server import serving
 from safetensors.torch import save_file
-from voc_archives import voc_files, write_tar
 
 from labelgen import download, sam_files
 from labelgen.config import command
+from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds.file_server import serving
+from tests.worlds.paths import ROOT
+from tests.worlds.voc_archives import voc_files, write_tar
 
 # isort: split
 import open_clip
 import timm
 from segment_anything import sam_model_registry
 
-ROOT = Path(__file__).parents[1]
 SMALL = [
     "device=cpu", "clip.name=tiny-ViT", "clip.pretrained=random", "clip.short_side_px=48", "clip.window_px=32",
     "clip.stride_px=16", "clip.crop_scales=1", "sam.name=tiny", "sam.weights=tiny.pth", "sam.points_per_side=2",

@@ -13,10 +13,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
 from safetensors.numpy import load_file
-from tiny_run import picture
 
 from fmbseg_jax import Segmenter, export
 from fmbseg_jax.checkpoint import Restored, restore_run
@@ -25,8 +22,10 @@ from fmbseg_jax.embed import Embedder
 from labelgen.config import command
 from labelgen.records import FeatureRow
 from labelgen.sources.base import Photo
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.paths import ROOT
+from tests.worlds.tiny_run import picture
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
 GUARD = """
 import sys

@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import host_run
 import pytest
-from processes import HOST_RUN, Hosts, free_port, hosts, pair, wait_for, wait_for_port
-from synthetic import write_data
-from training import argv, digests, metrics, train
 
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Feed, Order, split_rows
-from labelgen.config import ROOT
 from labelgen.tfrecord import ShardReader
+from tests.worlds import host_run
+from tests.worlds.paths import ROOT
+from tests.worlds.processes import HOST_RUN, Hosts, free_port, hosts, pair, wait_for, wait_for_port
+from tests.worlds.synthetic import write_data
+from tests.worlds.training import argv, digests, metrics, train
 
 FIELDS = {"train_steps": 80, "train_save_every": 40, "train_log_every": 1, "train_loss": "t_supcon"}
 FIELDS |= {"train_resident_share": 0}  # what each host reads is recorded as it is read

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from processes import hosts, pair
 
 from fmbseg_jax import evaluate, predict
-from labelgen.config import ROOT, command, load_config
+from labelgen.config import command, load_config
 from labelgen.dataset import read_json
+from tests.worlds import tiny
+from tests.worlds.paths import ROOT
+from tests.worlds.processes import hosts, pair
+from tests.worlds.run import write_run
 
 DEFAULT = str(ROOT / "configs/default.py")
 
@@ -33,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A folder with RUN and MASKS of two processes, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    run = tiny.write_run(folder / "run", load_config(DEFAULT))
+    run = write_run(folder / "run", load_config(DEFAULT))
     commands = pair(
         lambda how: [
             *("-m", "fmbseg_jax.evaluate", *evaluation(data, run, how), "+"),
@@ -48,7 +50,7 @@ def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
 
 
 def test_two_processes_count_what_one_counts(data: Path, two: Any, tmp_path: Path) -> None:
-    run = tiny.write_run(tmp_path / "run", load_config(DEFAULT))
+    run = write_run(tmp_path / "run", load_config(DEFAULT))
     assert command(evaluate.main, evaluate.arguments(), evaluation(data, run)) == 0
     for split in ("eval", "train"):
         assert (two[0] / f"run/eval/{split}.json").read_bytes() == (run / f"eval/{split}.json").read_bytes()

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
+from labelgen import label
 from labelgen.label import label_photo, label_stages
 from labelgen.merge import merge, patch_targets
 from labelgen.points import query_points
 from labelgen.presence import detect
 from labelgen.records import MaskSet
+from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 
 def test_every_stage_finds_the_truth() -> None:
@@ -101,7 +102,7 @@ def test_row_is_what_the_stages_say() -> None:
 
 
 def test_a_large_photo_is_labelled_smaller_and_written_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labelgen.label.WORKING_PX", 32)
+    monkeypatch.setattr(label, "WORKING_PX", 32)
     row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL, (8, 8))
     assert row.label_map.shape == row.confidence.shape == SIZE
     np.testing.assert_array_equal(row.label_map, truth())

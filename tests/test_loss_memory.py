@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 
 from benchmarks.loss_memory import AtOnce, hlo_flops, line
 from fmbseg_jax.config import LossConfig
 from fmbseg_jax.step import make_head
+from tests.worlds.stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 
 
 @pytest.mark.parametrize("loss", [CE, SUPCON], ids=["ce", "supcon"])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from fmbseg_jax.losses import (
     Contrast,
@@ -18,6 +17,7 @@ from fmbseg_jax.losses import (
     take_patches,
     target_shares,
 )
+from tests.worlds import reference
 
 WORD_CLASS = (0, 0, 1, 2, 2, 2, 3)  # grass, lawn | sand | sky, cloud, air | water
 TEMPERATURE = 0.1

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny_vit import Reference, Sizes, random_state, release_shapes
 
 from configs.default import get_config
 from labelgen import compute, mobile_sam, weight_files
 from labelgen.errors import UserError
 from labelgen.sam import load_sam
+from tests.worlds.tiny_vit import Reference, Sizes, random_state, release_shapes
 
 # isort: split
 from segment_anything import sam_model_registry

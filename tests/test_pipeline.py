@@ -13,8 +13,7 @@ from fmbseg_jax import evaluate, predict, train
 from labelgen import quality, run
 from labelgen.config import command
 from pocket import scenes
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds.paths import ROOT
 
 
 def call(module: Any, *arguments: str) -> None:

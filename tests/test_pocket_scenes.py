@@ -10,6 +10,7 @@ from PIL import Image
 
 from pocket import scenes
 from pocket.scenes import CLASSES, HELD_OUT_PAIRS, SPLITS, STUFF, THINGS, WORDS, Layout
+from tests.worlds.paths import ROOT
 
 COUNT = 80
 
@@ -152,7 +153,7 @@ def test_words_are_one_list_without_repetition() -> None:
 
 @pytest.mark.parametrize(("name", "split"), [("pocket", "train"), ("pocket_held_out", "held_out")])
 def test_the_shipped_words_are_the_worlds(name: str, split: str) -> None:
-    text = Path(scenes.__file__).parents[1].joinpath("configs", "words", f"{name}.txt").read_text()
+    text = (ROOT / f"configs/words/{name}.txt").read_text()
     assert [line for line in text.splitlines() if not line.startswith("#")] == scenes.words_file(split).splitlines()
 
 

@@ -10,11 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-import tiny_models
-from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
-from reference import pixel_logits
 from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
@@ -27,8 +23,12 @@ from labelgen.errors import UserError
 from labelgen.formats.pictures import class_infos
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny, tiny_models
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import pixel_logits
+from tests.worlds.run import write_run
 
-ROOT = Path(__file__).parents[1]
 WORDS = parse_words(["ball", "box: box, crate"], "words")
 
 
@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
+    return write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
 
 
 def test_masks_of_encoded_photos(data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_overlays_of_encoded_photos_that_are_still_there(data: Path, tmp_path: P
     with config.unlocked():
         config.photos.root = str(tmp_path)
         config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
-    run = tiny.write_run(tmp_path / "run", config)
+    run = write_run(tmp_path / "run", config)
     assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path / 'out'}") == 0
     overlays = {str(path.relative_to(tmp_path / "out/overlays")) for path in (tmp_path / "out").rglob("*.jpg")}
     assert overlays == {"eval/p0.jpg", "eval/p2.jpg", "eval/p3.jpg"}
@@ -106,7 +106,7 @@ def small_run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prototypes = clip.text(WORDS.words, config.labels.templates)
     kernel = np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
     identities = {"clip": clip.identity(), "encoder": encoder.identity()}
-    return tiny.write_run(tmp_path_factory.mktemp("small"), config, kernel, WORDS, prototypes, identities)
+    return write_run(tmp_path_factory.mktemp("small"), config, kernel, WORDS, prototypes, identities)
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:

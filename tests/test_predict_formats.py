@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
 from PIL import Image
-from reference import pixel_logits
 
 from fmbseg_jax import predict
 from labelgen.config import command, load_config
 from labelgen.sources.coco_masks import mask_of
+from tests.worlds import run as run_world
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import pixel_logits
 
-ROOT = Path(__file__).parents[1]
 TEMPERATURE = 0.04
 
 
@@ -37,7 +38,7 @@ def write_run(folder: Path, root: Path, threshold: float = 0.0) -> Path:
         config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
         config.eval.background_threshold = threshold
         config.train.temperature = TEMPERATURE
-    return tiny.write_run(folder, config)
+    return run_world.write_run(folder, config)
 
 
 def logits(photo: int) -> np.ndarray:

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence
 
 from labelgen import calibration
 from labelgen.label import label_stages
 from labelgen.presence import dense_logits, dense_map
 from labelgen.records import EvidenceRow
+from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence
 
 
 def two_variants() -> EvidenceRow:

@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from labelling import ONTOLOGY, PROTOTYPES
-from reference import confusion, pixel_logits
 
 from fmbseg_jax import evaluate
 from fmbseg_jax.protocol import class_names
 from labelgen.config import command, load_config
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds import tiny
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
+from tests.worlds.paths import ROOT
+from tests.worlds.reference import confusion, pixel_logits
+from tests.worlds.run import write_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
+    return write_run(tmp_path_factory.mktemp("run"), load_config(str(ROOT / "configs/default.py")))
 
 
 def data_of(folder: Path, *classes: str, **encoder: int) -> Path:

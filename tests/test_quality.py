@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 
 from labelgen import quality
 from labelgen.config import command
-from labelgen.dataset import Dataset, shard_name, write_json
-from labelgen.records import EvidenceRow, TruthRow
-from labelgen.tfrecord import ShardWriter
+from labelgen.dataset import Dataset, write_json
+from labelgen.records import TruthRow
+from tests.worlds.data import write_data, write_labels
+from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 
 CONFIG = (
     "--config=configs/pocket.py",
@@ -22,31 +22,16 @@ CONFIG = (
 )
 
 
-def write(folder: Path, rows: list[EvidenceRow] | list[TruthRow]) -> None:
-    folder.mkdir(parents=True)
-    with ShardWriter(folder / shard_name("train", 0, 1)) as writer:
-        for row in rows:
-            writer.append(row.encode())
-        writer.finish()
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two photos alike; the truth of the second has a box where the evidence says ball."""
-    write(tmp_path / "evidence", [replace(evidence(), photo_id=name) for name in "ab"])
     swapped = np.where(truth() == 1, 2, truth())
-    write(tmp_path / "truth", [TruthRow(n, t.astype(np.uint8)) for n, t in zip("ab", (truth(), swapped), strict=True)])
-    labels = tmp_path / "labels" / "default"
-    labels.mkdir(parents=True)
-    write_json(labels / "ontology.json", ONTOLOGY.to_json())
-    np.save(labels / "prototypes.npy", PROTOTYPES)
-    write_json(labels / "labels.json", {"splits": ["train"]})
-    write_json(labels / "calibration.json", NEUTRAL.to_json())
-    info = {"format": 1, "grid_hw": [8, 8], "feature_width": 4, "text_width": 5}
-    write_json(
-        tmp_path / "dataset.json", info | {"splits": {"train": {"rows": [2], "truth": True, "truth_classes": None}}}
-    )
-    return tmp_path
+    rows = {
+        "evidence": [[replace(evidence(), photo_id=name) for name in "ab"]],
+        "truth": [[TruthRow(n, t.astype(np.uint8)) for n, t in zip("ab", (truth(), swapped), strict=True)]],
+    }
+    write_labels(tmp_path / "labels/default", ONTOLOGY, PROTOTYPES, NEUTRAL)
+    return write_data(tmp_path, {"train": rows}, (8, 8), (4, 5), {})
 
 
 def run(data: Path, *more: str) -> int:

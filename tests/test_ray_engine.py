@@ -14,13 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import stub_run
-from run_world import ROOT, SCRIPT, own_signals_fixture, process, run, same  # noqa: F401
 
 from labelgen.cluster_worker import Job, Told
 from labelgen.errors import UserError
 from labelgen.plan import Shard
 from labelgen.ray_engine import run_stage, slots
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import SCRIPT, process, run, same
+from tests.worlds.paths import ROOT
 
 MEMORY = 80 << 20
 STUCK = {"STUB_SECONDS": "1000"}
@@ -264,7 +265,7 @@ def test_a_fault_in_a_workers_work_is_raised(on_one_node: Any) -> None:
 
 def test_the_local_engine_loads_no_ray(world: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import stub_run\n"
+        "import sys; from tests.worlds import stub_run\n"
         "assert stub_run.main(sys.argv[1:]) == 0; print('ray' in sys.modules)"
     )
     flags = [f"--config={world}/config.py", f"--out={tmp_path}/data", "--limit=1"]

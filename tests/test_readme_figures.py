@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_results import write_quality, write_run
 
 from labelgen.config import command
+from tests.worlds.results import write_quality, write_run
 from tools import readme
 
 KNOWN: dict[str, Any] = {

@@ -3,10 +3,10 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from rows import evidence_row, feature_row, label_row, truth_row
 
 from labelgen import records
 from labelgen.errors import UserError
+from tests.worlds.rows import evidence_row, feature_row, label_row, truth_row
 
 
 def same(a: object, b: object) -> bool:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from painting import inside, painted
 
 from labelgen.formats.regions import NO_CLASS, Outlines, outlines, signed_area
 from labelgen.sources.coco_masks import polygon_mask
+from tests.worlds.painting import inside, painted
 
 
 def of(*rows: str, confidence: np.ndarray | None = None) -> Outlines:

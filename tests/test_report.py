@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
 from PIL import Image
-from reference import pixel_logits
-from report_world import (
+
+from labelgen.dataset import Dataset, read_json, write_json
+from labelgen.ontology import Ontology
+from labelgen.records import LabelRow
+from tests.worlds.data import write_words
+from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
+from tests.worlds.reference import pixel_logits
+from tests.worlds.report import (
     EVAL,
     evaluated,
     fields_of,
@@ -18,14 +23,9 @@ from report_world import (
     numbers_of,
     reported,
     write_data,
-    write_labels,
     write_photos,
     write_run,
 )
-
-from labelgen.dataset import Dataset, read_json, write_json
-from labelgen.ontology import Ontology
-from labelgen.records import LabelRow
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,9 @@ def test_an_evaluation_without_matrices_still_has_figures(world: Path, tmp_path:
         (lambda w: (w / "run/eval/eval.npz").write_bytes(b"PK"), "eval.npz: cannot be read; write it anew"),
         (lambda w: (w / "run/eval/eval.json").write_text("{"), "eval.json: not JSON; evaluate again"),
         (
-            lambda w: write_labels(w / "data/labels/default", Ontology(("a",), ("1", "2", "3", "4"), (0,) * 4, ("",))),
+            lambda w: write_words(
+                w / "data/labels/default", Ontology(("a",), tuple("1234"), (0,) * 4, ("",)), PROTOTYPES
+            ),
             "labels/default: has other classes than the RUN was trained with; label again",
         ),
         (lambda w: shutil.rmtree(w / "run/checkpoints"), "no checkpoints in it; train first"),

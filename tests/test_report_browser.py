@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, Page, needs_browser
-from report_world import evaluated, reported, write_data, write_photos, write_run
+
+from tests.worlds.browser import Browser, Page, needs_browser
+from tests.worlds.report import evaluated, reported, write_data, write_photos, write_run
 
 pytestmark = needs_browser
 DRAWN = (

@@ -9,9 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import training
-from stepping import mesh_of
-from synthetic import write_data
 
 from fmbseg_jax import resident
 from fmbseg_jax.config import FeedConfig
@@ -21,6 +18,9 @@ from fmbseg_jax.mesh import over_data
 from fmbseg_jax.place import Placed, open_batches
 from fmbseg_jax.resident import Resident
 from labelgen.dataset import Dataset
+from tests.worlds import training
+from tests.worlds.stepping import mesh_of
+from tests.worlds.synthetic import write_data
 
 CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5)
 STEPS = 30

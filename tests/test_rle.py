@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from rows import mask_set
 
 from labelgen import rle
 from labelgen.records import MaskSet
+from tests.worlds.rows import mask_set
 
 
 def test_runs_by_hand() -> None:

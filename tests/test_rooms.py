@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.worlds.paths import ROOT
+
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools", "configs")
 BESIDE = {"benchmarks", "experiments", "tools"}
 """What the two programs and the pocket world know nothing of."""

@@ -12,24 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stub_run
 from PIL import Image
-from run_world import (  # noqa: F401
-    ROOT,
-    SCRIPT,
-    copy_fixture,
-    files,
-    own_signals_fixture,
-    process,
-    run,
-    same,
-    whole_fixture,
-    world_fixture,
-)
 
 from labelgen.config import digest
 from labelgen.dataset import Dataset
 from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import SCRIPT, files, process, run, same
+from tests.worlds.paths import ROOT
 
 
 def test_what_a_run_writes(world: Path, whole: Path) -> None:

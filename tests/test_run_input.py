@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stub_run
 from PIL import Image
-from run_world import copy_fixture, files, own_signals_fixture, run, same, whole_fixture, world_fixture  # noqa: F401
 
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import photo_id_of
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import files, run, same
 
 
 @pytest.mark.parametrize(

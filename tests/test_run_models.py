@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 from PIL import Image
 
 from labelgen import run
@@ -15,12 +14,13 @@ from labelgen.dataset import Dataset
 from labelgen.encode import Encoders
 from labelgen.records import EvidenceRow, FeatureRow, LabelRow
 from labelgen.rle import decode
+from tests.worlds import tiny_models  # makes torchvision importable
 
 SIZES_WH = {"grey": (40, 30), "panorama": (20_000, 12), "pixel": (1, 1), "portrait": (31, 57), "tower": (3, 400)}
 
 CONFIG = """
 from ml_collections import ConfigDict
-from tests.tiny_models import config as tiny
+from tests.worlds.tiny_models import config as tiny
 
 def get_config():
     config = tiny({weights!r})

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from stepping import CE, LINEAR, Bench, mesh_of
-from test_checkpoint import IDENTITY, PROTOTYPES, facts, kept, same, train
 
 from fmbseg_jax.checkpoint import Checkpoints, restore_run
 from fmbseg_jax.logs import open_log
 from fmbseg_jax.runs import open_run
 from labelgen.errors import UserError
 from labelgen.remote import Remote
+from tests.worlds.checkpoints import IDENTITY, PROTOTYPES, facts, kept, same, train
+from tests.worlds.stepping import CE, LINEAR, Bench, mesh_of
 
 Request = tuple[str, str]
 

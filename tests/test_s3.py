@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_world import forget_credentials, fresh_connections_fixture, s3_fixture, server_fixture
-from staging_world import FAMILIES, PHOTOS, same_rows
-from synthetic import write_data
 
 from labelgen.errors import UserError
 from labelgen.staging import open_data
+from tests.worlds.s3 import forget_credentials
+from tests.worlds.staging import FAMILIES, PHOTOS, same_rows
+from tests.worlds.synthetic import write_data
 
-__all__ = ["fresh_connections_fixture", "s3_fixture", "server_fixture"]
+pytestmark = pytest.mark.usefixtures("fresh_connections")
 
 
 @pytest.fixture(scope="module", name="original", autouse=True)

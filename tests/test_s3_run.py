@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from processes import HOST_RUN, hosts, pair
-from s3_world import forget_credentials, fresh_connections_fixture, s3_fixture, server_fixture
-from synthetic import write_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import argv, digests, metrics, train
 
 from fmbseg_jax import evaluate, predict
 from fmbseg_jax import hosts as fmbseg_hosts
-from labelgen.config import ROOT, command, load_config
+from labelgen.config import command, load_config
+from tests.worlds import tiny
+from tests.worlds.paths import ROOT
+from tests.worlds.processes import HOST_RUN, hosts, pair
+from tests.worlds.run import write_run
+from tests.worlds.s3 import forget_credentials
+from tests.worlds.synthetic import write_data
+from tests.worlds.training import argv, digests, metrics, train
 
-__all__ = ["fresh_connections_fixture", "s3_fixture", "server_fixture"]
+pytestmark = pytest.mark.usefixtures("fresh_connections")
 FIELDS = {"train_save_every": 20, "train_log_every": 1, "train_resident_share": 0, "head_hidden": 24}
 DATA = "s3://bucket/data"
 CACHED = {"JAX_ENABLE_COMPILATION_CACHE": "true"}
@@ -128,7 +130,7 @@ def test_two_processes_are_stopped_on_s3_and_one_goes_on(s3: Any, whole: Path, t
 
 def test_evaluate_and_predict_read_and_write_on_s3_what_they_do_on_disk(s3: Any, tmp_path: Path) -> None:
     default = str(ROOT / "configs/default.py")
-    folder = tiny.write_data(tmp_path / "data"), tiny.write_run(tmp_path / "run", load_config(default))
+    folder = tiny.write_data(tmp_path / "data"), write_run(tmp_path / "run", load_config(default))
     bucket = "s3://bucket/tiny/data", "s3://bucket/tiny/run"
     for path, url in zip(folder, bucket, strict=True):
         s3.put(f"{path}/", url, recursive=True)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 
 from configs.default import get_config
@@ -12,12 +11,14 @@ from labelgen import mobile_sam, rle, sam
 from labelgen.errors import UserError
 from labelgen.sam import SamEncoder, load_sam
 from pocket.scenes import draw
+from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds.paths import ROOT
 
 # isort: split
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 from segment_anything.utils.amg import build_point_grid
 
-POCKET = Path(__file__).parents[1] / "pocket/weights"
+POCKET = ROOT / "pocket/weights"
 ROUNDING = 5e-5
 """Share of a mask's pixels at the threshold itself that may fall on its other side: products in another order."""
 SIZES = [(60, 90), (97, 41), (64, 64), (30, 20)]

@@ -1,7 +1,6 @@
 import inspect
 
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 
 from configs.default import get_config
@@ -9,6 +8,7 @@ from labelgen import sam, weight_files
 from labelgen.errors import UserError
 from labelgen.sam_files import RELEASES, Release, weight_file
 from labelgen.weight_files import find
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry

@@ -1,11 +1,11 @@
 """SAM's image encoder and mask decoder as we run them, beside the official ones on the same weights."""
 
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 
 from labelgen import sam_vit
 from labelgen.sam_decoder import PointDecoder
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer

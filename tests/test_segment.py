@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference import pixel_logits
 
 from fmbseg_jax import segment
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen import rle
 from labelgen.records import MaskSet
+from tests.worlds.reference import pixel_logits
 
 
 @pytest.mark.parametrize("size", [(1, 1), (23, 37), (5, 4), (40, 9)])

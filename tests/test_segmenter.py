@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
 from PIL import Image
-from reference import pixel_logits
-from tiny_run import KERNEL, WORDS, picture
 
 from fmbseg_jax import Segmentation, Segmenter
+from fmbseg_jax import segmenter as segmenter_module
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.palette import palette
 from fmbseg_jax.segmenter import Recent
 from fmbseg_jax.towers import Towers
+from labelgen import clip as clip_module
 from labelgen.clip import load_clip
 from labelgen.errors import UserError
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.reference import pixel_logits
+from tests.worlds.tiny_run import KERNEL, WORDS, picture
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_words_of_long_ago_are_forgotten_and_the_trained_ones_are_not(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = Segmenter(segmenter._restored)
-    monkeypatch.setattr("fmbseg_jax.segmenter.MAX_WORDS", 5)
+    monkeypatch.setattr(segmenter_module, "MAX_WORDS", 5)
     for words in (["bo"], ["lo"], ["la", "lo"]):
         fresh(picture(8, 8), words)
     assert sorted(fresh._words) == ["ball", "box", "crate", "la", "lo"]
@@ -124,7 +125,7 @@ def test_words_of_long_ago_are_forgotten_and_the_trained_ones_are_not(
 
 def test_the_trained_words_need_no_text_tower(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Segmenter(segmenter._restored)
-    monkeypatch.setattr("labelgen.clip.load_clip", None)
+    monkeypatch.setattr(clip_module, "load_clip", None)
     assert fresh(picture(20, 20)).names == ("ball", "box")
 
 

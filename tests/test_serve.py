@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
 from PIL import Image
-from serving import ask, file_of, serving
-from tiny_run import picture
 
-from fmbseg_jax import Segmenter
+from fmbseg_jax import Segmenter, serve_photos
 from fmbseg_jax.palette import palette
 from fmbseg_jax.serve_app import MAX_UPLOAD
 from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
 from fmbseg_jax.towers import Towers
 from labelgen.ontology import parse_words
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.serving import ask, file_of, serving
+from tests.worlds.tiny_run import picture
 
 NO_WORDS = {"words": None, "threshold": 0}
 
@@ -171,7 +170,7 @@ def test_no_other_path_leads_anywhere(path: str, port: int) -> None:
 
 
 def test_a_photo_of_long_ago_is_forgotten(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmbseg_jax.serve_photos.MAX_PHOTOS", 2)
+    monkeypatch.setattr(serve_photos, "MAX_PHOTOS", 2)
     with serving(Photos(Segmenter.restore(run))) as port:
         first, second, _ = (given(port, picture(8, 8, seed)) for seed in range(3))
         status, answer, _ = ask(port, "POST", f"/api/photos/{first}/labels", NO_WORDS)

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
-import tiny_run
-from serving import ask, file_of
-from tiny_run import picture
 
 from fmbseg_jax import Segmenter, serve
+from labelgen import clip
 from labelgen.config import command
 from labelgen.errors import UserError
-
-ROOT = Path(__file__).parents[1]
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.paths import ROOT
+from tests.worlds.serving import ask, file_of
+from tests.worlds.tiny_run import picture
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_without_the_text_tower_the_trained_words_still_work(run: Path, monkeypa
     def missing(*arguments: Any) -> None:
         raise UserError("clip.safetensors: not there")
 
-    monkeypatch.setattr("labelgen.clip.load_clip", missing)
+    monkeypatch.setattr(clip, "load_clip", missing)
     _, note = serve.warm_up(Segmenter.restore(run))
     assert note == "; only the words of the RUN, for clip.safetensors: not there"
 

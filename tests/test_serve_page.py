@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
-import tiny_run
-from browser import Browser, Page, needs_browser
 from PIL import Image, ImageFilter
-from serving import serving
-from tiny_run import picture
 
 from fmbseg_jax import Segmenter
 from fmbseg_jax.serve_photos import Photos
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.browser import Browser, Page, needs_browser
+from tests.worlds.serving import serving
+from tests.worlds.tiny_run import picture
 
 pytestmark = needs_browser
 LEGEND = "[...document.querySelectorAll('#legend .word')].map(e => e.textContent)"

@@ -4,35 +4,13 @@ import random
 from pathlib import Path
 
 import pytest
-from rows import evidence_row, feature_row, truth_row
 
 from labelgen.config import digest
 from labelgen.files import writer_names
-from labelgen.plan import Shard, claim, digest_of_list, owned, plan
+from labelgen.plan import claim, digest_of_list, owned, plan
 from labelgen.shards import EncodeShard, failures_path, is_done
 from labelgen.tfrecord import ShardReader
-
-PHOTOS = ["a", "b", "c", "d", "e"]
-BAD = {"a", "c", "d"}
-SHARD = Shard("train", 0, 1, 0, 5)
-FAMILIES = ("features", "evidence", "truth")
-
-
-def rows(photo_id: str) -> dict[str, bytes]:
-    made = feature_row(photo_id), evidence_row(photo_id), truth_row(photo_id)
-    return {family: row.encode() for family, row in zip(FAMILIES, made, strict=True)}
-
-
-def go_on(data: Path) -> int:
-    """Does the photos that are left; returns how many were done before."""
-    with EncodeShard(data, SHARD, FAMILIES, PHOTOS) as writing:
-        for photo_id in PHOTOS[writing.next :]:
-            if photo_id in BAD:
-                writing.fail({"photo": photo_id, "reason": "bad"})
-            else:
-                writing.add(rows(photo_id))
-        writing.finish()
-        return writing.next
+from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 
 def paths(data: Path) -> list[Path]:
@@ -44,16 +22,6 @@ def whole(tmp_path: Path) -> dict[str, bytes]:
     data = folders(tmp_path / "whole")
     assert go_on(data) == 0 and is_done(data, SHARD, FAMILIES)
     return contents(data)
-
-
-def folders(data: Path) -> Path:
-    for family in FAMILIES:
-        (data / family).mkdir(parents=True)
-    return data
-
-
-def contents(data: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -10,26 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from staging_world import (  # noqa: F401
-    FAMILIES,
-    PHOTOS,
-    Request,
-    cache_fixture,
-    covered,
-    data_fixture,
-    original_fixture,
-    requests_fixture,
-    same_rows,
-    spans,
-    url,
-)
-from synthetic import write_data
 
 from labelgen import remote, staging
-from labelgen.config import ROOT, command, parser
+from labelgen.config import command, parser
 from labelgen.dataset import Dataset, write_json
 from labelgen.errors import UserError
 from labelgen.staging import open_data
+from tests.worlds.paths import ROOT
+from tests.worlds.staging import FAMILIES, PHOTOS, Request, covered, same_rows, spans, url
+from tests.worlds.synthetic import write_data
 
 
 def test_a_plain_path_is_read_in_place_without_fsspec(data: Path) -> None:

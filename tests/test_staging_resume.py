@@ -10,24 +10,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-from staging_world import (  # noqa: F401
-    FAMILIES,
-    PHOTOS,
-    Request,
-    cache_fixture,
-    data_fixture,
-    original_fixture,
-    requests_fixture,
-    same_rows,
-    spans,
-    url,
-)
 
 from labelgen import staging
-from labelgen.config import ROOT
 from labelgen.dataset import Dataset
 from labelgen.staging import open_data
 from labelgen.tfrecord import ShardReader, ShardWriter
+from tests.worlds.paths import ROOT
+from tests.worlds.staging import PHOTOS, Request, same_rows, spans, url
 
 
 @pytest.mark.parametrize("cut", [1, 5, 13, -1])

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
-from synthetic import CLASSES
 
 from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.mesh import batch_sharding, make_mesh, state_shardings
 from fmbseg_jax.step import State, valid_patches
 from labelgen.errors import UserError
+from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
+from tests.worlds.synthetic import CLASSES
 
 ALL_GATHER = re.compile(r"= \w+\[([\d,]+)\]\S* all-gather\(")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tfds_world import BUILDER, SPLITS, pixels, png, rewrite, row
 
 from labelgen.errors import UserError
 from labelgen.sources.base import PhotoError, Source
@@ -19,6 +18,8 @@ from labelgen.sources.choose import open_source
 from labelgen.sources.folder import IndexTruth
 from labelgen.sources.tfds import find_columns, tfds_source
 from labelgen.tfrecord import frame
+from tests.worlds.paths import ROOT
+from tests.worlds.tfds import BUILDER, SPLITS, pixels, png, rewrite, row
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="an optional extra; installed, its data sets are read")
 
@@ -32,7 +33,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
     for folder in (package, package.parent):
         (folder / "__init__.py").write_text("")
     (package / "minis_dataset_builder.py").write_text(BUILDER)
-    sys.path[:0] = [str(root), str(Path(__file__).parent)]
+    sys.path.insert(0, str(root))
     try:
         from fmbseg_minis.minis.minis_dataset_builder import Builder  # type: ignore[import-not-found]
 
@@ -44,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pat
         rewrite(folders["array_record"], folders["tfrecord"])
         yield folders
     finally:
-        del sys.path[:2]
+        sys.path.remove(str(root))
 
 
 def source(root: Path, split: str = "train", masks: str = "annotation", name: str = "minis", **options: Any) -> Source:
@@ -245,5 +246,5 @@ def test_neither_tensorflow_nor_a_model_library_is_imported(prepared: dict[str, 
         "s = tfds_source(root, 'minis', 'train', 'annotation', values, 99)\n"
         "s.load('000000'); print(sorted({'tensorflow', 'torch', 'jax'} & {m.split('.')[0] for m in sys.modules}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr

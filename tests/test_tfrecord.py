@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import ROOT
 from labelgen.errors import UserError
 from labelgen.files import writer_names
 from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc, records_of
+from tests.worlds.paths import ROOT
 
 RECORDS = [b"one", b"", b"three" * 50]
 

@@ -8,19 +8,18 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hosts_check import HIDDEN, IDENTITY, PROTOTYPES
-from processes import HOST_RUN, free_port, hosts, pair
-from stepping import SUPCON, Bench, mesh_of
-from synthetic import write_data
-from training import argv
 
 from configs.default import get_config
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import hosts_config
 from fmbseg_jax.hosts import check
-from labelgen.config import ROOT
 from labelgen.errors import UserError
+from tests.worlds.hosts_check import HIDDEN, IDENTITY, PROTOTYPES
+from tests.worlds.processes import HOST_RUN, free_port, hosts, pair
+from tests.worlds.stepping import SUPCON, Bench, mesh_of
+from tests.worlds.synthetic import write_data
+from tests.worlds.training import argv
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """What two processes of two devices each found, and where they saved."""
     folder = tmp_path_factory.mktemp("two")
     port = free_port()
-    check = [sys.executable, str(ROOT / "tests/hosts_check.py")]
+    check = [sys.executable, "-m", "tests.worlds.hosts_check"]
     commands = [[*check, f"127.0.0.1:{port},2,{i}", str(folder)] for i in range(2)]
     with hosts(commands, folder / "log", 2) as started:
         ended = started.end()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from labelgen import torchvision_shim
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.worlds.paths import ROOT
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -15,15 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import argv, digests, metrics, start, train
 
 from fmbseg_jax.checkpoint import restore_run
-from labelgen.config import ROOT
 from labelgen.dataset import Dataset, read_json, write_json
 from labelgen.ontology import class_scores, parse_words
 from labelgen.records import FeatureRow, TruthRow
+from tests.worlds.data import write_words
+from tests.worlds.paths import ROOT
+from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data
+from tests.worlds.training import argv, digests, metrics, start, train
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +176,11 @@ def test_a_full_disk_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) ->
 
 def other_words(data: Path) -> None:
     words = parse_words(["grass: grass, lawn", "sand", "sky: sky, cloud, air", "snow"], "words.txt")
-    write_words(data / "labels/default", np.load(data / "labels/default/prototypes.npy"), words)
+    write_words(data / "labels/default", words, np.load(data / "labels/default/prototypes.npy"))
 
 
 def other_prototypes(data: Path) -> None:
-    write_words(data / "labels/default", unit_rows(np.random.default_rng(5), len(ONTOLOGY.words), 8))
+    write_words(data / "labels/default", ONTOLOGY, unit_rows(np.random.default_rng(5), len(ONTOLOGY.words), 8))
 
 
 def other_labels(data: Path) -> None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
 from PIL import Image
 
@@ -11,6 +10,7 @@ from labelgen.choose_encoder import load_encoder, weight_file
 from labelgen.encode import Encoders
 from labelgen.errors import UserError
 from labelgen.sources.base import Photo
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 

@@ -4,16 +4,16 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import tiny_models  # first: it makes torchvision importable
 import torch
-from file_server import serving
 
 from labelgen import clip_source, download, sam_files, timm_encoder, weight_files, weights
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.sam import load_sam
+from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds.file_server import serving
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 VIT_B = "sam_vit_b_01ec64.pth"
 HUB = "models--timm--vit_small_patch14_dinov2.lvd142m"
 
@@ -48,7 +48,7 @@ def config(tmp_path):
     """A config file: tiny models described by json, but SAM is the official vit_b."""
     tiny_models.write(tmp_path / "weights")
     (tmp_path / "config.py").write_text(
-        "from tests.tiny_models import config as tiny\n\n\ndef get_config():\n"
+        "from tests.worlds.tiny_models import config as tiny\n\n\ndef get_config():\n"
         f"    config = tiny({str(tmp_path / 'weights')!r})\n"
         f"    config.sam.name, config.sam.weights = 'vit_b', {VIT_B!r}\n"
         "    return config\n"

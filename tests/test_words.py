@@ -1,16 +1,13 @@
 """The words and class tables of the data sets that ship: they parse, fit together, and follow the official lists."""
 
 import json
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 
 from labelgen.ontology import Ontology, read_words
+from tests.worlds.paths import ASSETS, ROOT
 
-ROOT = Path(__file__).parents[1]
-ASSETS = Path(os.environ.get("FMBSEG_ASSETS", ROOT.parent / "shared" / "assets"))
 EMBEDDED = ASSETS / "text" / "class_names.json"
 needs_assets = pytest.mark.skipif(not EMBEDDED.is_file(), reason=f"no {EMBEDDED}; set FMBSEG_ASSETS")
 

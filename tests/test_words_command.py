@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 
 from labelgen import words
 from labelgen.config import command
 from labelgen.dataset import write_json
 from labelgen.ontology import parse_words
+from tests.worlds import tiny
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 POCKET = f"--config={ROOT / 'configs/pocket.py'}"
 LIST = """grass: grass, lawn
 ball: ball, crate

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import itertools
+import os
 import shutil
 import signal
 import time
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stub_run
-from run_world import own_signals_fixture, process, run, same  # noqa: F401
-from test_shards import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 from labelgen import files
 from labelgen.shards import EncodeShard, is_done
 from labelgen.tfrecord import ShardBusyError, ShardWriter
+from tests.worlds import stub_run
+from tests.worlds.labelgen_run import process, run, same
+from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 
 @pytest.fixture(scope="module", name="world")
@@ -121,8 +122,8 @@ def test_a_file_that_went_on_a_network_disk(tmp_path: Path, monkeypatch: pytest.
     def stale(*arguments: Any) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    with ShardWriter(tmp_path / "s") as writer:
-        monkeypatch.setattr("labelgen.tfrecord.write_all", stale)
+    with ShardWriter(tmp_path / "s") as writer, monkeypatch.context() as disk:
+        disk.setattr(os, "write", stale)
         with pytest.raises(ShardBusyError, match="s: another machine has finished it"):
             writer.append(b"x")
 

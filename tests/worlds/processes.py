@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labelgen.config import ROOT
+from tests.worlds.paths import ROOT
 
-HOST_RUN = [sys.executable, str(ROOT / "tests/host_run.py")]
+HOST_RUN = [sys.executable, "-m", "tests.worlds.host_run"]
 
 
 class Ended(NamedTuple):
@@ -31,7 +31,7 @@ class Hosts:
         log.mkdir(parents=True, exist_ok=True)
         self.log = log
         self._files = [(log / f"{i}.out", log / f"{i}.err") for i in range(len(commands))]
-        paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "HOST_LOG": str(log)}
+        paths = {"PYTHONPATH": str(ROOT), "HOST_LOG": str(log)}
         variables = {**os.environ, **paths, "JAX_NUM_CPU_DEVICES": str(devices), **environment}
         self.processes = [
             subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out.open("w"), stderr=err.open("w"))

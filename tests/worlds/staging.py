@@ -1,12 +1,10 @@
-"""A small DATA behind a file:// url, a folder for its copy, and a count of what the file system is asked for."""
+"""DATA behind a file:// url, and what the file system is asked for."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from synthetic import write_data
 
 from labelgen.dataset import Dataset
 
@@ -15,23 +13,7 @@ PHOTOS = 24
 Request = tuple[str, int, int]
 
 
-@pytest.fixture(name="original", scope="module")
-def original_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("original") / "data", PHOTOS, per_shard=7)
-
-
-@pytest.fixture(name="data")
-def data_fixture(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "data"))
-
-
-@pytest.fixture(name="cache")
-def cache_fixture(tmp_path: Path) -> str:
-    return str(tmp_path / "cache")
-
-
-@pytest.fixture(name="requests")
-def requests_fixture(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """(file, start, end) of every range that the file system is asked for."""
     seen: list[Request] = []
     cat_file = LocalFileSystem.cat_file

@@ -9,7 +9,8 @@ from typing import Any
 from processes import HOST_RUN
 
 from fmbseg_jax.train import arguments, main
-from labelgen.config import ROOT, command
+from labelgen.config import command
+from tests.worlds.paths import ROOT
 
 SMALL = {
     "train.steps": 60,

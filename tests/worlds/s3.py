@@ -4,19 +4,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import free_port, wait_for_port
+
+from tests.worlds.processes import free_port, wait_for_port
 
 for package in ("moto", "flask_cors"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 
 
-@pytest.fixture(scope="module", name="server")
-def server_fixture() -> Iterator[str]:
-    """The server's url; it has one bucket, `bucket`."""
+@contextmanager
+def serving() -> Iterator[str]:
+    """The url of a server with one bucket, `bucket`, that ends with the `with`."""
     port = free_port(24096)
     line = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -29,11 +32,11 @@ def server_fixture() -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture(scope="module", name="s3")
-def s3_fixture(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The file system, with the variables that a user sets for an endpoint that is not Amazon's."""
+@contextmanager
+def file_system(server: str, cache: Path) -> Iterator[Any]:
+    """The file system of a server, with the variables that a user sets for an endpoint that is not Amazon's."""
     keys = {"AWS_ACCESS_KEY_ID": "user", "AWS_SECRET_ACCESS_KEY": "secret"}
-    keys["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    keys["XDG_CACHE_HOME"] = str(cache)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**keys, "AWS_ENDPOINT_URL": server, "AWS_EC2_METADATA_DISABLED": "true"}.items():
             patch.setenv(name, value)
@@ -42,8 +45,7 @@ def s3_fixture(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture(autouse=True, name="fresh_connections")
-def fresh_connections_fixture() -> None:
+def forget_connections() -> None:
     """fsspec keeps file systems with the credentials that they were made with."""
     s3fs.S3FileSystem.clear_instance_cache()
 

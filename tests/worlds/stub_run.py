@@ -1,7 +1,7 @@
 """`labelgen.run` with an encoder that needs no weights: features and evidence are drawn from the photo's own pixels.
 
-As a script: `stub_run.py ARGUMENTS` is `python -m labelgen.run ARGUMENTS`; `stub_run.py --kill N SEED OUT ARGUMENTS`
-starts it again and again and kills it -9 at N random moments: by the clock, before a rename or fsync, within a write.
+`python -m tests.worlds.stub_run ARGUMENTS` is `python -m labelgen.run ARGUMENTS`; `--kill N SEED OUT ARGUMENTS` starts
+it again and again and kills it -9 at N random moments: by the clock, before a rename or fsync, within a write.
 """
 
 import itertools
@@ -12,21 +12,22 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 from PIL import Image
-from rows import mask_set
 
-from labelgen import dispatch, encoding, files, run, shards, tfrecord
+from labelgen import dispatch, run
 from labelgen.config import command
 from labelgen.errors import UserError
 from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
+from tests.worlds.rows import mask_set
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
 
@@ -114,13 +115,8 @@ def get_config():
 
 def main(argv: list[str]) -> int:
     """labelgen.run with the stub."""
-    real = encoding.load_encoders
-    encoding.load_encoders = StubEncoders  # type: ignore[assignment]
     dispatch.LEAST_S = float(os.environ.get("STUB_LEAST_S", dispatch.LEAST_S))
-    try:
-        return command(run.main, run.arguments(), argv)
-    finally:  # other tests of this process want the real ones
-        encoding.load_encoders = real
+    return command(partial(run.main, load=StubEncoders), run.arguments(), argv)
 
 
 def kill_and_restart(kills: int, seed: int, out: str, argv: list[str]) -> int:
@@ -157,18 +153,18 @@ def kill_at(way: str, number: int, share: float) -> None:
     """kill -9 in the n-th write, with a share of its bytes on the disk, or before the n-th rename or fsync."""
     calls = itertools.count()
 
-    def deadly(call: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(*arguments: Any) -> None:
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
             if next(calls) == number:
                 if way == "write":
                     call(arguments[0], arguments[1][: int(share * len(arguments[1]))])
                 os.kill(os.getpid(), signal.SIGKILL)
-            call(*arguments)
+            return call(*arguments)
 
         return wrapped
 
     if way == "write":
-        files.write_all = tfrecord.write_all = shards.write_all = deadly(files.write_all)
+        os.write = deadly(os.write)
     if way == "name":
         os.replace, os.fsync = deadly(os.replace), deadly(os.fsync)
 

@@ -1,7 +1,6 @@
 """Small data sets in COCO's layout, and where the real samples are."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ASSETS = Path(os.environ.get("FMBSEG_ASSETS", Path(__file__).parents[2] / "shared/assets")) / "photos"
-"""Real photos with official truth; not part of the project."""
+from tests.worlds.paths import ASSETS
+
+PHOTOS = ASSETS / "photos"
 SIZE_HW = (4, 6)
 Contents = dict[str, Any]
 
-needs_assets = pytest.mark.skipif(not (ASSETS / "coco").is_dir(), reason="no sample photos; FMBSEG_ASSETS names them")
+needs_assets = pytest.mark.skipif(not (PHOTOS / "coco").is_dir(), reason="no sample photos; FMBSEG_ASSETS names them")
 
 
 def box(x: int, y: int, width: int, height: int) -> list[list[float]]:

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import tiny_models
-from voc_archives import jpg, png
-
 from labelgen import run
 from labelgen.config import command
 from pocket.scenes import draw
+from tests.worlds import tiny_models
+from tests.worlds.voc_archives import jpg, png
 
 TRAIN, VAL = [f"2007_{i:06}" for i in range(3)], [f"2008_{i:06}" for i in range(4)]
 CONFIG = """

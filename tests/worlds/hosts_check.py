@@ -1,6 +1,7 @@
-"""`python hosts_check.py ADDRESS:PORT,COUNT,ID OUT`: what fmbseg_jax.hosts and meshes say in one process of several.
+"""What fmbseg_jax.hosts and meshes say in one process of several.
 
-Writes OUT/ID.json; all together write OUT/checkpoints, of a head whose parameters are spread over the processes.
+`python -m tests.worlds.hosts_check ADDRESS:PORT,COUNT,ID OUT` writes OUT/ID.json; all together write
+OUT/checkpoints, of a head whose parameters are spread over the processes.
 """
 
 import json
@@ -11,9 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from stepping import SUPCON, TEXT_WIDTH, arrays
-from stepping import Bench as OneProcessBench
-from synthetic import ONTOLOGY, unit_rows
 
 from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import Checkpoints
@@ -23,6 +21,9 @@ from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.mesh import make_mesh, over_data, own_places
 from fmbseg_jax.place import place
 from labelgen.errors import UserError
+from tests.worlds.stepping import SUPCON, TEXT_WIDTH, arrays
+from tests.worlds.stepping import Bench as OneProcessBench
+from tests.worlds.synthetic import ONTOLOGY, unit_rows
 
 IDENTITY = {"head.hidden": 16}
 HIDDEN = HeadConfig(0, 4, 16, "float32")

@@ -1,4 +1,4 @@
-"""`python host_run.py -m MODULE ARGUMENTS [+ -m MODULE ARGUMENTS]`: commands as `python -m`, one after the other.
+"""Commands as `python -m`, one after the other: `python -m tests.worlds.host_run -m MODULE ARGUMENTS [+ -m ...]`.
 
 HOST_LOG in the environment names a folder: PROCESS.json there says which rows this process gave to each step, with a
 digest of each, how often each jitted function was compiled, and how often JAX found one in its cache or did not; it is

@@ -14,7 +14,7 @@ SPLITS = {"train": 7, "validation": 3}
 BUILDER = """
 import numpy as np
 import tensorflow_datasets as tfds
-from tfds_world import SPLITS, png, row
+from tests.worlds.tfds import SPLITS, png, row
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

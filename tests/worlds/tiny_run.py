@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import tiny
-import tiny_models
 from PIL import Image
 
 from labelgen.clip import load_clip
 from labelgen.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models
+from tests.worlds.run import write_run
 
 WORDS = parse_words(["ball", "box: box, crate"], "words")
 KERNEL = np.random.default_rng(0).normal(size=(32, 24))
@@ -22,7 +22,7 @@ def write(folder: Path, weights: Path) -> Path:
     clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
     prototypes = clip.text(WORDS.words, config.labels.templates)
     identities = {"clip": clip.identity(), "encoder": encoder.identity()}
-    return tiny.write_run(folder, config, KERNEL, WORDS, prototypes, identities)
+    return write_run(folder, config, KERNEL, WORDS, prototypes, identities)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import tiny_models  # first: it makes torchvision importable
 import torch
 from safetensors.torch import save_file
 
 from labelgen.patch_encoder import PatchEncoder
 from labelgen.timm_encoder import load_encoder
+from tests.worlds import tiny_models  # makes torchvision importable
 
 # isort: split
 import timm

@@ -1,6 +1,6 @@
 """A DATA with labels, a RUN and photos, whose every figure in the report is known by hand.
 
-All photos show grass with a ball (tests/labelling.py). The head says the truth, but that the first i patches of photo i
+All photos show grass with a ball (labelling.py). The head says the truth, but that the first i patches of photo i
 are a box. Split eval has truth, split train has labels.
 """
 
@@ -14,22 +14,21 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import tiny
-from labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 from PIL import Image
 
 from fmbseg_jax import evaluate, report
 from labelgen.config import command, load_config
-from labelgen.dataset import shard_name, write_json
 from labelgen.label import label_photo
 from labelgen.ontology import Ontology
 from labelgen.records import FeatureRow, TruthRow
-from labelgen.tfrecord import ShardWriter
+from tests.worlds import data
+from tests.worlds import run as run_world
+from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
+from tests.worlds.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 EVAL = ("p0", "p1", "p2", "dir/<i>&'p3", "p4")
 TRAIN = ("t0", "t1")
-ENCODERS = {"encoder": {**tiny.ENCODER, "size_px": 64}, "clip": tiny.ENCODERS["clip"]}
+ENCODERS = {"encoder": {**run_world.ENCODER, "size_px": 64}, "clip": run_world.ENCODERS["clip"]}
 LABELS = {
     "presence": vars(SETTINGS.presence),
     "points": {"per_class": SETTINGS.points_per_class},
@@ -60,41 +59,24 @@ def truth_row(name: str) -> TruthRow:
 
 
 def write_data(folder: Path, ontology: Ontology = ONTOLOGY, with_truth: bool = True) -> Path:
-    families: dict[str, dict[str, list[bytes]]] = {"features": {}, "evidence": {}, "labels/default": {}, "truth": {}}
+    splits: dict[str, dict[str, list[list[Any]]]] = {}
     for split, names in (("eval", EVAL), ("train", TRAIN)):
         seen = [replace(evidence(0), photo_id=name) for name in names]
-        families["features"][split] = [features(name, i).encode() for i, name in enumerate(names)]
-        families["evidence"][split] = [row.encode() for row in seen]
+        families: dict[str, list[list[Any]]] = {"features": [[features(name, i) for i, name in enumerate(names)]]}
+        families["evidence"] = [seen]
         if split == "train":
             rows = [label_photo(row, SETTINGS, ontology, PROTOTYPES, NEUTRAL, (8, 8)) for row in seen]
-            families["labels/default"][split] = [row.encode() for row in rows]
+            families["labels/default"] = [rows]
         elif with_truth:
-            families["truth"][split] = [truth_row(name).encode() for name in names]
-    for family, splits in families.items():
-        for split, records in splits.items():
-            (folder / family).mkdir(parents=True, exist_ok=True)
-            with ShardWriter(folder / family / shard_name(split, 0, 1)) as writer:
-                for record in records:
-                    writer.append(record)
-                writer.finish()
-    write_labels(folder / "labels/default", ontology)
+            families["truth"] = [[truth_row(name) for name in names]]
+        splits[split] = families
+    data.write_labels(folder / "labels/default", ontology, PROTOTYPES, NEUTRAL, **LABELS, digest="d")
     config = load_config(str(ROOT / "configs/default.py"))
-    rows = {"eval": {"rows": [5], "truth": with_truth}, "train": {"rows": [2], "truth": False}}
-    info: dict[str, Any] = {"format": 1, "splits": {s: {**r, "truth_classes": None} for s, r in rows.items()}}
-    info |= {"grid_hw": (8, 8), "feature_width": 5, "text_width": 5, "encoders": ENCODERS}
-    info["config"] = {name: config[name].to_dict() for name in ("encoder", "clip")}
-    write_json(folder / "dataset.json", info)
+    encoded = {name: config[name].to_dict() for name in ("encoder", "clip")}
+    data.write_data(folder, splits, (8, 8), (5, 5), ENCODERS, config=encoded)
     failure = {"file": "<b>bad</b>.png", "reason": "no picture", "mend": "take it away"}
     (folder / "failures.jsonl").write_text(json.dumps(failure) + "\n")
     return folder
-
-
-def write_labels(folder: Path, ontology: Ontology) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "ontology.json", ontology.to_json())
-    np.save(folder / "prototypes.npy", PROTOTYPES)
-    write_json(folder / "calibration.json", NEUTRAL.to_json())
-    write_json(folder / "labels.json", {**LABELS, "splits": ["train"], "digest": "d"})
 
 
 def write_photos(root: Path) -> None:
@@ -112,7 +94,7 @@ def write_run(folder: Path, root: str, ontology: Ontology = ONTOLOGY) -> Path:
         config.photos.splits = {split: {"photos": split, "masks": ""} for split in ("eval", "train")}
         config.labels.variant = "naclip"
         config.eval.groups = {"stuff": ("grass",)} if "grass" in ontology.names else {}
-    tiny.write_run(folder, config, np.eye(5), ontology, PROTOTYPES, ENCODERS)
+    run_world.write_run(folder, config, np.eye(5), ontology, PROTOTYPES, ENCODERS)
     lines = [{"step": 1, "loss": 0.5, "agreement": 0.6, "seconds/steps": 1.5}, {"step": 2, "held_out_loss": 0.4}]
     lines += [{"step": 3, "loss": 0.25, "agreement": 0.75, "seconds/steps": 2.5, "seconds/save": 0.25}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,16 +1,14 @@
 """A DATA without photos: patches are Gaussian clouds, one a class, so that what a head must learn is known."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
 
-from labelgen.dataset import shard_name, write_json
-from labelgen.files import write_atomic
 from labelgen.ontology import Ontology, parse_words
 from labelgen.records import FeatureRow, LabelRow, TruthRow
-from labelgen.tfrecord import ShardWriter
+from tests.worlds import data
 
 GRID = (6, 5)
 WIDTH, TEXT_WIDTH = 16, 8
@@ -44,45 +42,18 @@ def write_data(
     `unlabelled` patches; `shuffled` gives every patch the label of another patch.
     """
     centres = np.random.default_rng(99).normal(size=(CLASSES, width))
-    counts = [len(part) for part in np.array_split(np.arange(photos), -(-photos // per_shard))]
-    start = 0
-    for family in ("features", "truth", "labels/default"):
-        (path / family).mkdir(parents=True)
-    for shard, count in enumerate(counts):
-        name = shard_name("train", shard, len(counts))
-        with (
-            ShardWriter(path / "features" / name) as features,
-            ShardWriter(path / "truth" / name) as truth,
-            ShardWriter(path / "labels/default" / name) as labels,
-        ):
-            for i in range(start, start + count):
-                rows = photo_rows(np.random.default_rng([seed, i]), i, centres, noise, grid, unlabelled, shuffled)
-                for writer, row in zip((features, truth, labels), rows, strict=True):
-                    writer.append(row.encode())
-            for writer in (features, truth, labels):
-                writer.finish()
-        start += count
+    families: dict[str, list[list[Any]]] = {"features": [], "truth": [], "labels/default": []}
+    for numbers in np.array_split(np.arange(photos), -(-photos // per_shard)):
+        rngs = (np.random.default_rng([seed, i]) for i in numbers)
+        rows = [
+            photo_rows(rng, i, centres, noise, grid, unlabelled, shuffled) for rng, i in zip(rngs, numbers, strict=True)
+        ]
+        for shards, shard in zip(families.values(), zip(*rows, strict=True), strict=True):
+            shards.append(list(shard))
     prototypes = unit_rows(np.random.default_rng(98), len(ONTOLOGY.words), text_width)
-    write_words(path / "labels/default", prototypes)
-    write_json(path / "labels/default/labels.json", {"splits": ["train"], "digest": f"{seed}-{shuffled}-{unlabelled}"})
-    write_json(
-        path / "dataset.json",
-        {
-            "format": 1,
-            "splits": {"train": {"rows": counts, "truth": True, "truth_classes": None}},
-            "grid_hw": list(grid),
-            "feature_width": width,
-            "text_width": text_width,
-            "encoders": {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "encoder")},
-        },
-    )
-    return path
-
-
-def write_words(folder: Path, prototypes: np.ndarray, ontology: Ontology = ONTOLOGY) -> None:
-    """ontology.json and prototypes.npy."""
-    write_atomic(folder / "ontology.json", json.dumps(ontology.to_json()).encode())
-    np.save(folder / "prototypes.npy", prototypes)
+    data.write_labels(path / "labels/default", ONTOLOGY, prototypes, digest=f"{seed}-{shuffled}-{unlabelled}")
+    encoders = {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "encoder")}
+    return data.write_data(path, {"train": families}, grid, (width, text_width), encoders)
 
 
 def photo_rows(

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from synthetic import CLASSES, ONTOLOGY, unit_rows
 
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
@@ -19,6 +18,7 @@ from fmbseg_jax.step import (
     make_head,
     valid_patches,
 )
+from tests.worlds.synthetic import CLASSES, ONTOLOGY, unit_rows
 
 LINEAR = HeadConfig(0, 4, 0, "float32")
 BLOCK = HeadConfig(1, 4, 16, "float32")
