@@ -6,11 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from processes import HOST_RUN
-
 from fmbseg_jax.train import arguments, main
 from labelgen.config import command
 from tests.worlds.paths import ROOT
+from tests.worlds.processes import HOST_RUN
 
 SMALL = {
     "train.steps": 60,
