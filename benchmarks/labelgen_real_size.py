@@ -92,14 +92,11 @@ def photos(root: Path, count: int) -> None:
 
 def make_weights(part: str, folder: Path) -> None:
     """An untrained model of the official shape, saved under the name that the commands look for."""
-    import labelgen.torchvision_shim  # noqa: F401
 
-    # isort: split
-    import open_clip
-    import timm
     import torch
     from safetensors.torch import save_file
-    from segment_anything import sam_model_registry
+
+    from labelgen.libraries import open_clip, sam_model_registry, timm
 
     path = folder / WEIGHTS[part]
     if path.exists():

@@ -94,14 +94,11 @@ def settings(args: argparse.Namespace) -> ConfigDict:
 
 def write_weights(folder: Path, clip: str, sam: str, dino: str) -> None:
     """Untrained models under the names that the loaders look for."""
-    import labelgen.torchvision_shim  # noqa: F401
 
-    # isort: split
-    import open_clip
-    import timm
     import torch
-    from segment_anything import sam_model_registry
     from torch import nn
+
+    from labelgen.libraries import open_clip, sam_model_registry, timm
 
     builders: dict[str, Callable[[], nn.Module]] = {
         f"{clip}-openai.safetensors": lambda: open_clip.create_model(clip, pretrained=None),
@@ -168,7 +165,7 @@ class Ordinary:
     """The same models as their own libraries drive them, one thing at a time."""
 
     def __init__(self, encoders: Any, config: ConfigDict, times: StageTimes) -> None:
-        from segment_anything import SamAutomaticMaskGenerator
+        from labelgen.libraries import SamAutomaticMaskGenerator
 
         self._clip, self._patches, self._times, self._config = encoders._clip, encoders._patches, times, config.clip
         self._generator = SamAutomaticMaskGenerator(

@@ -13,17 +13,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
 from labelgen import compute, weight_files
 from labelgen.errors import UserError
+from labelgen.libraries import (
+    CLIP,
+    CustomTextCLIP,
+    ResidualAttentionBlock,
+    SimpleTokenizer,
+    VisionTransformer,
+    load_checkpoint,
+    open_clip,
+)
 from labelgen.weight_files import WeightFile
-
-# isort: split
-import open_clip
-from open_clip.factory import load_checkpoint
-from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 LICENCES = {tag: "MIT" for tag in ("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k")}

@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything and timm, which import torchvision)
-from labelgen import weight_files
-
-# isort: split
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import TinyVit
 from torch import Tensor, nn
+
+from labelgen import weight_files
+from labelgen.libraries import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TinyVit, TwoWayTransformer
 
 INPUT_PX = 1024
 STRIDE_PX = 16

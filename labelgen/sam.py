@@ -17,20 +17,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
 from labelgen import bitmaps, compute, mobile_sam, sam_vit, weight_files
 from labelgen.alike import Bits, share
+from labelgen.libraries import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+    batched_nms,
+    build_point_grid,
+    calculate_stability_score,
+    sam_model_registry,
+)
 from labelgen.pipeline import Busy
 from labelgen.records import MaskSet
 from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
 from labelgen.windows import HW, resize
-
-# isort: split
-from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.utils.amg import build_point_grid, calculate_stability_score
-from torchvision.ops.boxes import batched_nms
 
 T = TypeVar("T")
 STABILITY_OFFSET = 1.0

@@ -15,10 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-
-# isort: split
-from segment_anything.modeling import MaskDecoder, PromptEncoder
+from labelgen.libraries import MaskDecoder, PromptEncoder
 
 
 class PointDecoder:

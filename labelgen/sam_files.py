@@ -8,13 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
 from labelgen import compute, mobile_sam, weight_files
 from labelgen.errors import UserError
+from labelgen.libraries import sam_model_registry
 from labelgen.weight_files import WeightFile
-
-# isort: split
-from segment_anything import sam_model_registry
 
 NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
 """What a model config must have."""

@@ -16,11 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-
-# isort: split
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition
+from labelgen.libraries import ImageEncoderViT, get_rel_pos, window_partition, window_unpartition
 
 CACHED_SCORES = 1 << 20
 """Scores that the CPU holds at a time, 4 MB in float32."""

@@ -12,20 +12,17 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
 from labelgen import compute, weight_files
 from labelgen.dinov2 import NO_REGISTERS, OriginalPositions
 from labelgen.errors import UserError
 from labelgen.layers import Layer, Layers
+from labelgen.libraries import timm
 from labelgen.patch_encoder import PatchEncoder, View
 from labelgen.weight_files import WeightFile
 from labelgen.windows import HW
-
-# isort: split
-import timm
-from huggingface_hub import hf_hub_download
 
 HUB_FILE = "model.safetensors"
 FREE_SIZE = "dynamic_img_size"

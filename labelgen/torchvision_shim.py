@@ -2,7 +2,7 @@
 
 timm, open_clip and segment_anything all import torchvision. Its wheel on the index is linked against CUDA:
 beside a CPU torch its compiled operators do not load, and the import then fails with "operator
-torchvision::nms does not exist". Import this module before any of the three. On such a build it defines the
+torchvision::nms does not exist". On such a build `install` defines the
 two operators whose absence breaks the import, with a CPU implementation of `nms`, the only one that is used
 here (by SamAutomaticMaskGenerator).
 """
@@ -40,7 +40,7 @@ def nms(boxes_xyxy: torch.Tensor, scores: torch.Tensor, iou_threshold: float) ->
 
 
 def install() -> bool:
-    """Whether torchvision needed the mend; afterwards `import torchvision` works. Safe to call again.
+    """Whether torchvision needed it; afterwards `import torchvision` works. Safe to call again.
 
     Raises whatever `import torchvision` raises for any other reason than the missing operators.
     """
@@ -65,6 +65,3 @@ def install() -> bool:
     extension: Any = importlib.import_module("torchvision.extension")
     extension._has_ops = lambda: True
     return True
-
-
-install()

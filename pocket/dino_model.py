@@ -11,13 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before timm, which imports torchvision)
-
-# isort: split
-import timm
-from timm.layers.config import set_fused_attn
-from timm.layers.pos_embed import resample_abs_pos_embed
-
+from labelgen.libraries import resample_abs_pos_embed, set_fused_attn, timm
 from pocket import storage
 from pocket.dino_data import PATCH_PX, SIZE_PX
 

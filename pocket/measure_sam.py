@@ -22,13 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from labelgen.frame import command, parser
+from labelgen.libraries import Sam, SamAutomaticMaskGenerator, SamPredictor
 from pocket.sam_data import region_is_thing
 from pocket.sam_model import load
 from pocket.scenes import Scene, draw
-
-# isort: split
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
-from segment_anything.modeling import Sam
 
 PRED_IOU, STABILITY = 0.6, 0.4  # thresholds of the automatic masks that suit this model
 

@@ -16,11 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-
-# isort: split
-from segment_anything.utils.transforms import ResizeLongestSide
-
+from labelgen.libraries import ResizeLongestSide
 from pocket.sam_model import CONFIG, SIZE_PX
 from pocket.scenes import STUFF, Scene, draw
 

@@ -12,11 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from labelgen.libraries import Sam
 from pocket.sam_data import PAD, Batch
 from pocket.sam_model import SIZE_PX
-
-# isort: split
-from segment_anything.modeling import Sam
 
 _OTHERS = 0.1  # weight of the masks that were not the best, so that none of the three dies
 _SINGLE = 0.3  # weight of the decoder's fourth mask, the one for multimask_output=False

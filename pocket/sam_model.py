@@ -16,11 +16,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-import labelgen.torchvision_shim  # noqa: F401  (before segment_anything, which imports torchvision)
-
-# isort: split
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
+from labelgen.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from pocket import storage
 
 SIZE_PX = 192

@@ -48,15 +48,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import labelgen.torchvision_shim  # noqa: F401  (before open_clip, which imports torchvision)
 from labelgen.frame import command, parser
+from labelgen.libraries import CLIP, PatchDropout, SimpleTokenizer
 from pocket import captions, storage
 from pocket.pairs import SceneStore, batch, open_store
-
-# isort: split
-from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import PatchDropout
 
 SEED = 101  # of the scenes (0 is SCENES') and of everything random
 SCENES = 24_000

@@ -34,11 +34,9 @@ import torch
 from torch import nn
 
 from labelgen.frame import command, parser
+from labelgen.libraries import Sam
 from pocket import sam_data, sam_loss
 from pocket.sam_model import CONFIG, EMBED, build, store
-
-# isort: split
-from segment_anything.modeling import Sam
 
 PICTURES, PROMPTS = 8, 10
 SCENES = 14000

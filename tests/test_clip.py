@@ -9,13 +9,8 @@ from safetensors.torch import save_file
 from labelgen import clip
 from labelgen.clip import load_clip
 from labelgen.errors import UserError
+from labelgen.libraries import CLIP, QuickGELU, load_checkpoint, open_clip
 from tests.worlds import tiny_models  # makes torchvision importable
-
-# isort: split
-import open_clip
-from open_clip.factory import load_checkpoint
-from open_clip.model import CLIP
-from open_clip.transformer import QuickGELU
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ from labelgen.errors import UserError
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models  # makes torchvision importable
 
-# isort: split
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

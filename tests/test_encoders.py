@@ -9,14 +9,12 @@ from PIL import Image
 
 from labelgen import timm_encoder
 from labelgen.errors import UserError
+from labelgen.libraries import timm
 from labelgen.records import FEATURE_DTYPES
 from labelgen.resample import bilinear_matrix
 from labelgen.views import feature_row
 from tests.worlds import families
 from tests.worlds.families import FAMILIES
-
-# isort: split
-import timm
 
 ALL = list(FAMILIES)
 TOKENS = [title for title in ALL if FAMILIES[title].blocks == "blocks"]

@@ -18,15 +18,11 @@ from safetensors.torch import save_file
 
 from labelgen import download, sam_files
 from labelgen.config import command
+from labelgen.libraries import open_clip, sam_model_registry, timm
 from tests.worlds import tiny_models  # makes torchvision importable
 from tests.worlds.file_server import serving
 from tests.worlds.paths import ROOT
 from tests.worlds.voc_archives import voc_files, write_tar
-
-# isort: split
-import open_clip
-import timm
-from segment_anything import sam_model_registry
 
 SMALL = [
     "device=cpu", "clip.name=tiny-ViT", "clip.pretrained=random", "clip.short_side_px=48", "clip.window_px=32",

@@ -5,12 +5,9 @@ import torch
 from configs.default import get_config
 from labelgen import compute, mobile_sam, weight_files
 from labelgen.errors import UserError
+from labelgen.libraries import TinyVit, sam_model_registry
 from labelgen.sam import load_sam
 from tests.worlds.tiny_vit import Reference, Sizes, random_state, release_shapes
-
-# isort: split
-from segment_anything import sam_model_registry
-from timm.models.tiny_vit import TinyVit
 
 SMALL = Sizes((8, 12, 24, 32), (1, 1, 2, 1), (1, 2, 3, 4), (3, 3, 4, 3), channels=16, classes=5)
 UNUSED = {f"image_encoder.{key}" for key in ("norm_head.weight", "norm_head.bias", "head.weight", "head.bias")}

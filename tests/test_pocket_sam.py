@@ -13,12 +13,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from labelgen.libraries import Sam, SamPredictor
 from pocket import measure_sam, sam_data, sam_loss, sam_model, train_sam
 from pocket.scenes import Scene, draw
-
-# isort: split
-from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 
 WEIGHTS = Path(sam_model.__file__).parent / "weights"
 

@@ -14,7 +14,8 @@ ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools
 BESIDE = {"benchmarks", "experiments", "tools"}
 """What the two programs and the pocket world know nothing of."""
 TORCH_FILES = {
-    "torchvision_shim", "weights", "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",
+    "torchvision_shim", "libraries", "weights",
+    "weight_files", "compute", "clip", "clip_source", "dense", "sam", "sam_files",
     "sam_decoder", "bitmaps", "sam_vit", "mobile_sam", "dinov2", "encode", "needed", "budget",
     "patch_encoder", "layers", "timm_encoder", "clip_trunk", "sam_trunk", "choose_encoder",
 }  # fmt: skip

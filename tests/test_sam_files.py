@@ -6,12 +6,10 @@ import torch
 from configs.default import get_config
 from labelgen import sam, weight_files
 from labelgen.errors import UserError
+from labelgen.libraries import SamAutomaticMaskGenerator, sam_model_registry
 from labelgen.sam_files import RELEASES, Release, weight_file
 from labelgen.weight_files import find
 from tests.worlds import tiny_models  # makes torchvision importable
-
-# isort: split
-from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
 VIT_B = "sam_vit_b_01ec64.pth"
 

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from labelgen import sam_vit
+from labelgen.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from labelgen.sam_decoder import PointDecoder
 from tests.worlds import tiny_models  # makes torchvision importable
-
-# isort: split
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 
 
 @pytest.fixture

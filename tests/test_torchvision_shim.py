@@ -37,12 +37,13 @@ def naive_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[i
 
 
 def test_libraries_import_behind_the_shim() -> None:
-    code = "import labelgen.torchvision_shim, torchvision.ops, timm.layers, segment_anything; print('in')"
+    code = "import labelgen.libraries, torchvision.ops, timm.layers, segment_anything; print('in')"
     done = run(code)
     assert done.returncode == 0 and done.stdout.strip() == "in", done.stderr
 
 
 def test_operator_reaches_our_nms_through_torchvision() -> None:
+    torchvision_shim.install()
     from torchvision.ops.boxes import batched_nms
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [30, 30, 40, 40]])

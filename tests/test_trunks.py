@@ -12,8 +12,6 @@ from labelgen.errors import UserError
 from labelgen.sources.base import Photo
 from tests.worlds import tiny_models  # makes torchvision importable
 
-# isort: split
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

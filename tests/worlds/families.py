@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
+from labelgen.libraries import timm
 from labelgen.patch_encoder import PatchEncoder
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models  # makes torchvision importable
-
-# isort: split
-import timm
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)

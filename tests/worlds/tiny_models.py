@@ -8,14 +8,8 @@ import torch
 from ml_collections import ConfigDict
 from safetensors.torch import save_file
 
-import labelgen.torchvision_shim  # noqa: F401
-
-# isort: split
-import timm
-from open_clip.model import CLIP
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
 from configs.default import get_config
+from labelgen.libraries import CLIP, ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer, timm
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 CLIP_JSON = {
