@@ -24,8 +24,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from labelgen.config import ROOT, command, load_config, parser
-from labelgen.dataset import write_json
+from labelgen.config import ROOT, load_config
+from labelgen.files import write_json
+from labelgen.frame import command, parser
 
 CONFIG = "configs/voc.py"
 SIZE_WH = (500, 375)

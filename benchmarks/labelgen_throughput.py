@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.setting import fresh_process, median, publish, spread, table
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
+from labelgen.frame import command, parser
 from labelgen.progress import StageTimes
 
 SIZE_WH = (500, 375)

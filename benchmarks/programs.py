@@ -14,8 +14,9 @@ from benchmarks.setting import Shape
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig, TrainConfig, train_config
 from fmbseg_jax.gather import Batch
+from fmbseg_jax.head import State, make_head
 from fmbseg_jax.mesh import make_mesh, over_data, replicated
-from fmbseg_jax.step import Objective, State, Teacher, born_sharded, compile_train_step, init_state, make_head
+from fmbseg_jax.step import Objective, Teacher, born_sharded, compile_train_step, init_state
 from labelgen.config import load_config
 
 LARGE = 1 << 16

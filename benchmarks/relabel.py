@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from benchmarks.setting import median, publish, spread, table
 from labelgen import rle
 from labelgen.calibration import Calibration
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
+from labelgen.frame import command, parser
 from labelgen.label import LabelSettings, label_photo
 from labelgen.ontology import Ontology
-from labelgen.records import EvidenceRow, MaskSet
+from labelgen.records import EvidenceRow
+from labelgen.rle import MaskSet
 
 Vectors = NDArray[np.float32]
 GOALS = {"pocket": 100, "21 classes": 20, "171 classes": 20}

@@ -25,8 +25,9 @@ from benchmarks.programs import Program, program
 from benchmarks.setting import Shape, median, publish, spread, table
 from fmbseg_jax.config import train_config
 from fmbseg_jax.costs import matmul_flops
-from labelgen.config import ROOT, command, load_config, parser
+from labelgen.config import ROOT, load_config
 from labelgen.errors import UserError
+from labelgen.frame import command, parser
 from labelgen.ontology import parse_words
 
 CONFIGS = ("configs/pocket.py", "configs/voc.py", "configs/coco_stuff.py", "configs/context.py")

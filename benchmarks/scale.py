@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.config import ROOT, command, parser
-from labelgen.dataset import Dataset, write_json
-from labelgen.finish import sizes
-from labelgen.plan import digest_of_list, plan
+from labelgen.config import ROOT
+from labelgen.dataset import Dataset
+from labelgen.files import write_json
+from labelgen.finish import digest_of_list, sizes
+from labelgen.frame import command, parser
+from labelgen.plan import plan
 from labelgen.records import FeatureRow, LabelRow
 from labelgen.shards import Finished
 from labelgen.sources.folder import folder_source

@@ -19,10 +19,9 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from labelgen.config import ROOT
-from labelgen.dataset import shard_name, write_json
-from labelgen.files import write_atomic
+from labelgen.files import write_atomic, write_json
 from labelgen.records import FeatureRow, LabelRow
-from labelgen.tfrecord import ShardWriter
+from labelgen.tfrecord import ShardWriter, shard_name
 
 PER_SHARD = 64
 

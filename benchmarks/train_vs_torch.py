@@ -27,11 +27,13 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from benchmarks.setting import POCKET, REAL, Shape, fresh_process, median, publish, scratch_data, spread, table
 from fmbseg_jax.config import TrainConfig, train_config
-from fmbseg_jax.step import Objective, Teacher, init_state, make_head
+from fmbseg_jax.head import make_head
+from fmbseg_jax.step import Objective, Teacher, init_state
 from fmbseg_jax.task import open_task
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
+from labelgen.frame import command, parser
 
 COMPARED = 2
 """Photos on which both sides are compared."""

@@ -15,11 +15,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from labelgen import labelling
-from labelgen.config import digest, load_config
-from labelgen.dataset import Dataset, Labels, read_json, write_json
+from labelgen.config import load_config
+from labelgen.dataset import Dataset, Labels
 from labelgen.errors import UserError
+from labelgen.files import digest, read_json, write_json
+from labelgen.finish import claim
 from labelgen.ontology import Ontology, parse_words, read_words
-from labelgen.plan import claim
 from labelgen.progress import StageTimes
 
 SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")

@@ -23,11 +23,9 @@ from experiments.bench import Bench, open_bench
 from experiments.page import page
 from experiments.plots import write_plots
 from experiments.verdict import LABELS, NOT_TRIED, SHIPPED, Claim
-from labelgen.config import command, parser
-from labelgen.dataset import read_json, write_json
 from labelgen.errors import UserError
-from labelgen.files import write_atomic
-from labelgen.frame import GOES_ON, whole
+from labelgen.files import read_json, write_atomic, write_json
+from labelgen.frame import GOES_ON, command, parser, whole
 from labelgen.progress import say
 
 

@@ -30,9 +30,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from fmbseg_jax import hosts
 from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import HeadConfig, head_config
-from fmbseg_jax.head import Head
+from fmbseg_jax.head import Head, State, make_head
 from fmbseg_jax.runs import Run, disk_errors, open_run
-from fmbseg_jax.step import State, make_head
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology
 

@@ -32,9 +32,11 @@ from fmbseg_jax.runs import open_run
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from fmbseg_jax.tally import Tally
 from fmbseg_jax.words import split_words
-from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset, write_json
+from labelgen.config import load_config
+from labelgen.dataset import Dataset
 from labelgen.errors import UserError
+from labelgen.files import write_json
+from labelgen.frame import command, parser
 from labelgen.label import LabelSettings
 from labelgen.metrics import scores
 from labelgen.presence import PresenceSettings, detect

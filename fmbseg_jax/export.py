@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fmbseg_jax.checkpoint import Restored, restore_run
-from labelgen.config import command, parser
 from labelgen.errors import UserError
 from labelgen.files import write_atomic
+from labelgen.frame import command, parser
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

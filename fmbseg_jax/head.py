@@ -1,11 +1,15 @@
 """The head: frozen patch features become unit vectors in CLIP's text space, one a patch. It sees no words."""
 
+from typing import Any
+
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from fmbseg_jax.attention import attend
+from fmbseg_jax.config import HeadConfig
 
 _MLP_RATIO = 4  # hidden width of a block's MLP over its own width
 
@@ -64,3 +68,17 @@ class Head(nn.Module):
 def unit(z: jax.Array) -> jax.Array:
     """z [..., E] at length 1; a zero vector stays zero, with a finite gradient."""
     return z * jax.lax.rsqrt(jnp.sum(z * z, -1, keepdims=True) + 1e-12)
+
+
+@flax.struct.dataclass
+class State:
+    """What training changes: step int32 [], params {"head", maybe "log_temperature"}, the optimiser's moments."""
+
+    step: jax.Array
+    params: Any
+    moments: Any
+
+
+def make_head(config: HeadConfig, text_width: int) -> Head:
+    """The head for E = text_width."""
+    return Head(text_width, config.blocks, config.heads, config.hidden, jnp.dtype(config.dtype))

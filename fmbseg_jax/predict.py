@@ -41,12 +41,12 @@ from fmbseg_jax.palette import overlay
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
-from labelgen.config import command, parser
 from labelgen.errors import UserError
 from labelgen.files import write_atomic
 from labelgen.formats.base import Annotated, ClassInfo, save
 from labelgen.formats.export import FORMATS, Export, read_formats
 from labelgen.formats.pictures import class_infos
+from labelgen.frame import command, parser
 from labelgen.progress import Progress, StageTimes
 
 

@@ -32,7 +32,6 @@ from PIL import Image
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder, check_fits
-from fmbseg_jax.palette import palette
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.report_figures import HEAD, evaluations, label_figures, sentence, split_figures, training
 from fmbseg_jax.report_page import page
@@ -41,11 +40,12 @@ from fmbseg_jax.segment import Background
 from fmbseg_jax.tally import read_tally
 from fmbseg_jax.words import split_words
 from labelgen.calibration import Calibration, sample
-from labelgen.config import command, parser
 from labelgen.dataset import Dataset, SplitReader
 from labelgen.errors import UserError
 from labelgen.files import naming, write_atomic
+from labelgen.frame import command, parser
 from labelgen.label import LabelSettings
+from labelgen.palette import palette
 from labelgen.progress import Progress
 from labelgen.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.sources.base import PhotoError, Source

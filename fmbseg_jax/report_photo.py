@@ -21,9 +21,9 @@ from labelgen import rle
 from labelgen.calibration import Calibration
 from labelgen.label import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
 from labelgen.metrics import confusion, scores
-from labelgen.ontology import Ontology, class_scores
+from labelgen.ontology import Ontology, class_scores, ignore_value
 from labelgen.presence import Presence, dense_map, detect
-from labelgen.records import EvidenceRow, LabelRow, ignore_value
+from labelgen.records import EvidenceRow, LabelRow
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]

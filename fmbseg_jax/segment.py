@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from labelgen import rle
 from labelgen.ontology import class_scores
-from labelgen.records import MaskSet
 from labelgen.resample import bilinear_matrix
+from labelgen.rle import MaskSet
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]

@@ -22,8 +22,8 @@ import numpy as np
 
 from fmbseg_jax.segmenter import Segmenter
 from fmbseg_jax.serve_photos import Photos
-from labelgen.config import command, parser
 from labelgen.errors import UserError
+from labelgen.frame import command, parser
 
 MAX_CONNECTIONS = 32  # at a time; with serve_app.MAX_UPLOAD it bounds what uploads can hold of memory
 STOP_SECONDS = 3  # for requests under way when it is stopped

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fmbseg_jax.palette import palette
 from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
 from labelgen.errors import UserError
 from labelgen.ontology import Ontology, parse_words
+from labelgen.palette import palette
 from labelgen.sources.base import PhotoError
 from labelgen.sources.pictures import decode_photo
 

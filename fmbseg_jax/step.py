@@ -18,9 +18,9 @@ import optax
 from jax.sharding import Mesh
 
 from fmbseg_jax.chunks import in_chunks
-from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.config import LossConfig
 from fmbseg_jax.gather import Batch, at_step, features_of, with_rows
-from fmbseg_jax.head import Head
+from fmbseg_jax.head import Head, State
 from fmbseg_jax.losses import (
     Contrast,
     Patches,
@@ -44,20 +44,6 @@ class Teacher:
 
     prototypes: jax.Array
     class_weights: jax.Array
-
-
-@flax.struct.dataclass
-class State:
-    """What training changes: step int32 [], params {"head", maybe "log_temperature"}, the optimiser's moments."""
-
-    step: jax.Array
-    params: Any
-    moments: Any
-
-
-def make_head(config: HeadConfig, text_width: int) -> Head:
-    """The head for E = text_width."""
-    return Head(text_width, config.blocks, config.heads, config.hidden, jnp.dtype(config.dtype))
 
 
 def init_state(

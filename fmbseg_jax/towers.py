@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
-from labelgen.records import FEATURE_DTYPES, FeatureRow
+from labelgen.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.base import Photo
-from labelgen.views import feature_row
 
 if TYPE_CHECKING:
     from labelgen.clip import ClipEncoder

@@ -34,27 +34,18 @@ from fmbseg_jax.costs import Cost, cost
 from fmbseg_jax.dense_map import fit_dense_map
 from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.gather import Batch
+from fmbseg_jax.head import State, make_head
 from fmbseg_jax.held_out import HeldOut
 from fmbseg_jax.logs import MetricsLog, NoLog, open_log
 from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
 from fmbseg_jax.place import Batches, open_batches, place_flags
 from fmbseg_jax.preemption import preemption
 from fmbseg_jax.runs import Run, open_run
-from fmbseg_jax.step import (
-    Metrics,
-    Objective,
-    State,
-    Teacher,
-    born_sharded,
-    compile_held_out,
-    compile_train_step,
-    init_state,
-    make_head,
-)
+from fmbseg_jax.step import Metrics, Objective, Teacher, born_sharded, compile_held_out, compile_train_step, init_state
 from fmbseg_jax.task import keep_config, open_task, run_facts, stage_rows
-from labelgen.config import command, load_config, parser
-from labelgen.dataset import write_json
-from labelgen.frame import INTERRUPTED, same_config
+from labelgen.config import load_config
+from labelgen.files import write_json
+from labelgen.frame import INTERRUPTED, command, parser, same_config
 from labelgen.progress import Progress, StageTimes
 from labelgen.staging import open_data
 

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
-from labelgen.dataset import Dataset, read_json, read_prototypes
+from labelgen.dataset import Dataset, read_prototypes
 from labelgen.errors import UserError
+from labelgen.files import read_json
 from labelgen.ontology import Ontology, read_words
 
 

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from labelgen.archives import size
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.download import MB, check_room, gb
 from labelgen.errors import UserError
-from labelgen.frame import same_config
+from labelgen.frame import command, parser, same_config
 from labelgen.needed import needs
 from labelgen.official import ARCHIVES
 from labelgen.sources.choose import open_source

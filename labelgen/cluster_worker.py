@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from labelgen import encoding, labelling
-from labelgen.dataset import read_json
 from labelgen.errors import UserError
+from labelgen.files import read_json
 from labelgen.ontology import Ontology
 from labelgen.plan import Shard
 from labelgen.progress import Progress, StageTimes

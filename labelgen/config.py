@@ -4,19 +4,27 @@ Settings are read in the commands only; what a command calls takes plain typed a
 """
 
 import difflib
-import hashlib
-import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from labelgen.errors import UserError
-from labelgen.frame import command as command  # for the commands, beside load_config
-from labelgen.frame import parser as parser
+
+LAST = (-1,)
+"""encoder.layers where only the last one is taken."""
+
+
+def encoder_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of config.encoder's fields what the features depend on, as JSON. The last layer alone goes without saying: DATA
+    from before there was a choice is the same."""
+    left_out = ["layers", "join"] if tuple(fields["layers"]) == LAST else []
+    left_out += ["weights"] if fields["name"] in ("clip", "sam") else []
+    return {name: list(value) if name == "layers" else value for name, value in fields.items() if name not in left_out}
+
 
 ROOT = Path(__file__).parents[1]
 Check = Callable[[Any], bool]
@@ -224,6 +232,15 @@ def _check_variant(variant: str, variants: Sequence[str]) -> None:
         raise UserError(f"labels.variant = {variant!r}; wanted is one variant, or two different ones as 'a+b'")
 
 
-def digest(value: Any) -> str:
-    """Hex sha256 of `value` as canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """The settings that DATA depends on: not where photos and weights lie, nor what only changes the speed.
+
+    Not dtype either, which may be `auto`: encoders.json has the one that was used, and `check_dtype` compares.
+    """
+    fields = config.to_dict()
+    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder")}
+    kept["photos"].pop("root")
+    for model in ("clip", "sam", "encoder"):
+        kept[model].pop("batch_size", None)
+        kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
+    return kept | {"encoder": encoder_settings(kept["encoder"])}

@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.dataset import read_json
 from labelgen.errors import UserError
-from labelgen.formats.polygons import UNLABELLED
-from labelgen.ontology import Ontology
+from labelgen.files import read_json
+from labelgen.ontology import UNLABELLED, Ontology
 from labelgen.sources.coco import Annotation, read_annotations
 from labelgen.sources.coco_json import AS_PUBLISHED
 from labelgen.sources.coco_masks import mask_of, polygon_mask

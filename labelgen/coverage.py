@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from labelgen.records import MaskSet
 from labelgen.resample import area_matrix
+from labelgen.rle import MaskSet
 
 Sums = NDArray[np.float64]
 

@@ -5,7 +5,6 @@ DATA/FAMILY/SPLIT-00003-of-00016.tfrecord    features, evidence, truth; each wit
 DATA/labels/NAME/                            ontology.json, prototypes.npy, shards, labels.json (written last)
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,34 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
-from labelgen.files import listed, write_atomic
+from labelgen.files import listed, read_json
 from labelgen.ontology import Ontology
-from labelgen.tfrecord import ShardReader
-
-FORMAT = 1
-
-
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """SPLIT-00003-of-00016.tfrecord."""
-    return f"{split}-{shard:05}-of-{shards:05}.tfrecord"
-
-
-def write_json(path: str | Path, fields: Any) -> None:
-    """Writes JSON atomically, the same bytes for the same fields."""
-    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: Path, mend: str) -> dict[str, Any]:
-    """The fields of a JSON file; UserError, with `mend`, when it is missing or no JSON object."""
-    try:
-        fields = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {mend}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path}: not JSON; {mend}") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a JSON object; {mend}")
-    return fields
+from labelgen.records import FORMAT
+from labelgen.tfrecord import ShardReader, shard_name
 
 
 class SplitReader:

@@ -11,26 +11,24 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from labelgen.dataset import FORMAT, read_json
+from labelgen.config import identity
 from labelgen.errors import UserError
-from labelgen.finish import finish_data
+from labelgen.files import read_json
+from labelgen.finish import FAMILIES, _begun, check_dtype, claim, digest_of_list, finish_data
 from labelgen.ontology import Ontology
 from labelgen.pipeline import Later, in_order
-from labelgen.plan import Shard, check_same, claim, digest_of_list, plan
+from labelgen.plan import Shard, plan
 from labelgen.progress import Progress, StageTimes
-from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
 from labelgen.shards import EncodeShard, Finished
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError
-from labelgen.views import encoder_settings
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 """Of one photo, a row a family."""
-FAMILIES = ("features", "evidence", "truth")
 READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4
 """Threads that read photos; photos read and not yet taken; rows of photos not yet written."""
-_DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
 _MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
 
 
@@ -85,28 +83,6 @@ class DataPlan:
         return FAMILIES if self.marker["photos"][split]["truth"] else FAMILIES[:2]
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
-    """The settings that DATA depends on: not where photos and weights lie, nor what only changes the speed.
-
-    Not dtype either, which may be `auto`: encoders.json has the one that was used, and `check_dtype` compares.
-    """
-    fields = config.to_dict()
-    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder")}
-    kept["photos"].pop("root")
-    for model in ("clip", "sam", "encoder"):
-        kept[model].pop("batch_size", None)
-        kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
-    return kept | {"encoder": encoder_settings(kept["encoder"])}
-
-
-def check_dtype(config: ConfigDict, data: Path) -> None:
-    """UserError when photos of `data` were encoded in another dtype than one that the config names."""
-    path = data / "encoders.json"
-    if config.dtype != "auto" and _begun(data) and path.exists():
-        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
-        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_MEND.format(there))
-
-
 def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology | None) -> DataPlan:
     """Lists the photos and claims `data` for this config. UserError when it is another's, or photos are missing."""
     if not config.photos.splits:
@@ -131,12 +107,6 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     named = [len(source.classes or ()) for source in sources.values()]
     most = max(*named, classes or 0, 0) or None
     return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, most)
-
-
-def _begun(data: Path) -> bool:
-    """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
-    files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
-    return any(path.stat().st_size for path in files)
 
 
 def load_encoders(config: ConfigDict) -> PhotoEncoder:

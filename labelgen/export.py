@@ -21,13 +21,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.dataset import Dataset
 from labelgen.formats.base import Annotated
 from labelgen.formats.export import FORMATS, Export, read_formats
 from labelgen.formats.pictures import class_infos, locate, split_source
+from labelgen.frame import command, parser
+from labelgen.ontology import ignore_value
 from labelgen.progress import Progress
-from labelgen.records import LabelRow, ignore_value
+from labelgen.records import LabelRow
 from labelgen.staging import open_data
 
 

@@ -31,14 +31,15 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen import tfds
-from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset, read_json, write_json
-from labelgen.encoding import READ_AHEAD, READERS, identity
+from labelgen.config import encoder_settings, identity, load_config
+from labelgen.dataset import Dataset
+from labelgen.encoding import READ_AHEAD, READERS
 from labelgen.errors import UserError
-from labelgen.finish import sizes
-from labelgen.frame import GOES_ON, same_config, share
+from labelgen.files import read_json, write_json
+from labelgen.finish import check_same, claim, sizes
+from labelgen.frame import GOES_ON, command, parser, same_config, share
 from labelgen.pipeline import in_order
-from labelgen.plan import Shard, check_same, claim, owned
+from labelgen.plan import Shard, owned
 from labelgen.progress import Progress
 from labelgen.records import FEATURE_DTYPES, FeatureRow
 from labelgen.remote import is_remote
@@ -46,7 +47,6 @@ from labelgen.shards import is_finished, sweep
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
-from labelgen.views import encoder_settings
 from labelgen.windows import HW, onto_grid
 
 if TYPE_CHECKING:

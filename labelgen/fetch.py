@@ -18,9 +18,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from labelgen.config import command, parser
 from labelgen.download import Remote
 from labelgen.errors import UserError
+from labelgen.frame import command, parser
 from labelgen.official import ARCHIVES, VOC_ROOT, counts, entry, fetch
 
 

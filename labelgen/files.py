@@ -11,12 +11,16 @@ import fcntl
 import functools
 import hashlib
 import itertools
+import json
 import os
 import secrets
 import socket
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
+from typing import Any
+
+from labelgen.errors import UserError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -158,3 +162,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_json(path: str | Path, fields: Any) -> None:
+    """Writes JSON atomically, the same bytes for the same fields."""
+    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path, mend: str) -> dict[str, Any]:
+    """The fields of a JSON file; UserError, with `mend`, when it is missing or no JSON object."""
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {mend}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: not JSON; {mend}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a JSON object; {mend}")
+    return fields
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

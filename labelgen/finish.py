@@ -1,19 +1,40 @@
 """The last files of a stage: what makes DATA, or labels/NAME in it, complete; functions of the shards alone."""
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from labelgen import tfds
-from labelgen.config import digest
-from labelgen.dataset import FORMAT, write_json
 from labelgen.errors import UserError
-from labelgen.files import write_atomic
+from labelgen.files import digest, read_json, write_atomic, write_json
+from labelgen.ontology import label_dtype
 from labelgen.plan import Shard
-from labelgen.records import label_dtype
+from labelgen.records import FORMAT
 from labelgen.shards import failures_path, sweep
 from labelgen.tfrecord import ShardReader
+
+FAMILIES = ("features", "evidence", "truth")
+_DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
+
+
+def check_dtype(config: ConfigDict, data: Path) -> None:
+    """UserError when photos of `data` were encoded in another dtype than one that the config names."""
+    path = data / "encoders.json"
+    if config.dtype != "auto" and _begun(data) and path.exists():
+        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
+        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_MEND.format(there))
+
+
+def _begun(data: Path) -> bool:
+    """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
+    files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
+    return any(path.stat().st_size for path in files)
+
 
 Sizes = dict[str, tuple[list[int], int]]
 """split -> (rows of each shard, bytes of all)."""
@@ -92,3 +113,49 @@ def finish_labels(
     spec = tfds.label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
     tfds.write(folder, "fmbseg_labels", spec, sizes(folder, members))
     write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})
+
+
+def digest_of_list(names: Iterable[str]) -> str:
+    """labelgen.files.digest of a list, which may be too long for one text."""
+    whole = hashlib.sha256(b"[")
+    for i, name in enumerate(names):
+        whole.update(("," * bool(i) + json.dumps(name)).encode())
+    whole.update(b"]")
+    return whole.hexdigest()
+
+
+def claim(path: Path, fields: Mapping[str, Any], what: str, mend: str, begun: bool = True) -> dict[str, Any]:
+    """The fields of the marker at `path`, written now when it is new, or when nothing was begun that it speaks for.
+
+    UserError, naming the first field that differs, when the marker there was written with other fields: `what` (a
+    folder) belongs to another config, and `mend` is what to do.
+    """
+    if not begun or not path.exists():
+        write_json(path, fields)
+    there = read_json(path, mend)
+    check_same(there, fields, what, mend)
+    return there
+
+
+def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, mend: str) -> None:
+    """UserError, naming the first field that differs, unless both have the same fields as JSON."""
+    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
+    for field in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(field) != ours.get(field):
+            raise UserError(
+                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
+                f"{mend}"
+            )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -15,10 +15,10 @@ from labelgen.calibration import Calibration
 from labelgen.coverage import coverage
 from labelgen.masks import name_masks, paint, strongest
 from labelgen.merge import merge, patch_targets
-from labelgen.ontology import Ontology
+from labelgen.ontology import Ontology, label_dtype
 from labelgen.points import NamedMasks, prompt_masks
 from labelgen.presence import Presence, PresenceSettings, dense_logits, detect, patch_probabilities
-from labelgen.records import EvidenceRow, LabelRow, label_dtype
+from labelgen.records import EvidenceRow, LabelRow
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from labelgen import rle
 from labelgen.points import NamedMasks
-from labelgen.records import MaskSet
+from labelgen.rle import MaskSet
 
 Array = NDArray[np.float32]
 Painted = tuple[NDArray[np.int64], Array]

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from labelgen.errors import UserError
 
+UNLABELLED = "__ignore__"
+"""Label of unlabelled pixels, as LabelMe has it."""
+
+
 BACKGROUND = "background"
 
 
@@ -133,3 +137,13 @@ def class_scores(
     """
     starts = np.flatnonzero(np.diff(np.asarray(word_class), prepend=-1))
     return np.maximum.reduceat(word_scores, starts, axis=-1)
+
+
+def ignore_value(label_map: NDArray[Any]) -> int:
+    """The value that means "no class here": 255 for uint8 maps, 65535 for uint16 ones."""
+    return int(np.iinfo(label_map.dtype).max)
+
+
+def label_dtype(classes: int) -> np.dtype[Any]:
+    """uint8 while the class indices leave 255 free, else uint16."""
+    return np.dtype(np.uint8 if classes <= 255 else np.uint16)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.records import MaskSet
+from labelgen.rle import MaskSet
 
 Array = NDArray[np.float32]
 

@@ -24,16 +24,17 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen.calibration import Calibration
-from labelgen.config import command, load_config, parser
-from labelgen.dataset import Dataset, write_json
+from labelgen.config import load_config
+from labelgen.dataset import Dataset
 from labelgen.errors import UserError
-from labelgen.frame import same_config, whole
+from labelgen.files import write_json
+from labelgen.frame import command, parser, same_config, whole
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.metrics import Counts, confusion, scores
-from labelgen.ontology import Ontology
+from labelgen.ontology import Ontology, ignore_value
 from labelgen.presence import dense_logits
 from labelgen.progress import Progress
-from labelgen.records import EvidenceRow, LabelRow, ignore_value
+from labelgen.records import EvidenceRow, LabelRow
 from labelgen.resample import to_pixels
 from labelgen.staging import open_data
 from labelgen.table import table

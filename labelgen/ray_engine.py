@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from labelgen.cluster_worker import SHARED, Failed, Job, ShardWorker, Told
-from labelgen.dataset import write_json
 from labelgen.dispatch import Board
 from labelgen.errors import UserError
+from labelgen.files import write_json
 from labelgen.plan import Shard
 from labelgen.progress import Progress
 

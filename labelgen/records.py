@@ -15,7 +15,11 @@ from PIL import Image
 
 from labelgen import example
 from labelgen.errors import UserError
+from labelgen.rle import _MASK_ARRAYS, MaskSet
 from labelgen.windows import HW
+
+FORMAT = 1
+
 
 FEATURE_DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -24,16 +28,6 @@ FEATURE_DTYPES = {
 }
 SLOTS = 3
 """Classes kept for a patch's soft target."""
-
-
-def ignore_value(label_map: NDArray[Any]) -> int:
-    """The value that means "no class here": 255 for uint8 maps, 65535 for uint16 ones."""
-    return int(np.iinfo(label_map.dtype).max)
-
-
-def label_dtype(classes: int) -> np.dtype[Any]:
-    """uint8 while the class indices leave 255 free, else uint16."""
-    return np.dtype(np.uint8 if classes <= 255 else np.uint16)
 
 
 @dataclass(frozen=True)
@@ -70,51 +64,6 @@ class FeatureRow:
             _pair(values, "grid_hw"),
             _unpack(values, "features"),
         )
-
-
-@dataclass(frozen=True)
-class MaskSet:
-    """SAM's masks of a photo: M masks as run lengths, and which of them each of P point prompts gave."""
-
-    runs: NDArray[np.uint32]
-    """[R] run lengths of all masks, one after the other (labelgen.rle)."""
-    offsets: NDArray[np.int64]
-    """[M + 1] where each mask's runs start in `runs`."""
-    size_hw: tuple[int, int]
-    boxes: NDArray[np.float32]
-    """[M, 4] xyxy in px."""
-    iou: NDArray[np.float32]
-    """[M] predicted IoU."""
-    stability: NDArray[np.float32]
-    """[M] stability score."""
-    automatic: NDArray[np.bool_]
-    """[M] whether the automatic generator keeps the mask."""
-    points_xy: NDArray[np.float32]
-    """[P, 2] the grid of point prompts, px."""
-    point_masks: NDArray[np.int32]
-    """[P, 3] mask numbers of a prompt's three answers, -1 where one was dropped."""
-
-    def __len__(self) -> int:
-        return len(self.iou)
-
-    @staticmethod
-    def empty(size_hw: tuple[int, int]) -> "MaskSet":
-        """No masks, no prompts."""
-        floats = np.zeros((0, 4), np.float32)
-        return MaskSet(
-            np.zeros(0, np.uint32),
-            np.zeros(1, np.int64),
-            size_hw,
-            floats,
-            floats[:, 0],
-            floats[:, 0],
-            np.zeros(0, np.bool_),
-            floats[:, :2],
-            np.zeros((0, 3), np.int32),
-        )
-
-
-_MASK_ARRAYS = ("runs", "offsets", "boxes", "iou", "stability", "automatic", "points_xy", "point_masks")
 
 
 @dataclass(frozen=True)
@@ -289,3 +238,14 @@ def _text(values: dict[str, example.Value], name: str) -> str:
 def _pair(values: dict[str, example.Value], name: str) -> HW:
     first, second = _get(values, name).tolist()
     return first, second
+
+
+def feature_row(
+    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
+) -> FeatureRow:
+    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
+    h, w, width = features.shape
+    padded = np.zeros((*grid_hw, width), dtype)
+    padded[:h, :w] = features
+    whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)

@@ -1,15 +1,59 @@
 """Masks as run lengths: row by row, the first run counts zeros, then ones, zeros ... in turn."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+
+@dataclass(frozen=True)
+class MaskSet:
+    """SAM's masks of a photo: M masks as run lengths, and which of them each of P point prompts gave."""
+
+    runs: NDArray[np.uint32]
+    """[R] run lengths of all masks, one after the other (labelgen.rle)."""
+    offsets: NDArray[np.int64]
+    """[M + 1] where each mask's runs start in `runs`."""
+    size_hw: tuple[int, int]
+    boxes: NDArray[np.float32]
+    """[M, 4] xyxy in px."""
+    iou: NDArray[np.float32]
+    """[M] predicted IoU."""
+    stability: NDArray[np.float32]
+    """[M] stability score."""
+    automatic: NDArray[np.bool_]
+    """[M] whether the automatic generator keeps the mask."""
+    points_xy: NDArray[np.float32]
+    """[P, 2] the grid of point prompts, px."""
+    point_masks: NDArray[np.int32]
+    """[P, 3] mask numbers of a prompt's three answers, -1 where one was dropped."""
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    @staticmethod
+    def empty(size_hw: tuple[int, int]) -> "MaskSet":
+        """No masks, no prompts."""
+        floats = np.zeros((0, 4), np.float32)
+        return MaskSet(
+            np.zeros(0, np.uint32),
+            np.zeros(1, np.int64),
+            size_hw,
+            floats,
+            floats[:, 0],
+            floats[:, 0],
+            np.zeros(0, np.bool_),
+            floats[:, :2],
+            np.zeros((0, 3), np.int32),
+        )
+
+
+_MASK_ARRAYS = ("runs", "offsets", "boxes", "iou", "stability", "automatic", "points_xy", "point_masks")
+
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from labelgen.records import MaskSet
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:

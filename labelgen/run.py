@@ -35,10 +35,10 @@ from types import FrameType
 from ml_collections import ConfigDict
 
 from labelgen import encoding, labelling
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.corrected import CorrectedFrom
 from labelgen.errors import UserError
-from labelgen.frame import GOES_ON, same_config, share, whole
+from labelgen.frame import GOES_ON, command, parser, same_config, share, whole
 from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
 from labelgen.progress import StageTimes, duration, say

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from labelgen import bitmaps, compute, mobile_sam, sam_vit, weight_files
 from labelgen.alike import Bits, share
+from labelgen.download import Remote, download
 from labelgen.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -31,7 +32,7 @@ from labelgen.libraries import (
     sam_model_registry,
 )
 from labelgen.pipeline import Busy
-from labelgen.records import MaskSet
+from labelgen.rle import MaskSet
 from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
 from labelgen.windows import HW, resize
@@ -288,3 +289,11 @@ def _build(described: dict[str, Any]) -> Sam:
         described["pixel_mean"],
         described["pixel_std"],
     )
+
+
+def from_url(url: str, path: Path, sha256: str) -> Path:
+    """Downloads a file; under its name only when it is whole. A broken download goes on where it was.
+
+    UserError when it cannot be had, or is not the file of that sha256 (any, where empty).
+    """
+    return download(Remote(url, sha256 and f"sha256:{sha256}"), path)

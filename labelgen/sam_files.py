@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from labelgen import compute, mobile_sam, weight_files
+from labelgen import compute, mobile_sam, sam, weight_files
 from labelgen.errors import UserError
 from labelgen.libraries import sam_model_registry
 from labelgen.weight_files import WeightFile
@@ -77,7 +77,7 @@ def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
     )
     if config.weights != release.file:  # somebody's own training of that architecture
         return file
-    fetch = partial(weight_files.from_url, release.url, path, config.sha256 or release.sha256)
+    fetch = partial(sam.from_url, release.url, path, config.sha256 or release.sha256)
     return file._replace(fetch=fetch, official=release.sha256)
 
 

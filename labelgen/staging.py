@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from labelgen.dataset import Dataset, SplitReader, check_format, read_json, shard_name, write_json
+from labelgen.dataset import Dataset, SplitReader, check_format
 from labelgen.errors import UserError
-from labelgen.files import naming, write_atomic
+from labelgen.files import naming, read_json, write_atomic, write_json
 from labelgen.progress import Progress, say
 from labelgen.remote import Entry, Remote, is_remote
-from labelgen.tfrecord import ShardReader, unframe
+from labelgen.tfrecord import ShardReader, shard_name, unframe
 
 _IN_FLIGHT = 16  # requests
 _REQUEST_BYTES = 8 << 20  # neighbouring records share a request up to this size

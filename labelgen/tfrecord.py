@@ -278,3 +278,8 @@ class ShardReader:
         start, end = self.span(row, row)
         handle = self.opened()
         return unframe(os.pread(handle.number, end - start, start))
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """SPLIT-00003-of-00016.tfrecord."""
+    return f"{split}-{shard:05}-of-{shards:05}.tfrecord"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from labelgen.dataset import Dataset
 from labelgen.errors import UserError
-from labelgen.records import TruthRow, ignore_value
+from labelgen.ontology import ignore_value
+from labelgen.records import TruthRow
 
 IGNORE, REST = "ignore", "*"
 

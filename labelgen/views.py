@@ -6,18 +6,8 @@ the photo's rows i H/h' ... (i+1) H/h' and its columns j W/w' ... (j+1) W/w'; wh
 is outside the photo.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from labelgen.errors import UserError
-from labelgen.records import FeatureRow
 from labelgen.windows import HW
-
-LAST = (-1,)
-"""encoder.layers where only the last one is taken."""
 
 
 def fixed_grid(size_px: int, patch_px: int, height_px: int = 0) -> HW:
@@ -49,22 +39,3 @@ def view_grid(size_hw: HW, size_px: int, patch_px: int, height_px: int = 0) -> t
     fills = 0 if size_hw[0] * fixed_hw[1] >= size_hw[1] * fixed_hw[0] else 1
     h, w = (max(1, int(fixed_hw[fills] * side / size_hw[fills] + 0.5)) for side in size_hw)
     return (h, w), (h * patch_px, w * patch_px)
-
-
-def encoder_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Of config.encoder's fields what the features depend on, as JSON. The last layer alone goes without saying: DATA
-    from before there was a choice is the same."""
-    left_out = ["layers", "join"] if tuple(fields["layers"]) == LAST else []
-    left_out += ["weights"] if fields["name"] in ("clip", "sam") else []
-    return {name: list(value) if name == "layers" else value for name, value in fields.items() if name not in left_out}
-
-
-def feature_row(
-    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
-) -> FeatureRow:
-    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
-    h, w, width = features.shape
-    padded = np.zeros((*grid_hw, width), dtype)
-    padded[:h, :w] = features
-    whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
-    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)

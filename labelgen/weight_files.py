@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from labelgen.download import Remote, download
 from labelgen.errors import UserError
 
 UNKNOWN_LICENCE = "see its model card"
@@ -113,14 +112,6 @@ def described(folder: str | Path, name: str, sha256: str, config: Mapping[str, A
     return WeightFile(
         Path(folder), [name], sha256 or config.get("sha256", ""), licence=config.get("licence", UNKNOWN_LICENCE)
     )
-
-
-def from_url(url: str, path: Path, sha256: str) -> Path:
-    """Downloads a file; under its name only when it is whole. A broken download goes on where it was.
-
-    UserError when it cannot be had, or is not the file of that sha256 (any, where empty).
-    """
-    return download(Remote(url, sha256 and f"sha256:{sha256}"), path)
 
 
 def in_hub_cache(repository: str, names: Sequence[str]) -> Path | None:

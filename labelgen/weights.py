@@ -20,9 +20,9 @@ if __name__ == "__main__":
 import argparse
 import sys
 
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.errors import UserError
-from labelgen.frame import same_config
+from labelgen.frame import command, parser, same_config
 from labelgen.needed import Needed, entry, needs
 from labelgen.progress import say
 from labelgen.weight_files import WeightFile, check_hub_digest, check_whole, find

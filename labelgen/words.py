@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 
 from labelgen import vocabulary
 from labelgen.calibration import sample
-from labelgen.config import command, load_config, parser
+from labelgen.config import load_config
 from labelgen.dataset import Dataset, read_prototypes
 from labelgen.errors import UserError
-from labelgen.frame import same_config, whole
+from labelgen.frame import command, parser, same_config, whole
 from labelgen.label import LabelSettings
 from labelgen.ontology import Ontology, read_words
 from labelgen.presence import detect

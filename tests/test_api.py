@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.frame import command
 from tools import api
 
 FACE = '''"""A world of two rooms.

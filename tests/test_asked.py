@@ -13,7 +13,7 @@ from fmbseg_jax import evaluate, predict
 from fmbseg_jax.asked import Asked, groups, known_words
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
-from labelgen.config import command
+from labelgen.frame import command
 from labelgen.ontology import parse_words
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import command
+from labelgen.frame import command
 from tools import beside
 
 PAGE = """

@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from benchmarks import setting
 from experiments import catalogue, claims, material, runs
 from experiments.bench import Bench, open_bench, word_lines
 from experiments.page import page
 from experiments.plots import bounds, lines
 from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
-from labelgen.config import command
-from labelgen.dataset import write_json
+from labelgen.files import write_json
+from labelgen.frame import command
 from labelgen.merge import patch_targets
 from labelgen.records import LabelRow
 from labelgen.truth import TruthReader
@@ -160,7 +161,7 @@ def test_claims_of_several_commits_name_each_its_own(
     monkeypatch.setattr(catalogue, "CLAIMS", entries)
     here = {"date": "today", "cores": 2, "processor": "p", "load": 0.0}
     for name, commit in (("first", "aaa1"), ("second", "bbb2")):
-        monkeypatch.setattr(claims, "where", lambda commit=commit: here | {"commit": commit})
+        monkeypatch.setattr(setting, "where", lambda commit=commit: here | {"commit": commit})
         assert tried(world, tmp_path, f"--only={name}") == 0
         one = (tmp_path / "claims.md").read_text()
         assert (f"today, commit {commit}, 2 cores" in one) == (name == "first")

@@ -13,9 +13,9 @@ import pytest
 
 from experiments import alignment, claims, encoders, runs
 from experiments.bench import open_bench
-from fmbseg_jax import train
+from fmbseg_jax import step, train
 from labelgen import features
-from labelgen.config import command
+from labelgen.frame import command
 from tests.worlds import voc
 
 WHY = "train has no truth: the photos of val were given free labels for this, by the same words and settings."
@@ -25,7 +25,7 @@ WHY = "train has no truth: the photos of val were given free labels for this, by
 def quick_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training opens its photos, targets and words, and keeps the head that it begins with; one process for all."""
     born: dict[str, Any] = {}
-    real = train.born_sharded
+    real = step.born_sharded
 
     def once(make: Callable[[jax.Array], Any], seed: int, mesh: Any) -> Any:
         shape = str(jax.eval_shape(make, jax.random.key(0)))
@@ -42,7 +42,7 @@ def quick_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
             code = command(features.main, features.arguments(), said[3:])
         return SimpleNamespace(returncode=code, stderr=told.getvalue())
 
-    monkeypatch.setattr(train, "born_sharded", once)
+    monkeypatch.setattr(step, "born_sharded", once)
     monkeypatch.setattr(train.Loop, "run", no_steps)
     monkeypatch.setattr(encoders, "subprocess", SimpleNamespace(run=in_process))
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from labelgen.config import command, load_config, validate
+from labelgen.config import load_config, validate
+from labelgen.frame import command
 from tests.worlds.paths import ROOT
 
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools")

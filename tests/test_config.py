@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import SOURCES, command, digest, load_config, parser
+from labelgen.config import SOURCES, load_config
 from labelgen.errors import UserError
-from labelgen.sources import choose
+from labelgen.files import digest
+from labelgen.frame import command, parser
+from labelgen.sources import choose, layouts
 from tests.worlds.paths import ROOT
 
 DEFAULT = str(ROOT / "configs/default.py")
@@ -159,4 +161,4 @@ def test_unknown_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_layouts_that_a_config_may_name_are_those_that_can_be_opened() -> None:
-    assert sorted(SOURCES) == sorted([*choose.FOLDERS, *choose.LAYOUTS, *choose.JSONS])
+    assert sorted(SOURCES) == sorted([*choose.FOLDERS, *layouts.LAYOUTS, *choose.JSONS])

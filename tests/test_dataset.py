@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelgen.dataset import Dataset, read_prototypes, shard_name, write_json
+from labelgen.dataset import Dataset, read_prototypes
 from labelgen.errors import UserError
+from labelgen.files import write_json
 from labelgen.ontology import parse_words
 from labelgen.records import FeatureRow, LabelRow
-from labelgen.tfrecord import ShardWriter
+from labelgen.tfrecord import ShardWriter, shard_name
 from tests.worlds.rows import feature_row, label_row, truth_row
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelgen.config import command, load_config
+from labelgen.config import load_config
+from labelgen.frame import command
 from pocket.scenes import draw
 from tests.worlds.paths import ROOT
 

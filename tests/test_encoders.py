@@ -10,9 +10,8 @@ from PIL import Image
 from labelgen import timm_encoder
 from labelgen.errors import UserError
 from labelgen.libraries import timm
-from labelgen.records import FEATURE_DTYPES
+from labelgen.records import FEATURE_DTYPES, feature_row
 from labelgen.resample import bilinear_matrix
-from labelgen.views import feature_row
 from tests.worlds import families
 from tests.worlds.families import FAMILIES
 

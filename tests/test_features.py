@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from labelgen import features
-from labelgen.config import command
 from labelgen.dataset import Dataset
+from labelgen.frame import command
 from labelgen.patch_encoder import PatchEncoder
 from labelgen.records import FeatureRow
 from labelgen.resample import bilinear_matrix

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from labelgen import download, sam_files
-from labelgen.config import command
+from labelgen.frame import command
 from labelgen.libraries import open_clip, sam_model_registry, timm
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 from tests.worlds.file_server import serving
 from tests.worlds.paths import ROOT
 from tests.worlds.voc_archives import voc_files, write_tar

@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fmbseg_jax import Segmenter, export
+from fmbseg_jax import export
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.config import HeadConfig
 from fmbseg_jax.embed import Embedder
-from labelgen.config import command
+from fmbseg_jax.segmenter import Segmenter
+from labelgen.frame import command
 from labelgen.records import FeatureRow
 from labelgen.sources.base import Photo
 from tests.worlds import tiny_models, tiny_run

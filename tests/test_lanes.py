@@ -9,7 +9,7 @@ import torch
 from labelgen import compute, rle
 from labelgen.config import load_config
 from labelgen.encode import Encoders, Rows
-from labelgen.records import MaskSet
+from labelgen.rle import MaskSet
 from labelgen.sources.base import Photo
 from pocket import scenes
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.loss_memory import AtOnce, hlo_flops, line
 from fmbseg_jax.config import LossConfig
-from fmbseg_jax.step import make_head
+from fmbseg_jax.head import make_head
 from tests.worlds.stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 
 

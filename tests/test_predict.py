@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from fmbseg_jax import predict
 from fmbseg_jax.embed import check_same_weights
 from fmbseg_jax.inputs import Item
-from fmbseg_jax.palette import palette
 from labelgen.clip import load_clip
-from labelgen.config import command, load_config
+from labelgen.config import load_config
 from labelgen.errors import UserError
 from labelgen.formats.pictures import class_infos
+from labelgen.frame import command
 from labelgen.ontology import parse_words
+from labelgen.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny, tiny_models
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES

@@ -9,8 +9,9 @@ import pytest
 
 from fmbseg_jax import evaluate
 from fmbseg_jax.protocol import class_names
-from labelgen.config import command, load_config
+from labelgen.config import load_config
 from labelgen.errors import UserError
+from labelgen.frame import command
 from labelgen.ontology import Ontology
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES

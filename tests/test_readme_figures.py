@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from labelgen.config import command
+from labelgen import errors
+from labelgen.frame import command
 from tests.worlds.results import write_quality, write_run
 from tools import readme
 
@@ -62,7 +63,7 @@ def test_blocks_are_written_anew_between_their_marks_alone() -> None:
     text = "a .1\n<!-- figures:verdicts -->\nold\n<!-- end -->\nb\n"
     rows = "| claim | verdict |\n|---|---|\n| 2. First | undecided |\n| 10. Last | holds |"
     assert readme.filled(text, KNOWN, "README.md") == f"a .1\n<!-- figures:verdicts -->\n{rows}\n<!-- end -->\nb\n"
-    with pytest.raises(readme.UserError, match="^a.md: no figures are called 'nothing'; there are setting"):
+    with pytest.raises(errors.UserError, match="^a.md: no figures are called 'nothing'; there are setting"):
         readme.filled("<!-- figures:nothing -->\n<!-- end -->\n", KNOWN, "a.md")
 
 

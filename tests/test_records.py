@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from labelgen import records
+from labelgen import ontology, records, rle
 from labelgen.errors import UserError
 from tests.worlds.rows import evidence_row, feature_row, label_row, truth_row
 
@@ -14,8 +14,8 @@ def same(a: object, b: object) -> bool:
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, records.MaskSet):
-        return isinstance(b, records.MaskSet) and same(vars(a), vars(b))
+    if isinstance(a, rle.MaskSet):
+        return isinstance(b, rle.MaskSet) and same(vars(a), vars(b))
     return a == b
 
 
@@ -40,8 +40,8 @@ def test_many_classes_need_uint16_maps() -> None:
     label_map = np.array([[0, 300], [65535, 254]], np.uint16)
     again = records.TruthRow.decode(records.TruthRow("a", label_map).encode()).label_map
     assert again.dtype == np.uint16 and again.tolist() == label_map.tolist()
-    assert records.ignore_value(again) == 65535
-    assert records.label_dtype(255) == np.uint8 and records.label_dtype(256) == np.uint16
+    assert ontology.ignore_value(again) == 65535
+    assert ontology.label_dtype(255) == np.uint8 and ontology.label_dtype(256) == np.uint16
 
 
 def test_row_of_another_family_is_refused() -> None:

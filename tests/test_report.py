@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelgen.dataset import Dataset, read_json, write_json
+from labelgen.dataset import Dataset
+from labelgen.files import read_json, write_json
 from labelgen.ontology import Ontology
 from labelgen.records import LabelRow
 from tests.worlds.data import write_words

@@ -9,12 +9,12 @@ from PIL import Image
 
 from labelgen import run
 from labelgen.clip import ClipEncoder
-from labelgen.config import command
 from labelgen.dataset import Dataset
 from labelgen.encode import Encoders
+from labelgen.frame import command
 from labelgen.records import EvidenceRow, FeatureRow, LabelRow
 from labelgen.rle import decode
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 SIZES_WH = {"grey": (40, 30), "panorama": (20_000, 12), "pixel": (1, 1), "portrait": (31, 57), "tower": (3, 400)}
 

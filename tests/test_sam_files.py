@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import sam, weight_files
+from labelgen import download, sam, weight_files
 from labelgen.errors import UserError
 from labelgen.libraries import SamAutomaticMaskGenerator, sam_model_registry
 from labelgen.sam_files import RELEASES, Release, weight_file
 from labelgen.weight_files import find
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 VIT_B = "sam_vit_b_01ec64.pth"
 
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_had_says_what_to_get_from_where(tmp_path, config,
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(weight_files, "download", offline)
+    monkeypatch.setattr(download, "download", offline)
     file = RELEASES[name].file
     config.update(name=name, weights=file)
     with pytest.raises(

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg_jax import Segmentation, Segmenter
 from fmbseg_jax import segmenter as segmenter_module
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
-from fmbseg_jax.palette import palette
-from fmbseg_jax.segmenter import Recent
+from fmbseg_jax.segmenter import Recent, Segmentation, Segmenter
 from fmbseg_jax.towers import Towers
 from labelgen import clip as clip_module
 from labelgen.clip import load_clip
 from labelgen.errors import UserError
 from labelgen.ontology import parse_words
+from labelgen.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.reference import pixel_logits

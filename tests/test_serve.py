@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg_jax import Segmenter, serve_photos
-from fmbseg_jax.palette import palette
+from fmbseg_jax import serve_photos
+from fmbseg_jax.segmenter import Segmenter
 from fmbseg_jax.serve_app import MAX_UPLOAD
 from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
 from fmbseg_jax.towers import Towers
 from labelgen.ontology import parse_words
+from labelgen.palette import palette
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.serving import ask, file_of, serving
 from tests.worlds.tiny_run import picture

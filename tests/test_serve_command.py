@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from fmbseg_jax import Segmenter, serve
+from fmbseg_jax import serve
+from fmbseg_jax.segmenter import Segmenter
 from labelgen import clip
-from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.frame import command
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.paths import ROOT
 from tests.worlds.serving import ask, file_of

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import digest
-from labelgen.files import writer_names
-from labelgen.plan import claim, digest_of_list, owned, plan
+from labelgen.files import digest, writer_names
+from labelgen.finish import claim, digest_of_list
+from labelgen.plan import owned, plan
 from labelgen.shards import EncodeShard, failures_path, is_done
 from labelgen.tfrecord import ShardReader
 from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows

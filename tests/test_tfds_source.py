@@ -13,9 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from labelgen.errors import UserError
-from labelgen.sources.base import PhotoError, Source
+from labelgen.sources.base import IndexTruth, PhotoError, Source
 from labelgen.sources.choose import open_source
-from labelgen.sources.folder import IndexTruth
 from labelgen.sources.tfds import find_columns, tfds_source
 from labelgen.tfrecord import frame
 from tests.worlds.paths import ROOT

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen.dataset import Dataset, shard_name
+from labelgen.dataset import Dataset
 from labelgen.errors import UserError
 from labelgen.records import TruthRow
-from labelgen.tfrecord import ShardWriter
+from labelgen.tfrecord import ShardWriter, shard_name
 from labelgen.truth import TruthReader, lookup
 
 VOC = ("background", "cat", "dog")

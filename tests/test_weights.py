@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs import default
 from labelgen import clip_source, download, sam_files, timm_encoder, weight_files, weights
-from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.frame import command
 from labelgen.sam import load_sam
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 from tests.worlds.file_server import serving
 from tests.worlds.paths import ROOT
 
@@ -81,7 +82,7 @@ def test_the_pocket_models_are_all_there(monkeypatch, capsys):
 
 
 def test_the_list_says_what_is_missing_from_where_and_how_large_and_fetches_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "find", None)
+    monkeypatch.setattr(weight_files, "find", None)
     assert run(ROOT / "configs/default.py", "--list", f"--config.weights_dir={tmp_path}/w") == 0
     said = capsys.readouterr().out
     assert "model    CLIP ViT-B-16 openai\n" in said and f"{tmp_path}/w/ViT-B-16-openai.safetensors  MISSING\n" in said
@@ -174,7 +175,7 @@ def test_a_whole_file_of_another_digest_than_the_releases_is_refused(config, tmp
 
 
 def test_what_the_hub_left_is_found_without_a_network(tmp_path):
-    fields = tiny_models.get_config()
+    fields = default.get_config()
     fields.encoder.name = "vit_small_patch14_dinov2.lvd142m"
     file = timm_encoder.weight_file(fields.encoder, tmp_path / "weights")
     assert file.there() is None
@@ -194,7 +195,7 @@ def test_what_the_hub_left_is_found_without_a_network(tmp_path):
     [("openai", "MIT"), ("laion2b_s34b_b88k", "MIT"), ("metaclip_400m", "see its model card")],
 )
 def test_licences_are_said_where_they_are_certain(tmp_path, tag, licence):
-    fields = tiny_models.get_config()
+    fields = default.get_config()
     fields.clip.pretrained = tag
     assert clip_source.weight_file(fields.clip, tmp_path).licence == licence
 
@@ -205,7 +206,7 @@ def test_a_model_config_that_states_no_licence_is_not_given_one(config, capsys):
 
 
 def test_a_run_without_weights_names_the_command(tmp_path):
-    fields = tiny_models.get_config()
+    fields = default.get_config()
     with pytest.raises(UserError, match="`python -m labelgen.weights` with the same --config lists all that is needed"):
         load_sam(fields.sam, tmp_path, "cpu", "float32")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from labelgen import words
-from labelgen.config import command
-from labelgen.dataset import write_json
+from labelgen.files import write_json
+from labelgen.frame import command
 from labelgen.ontology import parse_words
-from tests.worlds import tiny
+from tests.worlds import labelling, tiny
 from tests.worlds.paths import ROOT
 
 POCKET = f"--config={ROOT / 'configs/pocket.py'}"
@@ -81,14 +81,14 @@ def test_a_plain_list_has_nothing_that_stands_out(tmp_path: Path, capsys: pytest
 def data_fixture(tmp_path: Path) -> list[str]:
     """Arguments for the hand-made DATA, whose words come with their embeddings."""
     data = tiny.write_data(tmp_path / "data")
-    np.save(tmp_path / "words.npy", tiny.PROTOTYPES)
-    owners = list(zip(tiny.ONTOLOGY.words, tiny.ONTOLOGY.word_class, strict=True))
+    np.save(tmp_path / "words.npy", labelling.PROTOTYPES)
+    owners = list(zip(labelling.ONTOLOGY.words, labelling.ONTOLOGY.word_class, strict=True))
     lines = [
         f"{name}: {', '.join(word for word, owner in owners if owner == index)}"
-        for index, name in enumerate(tiny.ONTOLOGY.names)
+        for index, name in enumerate(labelling.ONTOLOGY.names)
     ]
     (tmp_path / "words.txt").write_text("\n".join(lines))
-    assert parse_words(lines, "w") == tiny.ONTOLOGY
+    assert parse_words(lines, "w") == labelling.ONTOLOGY
     return [
         f"--config={ROOT / 'configs/default.py'}",
         f"--config.ontology={tmp_path}/words.txt",
@@ -133,9 +133,9 @@ def test_errors_say_the_mend(data: list[str], more: str, message: str, capsys: p
 def test_embeddings_of_a_width_are_checked_against_data(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.save(tmp_path / "words.npy", np.ones((len(tiny.ONTOLOGY.words), 9), np.float32))
+    np.save(tmp_path / "words.npy", np.ones((len(labelling.ONTOLOGY.words), 9), np.float32))
     assert run(*data) == 2
-    assert f"floats [{len(tiny.ONTOLOGY.words)}, 5] are wanted" in capsys.readouterr().err
+    assert f"floats [{len(labelling.ONTOLOGY.words)}, 5] are wanted" in capsys.readouterr().err
     assert run(*data[:-1]) == 0
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.config import ROOT, command, parser
-from labelgen.dataset import read_json
+from labelgen.config import ROOT
 from labelgen.errors import UserError
+from labelgen.files import read_json
+from labelgen.frame import command, parser
 
 PEERS = ROOT / "docs/peers.md"
 COLUMNS = {

@@ -15,10 +15,11 @@ from PIL import Image
 
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder, check_fits
-from fmbseg_jax.palette import overlay, palette
+from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import pixel_classes
-from labelgen.config import command, parser
 from labelgen.dataset import Dataset
+from labelgen.frame import command, parser
+from labelgen.palette import palette
 from labelgen.presence import dense_map
 from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.choose import open_source

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.config import command, parser
-from labelgen.dataset import read_json
+from labelgen.files import read_json
+from labelgen.frame import command, parser
 from tools.evaluations import PRESENT, evaluations
 
 Row = dict[str, list[float]]

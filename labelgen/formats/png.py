@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.dataset import write_json
+from labelgen.files import write_json
 from labelgen.formats.base import Annotated, ClassInfo, State, save
-from labelgen.records import label_dtype, png_bytes
+from labelgen.ontology import label_dtype
+from labelgen.records import png_bytes
 
 UNLABELLED_COLOUR = (255, 255, 255)
 

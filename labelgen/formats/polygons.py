@@ -16,9 +16,8 @@ import numpy as np
 
 from labelgen.formats.base import Annotated, ClassInfo, State, rounded, save
 from labelgen.formats.regions import Outlines, Region
+from labelgen.ontology import UNLABELLED
 
-UNLABELLED = "__ignore__"
-"""Label of unlabelled pixels, as LabelMe has it."""
 _HOLES, _PIXELS = "polygons with holes", "unlabelled pixels"
 
 

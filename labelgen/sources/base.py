@@ -14,7 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.errors import UserError
-from labelgen.records import label_dtype
+from labelgen.ontology import label_dtype
+
+
+@dataclass(frozen=True)
+class IndexTruth:
+    """Values are class indices: lines of the user's file of words. count: how many there are (None: no check)."""
+
+    count: int | None
+    ignore_index: int
+    classes: tuple[str, ...] | None = None
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        annotated = values != self.ignore_index
+        highest = int(values.max(initial=0, where=annotated))
+        if self.count is not None and highest >= self.count:
+            raise UserError(
+                f"{path}: class index {highest}, but there are {self.count} classes, 0 to {self.count - 1}; "
+                f"mend the mask, the ontology or photos.ignore_index = {self.ignore_index}"
+            )
+        return np.where(annotated, values.astype(np.int64), -1)
 
 
 class PhotoError(Exception):

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from labelgen.calibration import Calibration
-from labelgen.dataset import shard_name, write_json
+from labelgen.files import write_json
 from labelgen.ontology import Ontology
-from labelgen.tfrecord import ShardWriter
+from labelgen.tfrecord import ShardWriter, shard_name
 
 
 class Row(Protocol):

@@ -7,7 +7,8 @@ from labelgen.calibration import Calibration
 from labelgen.label import LabelSettings
 from labelgen.ontology import Ontology
 from labelgen.presence import PresenceSettings
-from labelgen.records import EvidenceRow, MaskSet
+from labelgen.records import EvidenceRow
+from labelgen.rle import MaskSet
 
 SIZE, GRID = (48, 64), (6, 8)
 ONTOLOGY = Ontology(

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from fmbseg_jax import evaluate, report
-from labelgen.config import command, load_config
+from labelgen.config import load_config
+from labelgen.frame import command
 from labelgen.label import label_photo
 from labelgen.ontology import Ontology
 from labelgen.records import FeatureRow, TruthRow

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmbseg_jax.checkpoint import Checkpoints
-from fmbseg_jax.step import State
+from fmbseg_jax.head import State
 from labelgen.ontology import Ontology
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 

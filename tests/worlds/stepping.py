@@ -7,6 +7,7 @@ from jax.sharding import AxisType, Mesh
 
 from fmbseg_jax import optim
 from fmbseg_jax.config import HeadConfig, LossConfig
+from fmbseg_jax.head import make_head
 from fmbseg_jax.mesh import batch_sharding, replicated
 from fmbseg_jax.step import (
     Objective,
@@ -15,7 +16,6 @@ from fmbseg_jax.step import (
     compile_held_out,
     compile_train_step,
     init_state,
-    make_head,
     valid_patches,
 )
 from tests.worlds.synthetic import CLASSES, ONTOLOGY, unit_rows

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from labelgen import dispatch, run
-from labelgen.config import command
 from labelgen.errors import UserError
+from labelgen.frame import command
 from labelgen.pipeline import in_order
 from labelgen.progress import StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow

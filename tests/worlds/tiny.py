@@ -10,7 +10,8 @@ import numpy as np
 from configs.default import get_config
 from labelgen import rle
 from labelgen.ontology import Ontology
-from labelgen.records import EvidenceRow, FeatureRow, MaskSet, TruthRow
+from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.rle import MaskSet
 from tests.worlds import data
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.run import ENCODERS
