@@ -33,10 +33,10 @@ from benchmarks.setting import POCKET, REAL, Shape, median, publish, scratch_dat
 from fmbseg_jax.config import FeedConfig, train_config
 from fmbseg_jax.feed import Examples, Feed, free_labels
 from fmbseg_jax.memory import BatchMemory
-from labelgen.config import load_config
+from labelgen.core.command import command, parser
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.frame import command, parser
 
 BLOCK_BYTES = 4 << 20
 PLAIN, FILLING = "plain sequential read", "the same, into memory for a batch"

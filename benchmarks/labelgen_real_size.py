@@ -24,9 +24,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from labelgen.config import ROOT, load_config
-from labelgen.files import write_json
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT, load_config
+from labelgen.core.files import write_json
 
 CONFIG = "configs/voc.py"
 SIZE_WH = (500, 375)

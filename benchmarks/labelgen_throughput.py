@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.setting import fresh_process, median, publish, spread, table
-from labelgen.config import load_config
-from labelgen.frame import command, parser
-from labelgen.progress import StageTimes
+from labelgen.core.command import command, parser
+from labelgen.core.config import load_config
+from labelgen.core.progress import StageTimes
 
 SIZE_WH = (500, 375)
 SIDES = ("ordinary", "ours")
@@ -196,7 +196,7 @@ class Ordinary:
 
     def _windows(self, image: Photo) -> list[Photo]:
         """Crops, and the windows of the dense maps."""
-        from labelgen.windows import crop_windows, resize, tile
+        from labelgen.core.geometry import crop_windows, resize, tile
 
         clip, fields, size_hw = self._clip, self._config, (image.shape[0], image.shape[1])
         parts = crop_windows(size_hw, clip.image_px, tuple(fields.crop_scales))

@@ -28,7 +28,7 @@ from fmbseg_jax.head import make_head
 from fmbseg_jax.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.mesh import make_mesh
 from fmbseg_jax.step import Objective, Outcome, Teacher, compile_train_step, init_state, row_keys
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
 CLASSES, BATCHES, PATCHES, LOSSES = (21, 171, 847), (8, 32, 128), (0, 128), ("prototype_ce", "t_supcon")

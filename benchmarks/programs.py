@@ -17,7 +17,7 @@ from fmbseg_jax.gather import Batch
 from fmbseg_jax.head import State, make_head
 from fmbseg_jax.mesh import make_mesh, over_data, replicated
 from fmbseg_jax.step import Objective, Teacher, born_sharded, compile_train_step, init_state
-from labelgen.config import load_config
+from labelgen.core.config import load_config
 
 LARGE = 1 << 16
 """Bytes of an array above which a collective counts as one that matters; below are sums and norms."""

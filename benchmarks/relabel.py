@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from benchmarks.setting import median, publish, spread, table
 from labelgen import rle
 from labelgen.calibration import Calibration
-from labelgen.config import load_config
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import load_config
+from labelgen.core.ontology import Ontology
 from labelgen.label import LabelSettings, label_photo
-from labelgen.ontology import Ontology
 from labelgen.records import EvidenceRow
 from labelgen.rle import MaskSet
 

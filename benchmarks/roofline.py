@@ -25,10 +25,10 @@ from benchmarks.programs import Program, program
 from benchmarks.setting import Shape, median, publish, spread, table
 from fmbseg_jax.config import train_config
 from fmbseg_jax.costs import matmul_flops
-from labelgen.config import ROOT, load_config
-from labelgen.errors import UserError
-from labelgen.frame import command, parser
-from labelgen.ontology import parse_words
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT, load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import parse_words
 
 CONFIGS = ("configs/pocket.py", "configs/voc.py", "configs/coco_stuff.py", "configs/context.py")
 ENCODERS = {"vit_large_patch14_dinov2.lvd142m": (1024, 14)}

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.config import ROOT
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT
+from labelgen.core.files import write_json
 from labelgen.dataset import Dataset
-from labelgen.files import write_json
 from labelgen.finish import digest_of_list, sizes
-from labelgen.frame import command, parser
 from labelgen.plan import plan
 from labelgen.records import FeatureRow, LabelRow
 from labelgen.shards import Finished

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_dtypes import bfloat16
 
-from labelgen.config import ROOT
-from labelgen.files import write_atomic, write_json
+from labelgen.core.config import ROOT
+from labelgen.core.files import write_atomic, write_json
 from labelgen.records import FeatureRow, LabelRow
 from labelgen.tfrecord import ShardWriter, shard_name
 

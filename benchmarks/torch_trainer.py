@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from labelgen.core.command import command, parser
 from labelgen.dataset import Dataset as Data
-from labelgen.frame import command, parser
 from labelgen.records import FeatureRow, LabelRow
 
 Example = dict[str, Tensor]

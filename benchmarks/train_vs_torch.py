@@ -30,10 +30,10 @@ from fmbseg_jax.config import TrainConfig, train_config
 from fmbseg_jax.head import make_head
 from fmbseg_jax.step import Objective, Teacher, init_state
 from fmbseg_jax.task import open_task
-from labelgen.config import load_config
+from labelgen.core.command import command, parser
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.frame import command, parser
 
 COMPARED = 2
 """Photos on which both sides are compared."""

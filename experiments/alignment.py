@@ -10,8 +10,8 @@ from experiments.bench import Bench
 from experiments.runs import Question, embedded, shipped_question, trained, truth_of
 from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
+from labelgen.core.ontology import class_scores
 from labelgen.merge import patch_targets
-from labelgen.ontology import class_scores
 from labelgen.presence import dense_logits
 from labelgen.records import EvidenceRow
 

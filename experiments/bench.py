@@ -15,13 +15,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from labelgen import labelling
-from labelgen.config import load_config
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.files import digest, read_json, write_json
+from labelgen.core.ontology import Ontology, parse_words, read_words
+from labelgen.core.progress import StageTimes
 from labelgen.dataset import Dataset, Labels
-from labelgen.errors import UserError
-from labelgen.files import digest, read_json, write_json
 from labelgen.finish import claim
-from labelgen.ontology import Ontology, parse_words, read_words
-from labelgen.progress import StageTimes
 
 SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")
 """Groups of the config that what lies in OUT depends on."""

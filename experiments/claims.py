@@ -23,10 +23,10 @@ from experiments.bench import Bench, open_bench
 from experiments.page import page
 from experiments.plots import write_plots
 from experiments.verdict import LABELS, NOT_TRIED, SHIPPED, Claim
-from labelgen.errors import UserError
-from labelgen.files import read_json, write_atomic, write_json
-from labelgen.frame import GOES_ON, command, parser, whole
-from labelgen.progress import say
+from labelgen.core.command import GOES_ON, command, parser, whole
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json, write_atomic, write_json
+from labelgen.core.progress import say
 
 
 def main(args: argparse.Namespace) -> int:

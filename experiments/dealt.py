@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from experiments.bench import Bench, label, lines_of, word_lines
 from labelgen.calibration import Calibration
+from labelgen.core.ontology import BACKGROUND
 from labelgen.dataset import Dataset
 from labelgen.label import LabelSettings, Stages, label_stages
-from labelgen.ontology import BACKGROUND
 from labelgen.quality import Vocabulary
 from labelgen.records import EvidenceRow
 from labelgen.truth import IGNORE, TruthReader

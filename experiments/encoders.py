@@ -17,7 +17,7 @@ from experiments.runs import Question, best_dense, dense_counts, head_counts, mi
 from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.feed import split_rows
 from labelgen.choose_encoder import weight_file
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.weight_files import read_state
 
 SENTENCE = "The approach brings language-based semantics to any pretrained vision encoder."

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.files import write_atomic
+from labelgen.core.files import write_atomic
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 60, 150, 16, 46

@@ -23,9 +23,9 @@ from fmbseg_jax.embed import Embedder
 from fmbseg_jax.feed import split_rows
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes, refined
+from labelgen.core.errors import UserError
+from labelgen.core.files import digest
 from labelgen.dataset import Dataset, Labels
-from labelgen.errors import UserError
-from labelgen.files import digest
 from labelgen.label import LabelSettings
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.records import EvidenceRow, FeatureRow

@@ -12,10 +12,10 @@ from experiments.bench import Bench
 from experiments.dealt import Photo, labelled_split, photos
 from experiments.runs import miou
 from experiments.verdict import LABELS, Claim, Comparison, Plot, Row
+from labelgen.core.ontology import BACKGROUND
 from labelgen.coverage import coverage
 from labelgen.masks import strongest
 from labelgen.metrics import confusion
-from labelgen.ontology import BACKGROUND
 from labelgen.points import prompt_masks
 
 LabelMap = NDArray[np.int64]

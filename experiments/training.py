@@ -12,8 +12,8 @@ from experiments.runs import head_counts, miou, shipped_question, trained
 from experiments.verdict import Claim, Comparison, Plot, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen import encoding
-from labelgen.errors import UserError
-from labelgen.progress import StageTimes
+from labelgen.core.errors import UserError
+from labelgen.core.progress import StageTimes
 
 PARTS = (24, 12, 6, 3, 2, 1)
 SHARE = 0.95

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
 from fmbseg_jax.checkpoint import Restored
-from labelgen.ontology import Ontology, class_scores
+from labelgen.core.ontology import Ontology, class_scores
 
 Array = NDArray[np.float32]
 Logs = NDArray[np.float64]

@@ -32,8 +32,8 @@ from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import HeadConfig, head_config
 from fmbseg_jax.head import Head, State, make_head
 from fmbseg_jax.runs import Run, disk_errors, open_run
-from labelgen.errors import UserError
-from labelgen.ontology import Ontology
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology
 
 Note = Callable[[str], None]
 

@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fmbseg_jax import hosts
-from labelgen.errors import UserError
-from labelgen.remote import is_remote
+from labelgen.core.errors import UserError
+from labelgen.core.remote import is_remote
 
 
 @dataclass(frozen=True)

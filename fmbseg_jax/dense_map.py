@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
 from labelgen.calibration import sample
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
 from labelgen.presence import dense_map
 from labelgen.records import EvidenceRow, FeatureRow
 

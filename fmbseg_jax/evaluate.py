@@ -11,7 +11,7 @@ to the last digit.
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -32,18 +32,17 @@ from fmbseg_jax.runs import open_run
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from fmbseg_jax.tally import Tally
 from fmbseg_jax.words import split_words
-from labelgen.config import load_config
+from labelgen.core.command import command, parser, table
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.files import write_json
-from labelgen.frame import command, parser
 from labelgen.label import LabelSettings
 from labelgen.metrics import scores
 from labelgen.presence import PresenceSettings, detect
-from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, FeatureRow, check_same_photo
 from labelgen.staging import open_data
-from labelgen.table import table
 from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]

@@ -11,7 +11,7 @@ Writes into FOLDER (docs/export.md says how to use them):
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fmbseg_jax.checkpoint import Restored, restore_run
-from labelgen.errors import UserError
-from labelgen.files import write_atomic
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from fmbseg_jax import hosts
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.memory import BatchMemory
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
 from labelgen.dataset import Dataset
 from labelgen.direct import DirectReader
-from labelgen.errors import UserError
 from labelgen.merge import patch_targets
 from labelgen.records import FeatureRow, LabelRow, check_same_photo
 from labelgen.truth import TruthReader
-from labelgen.windows import HW
 
 Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 OFF, AUTO = "off", "auto"
 PREEMPTED = 75

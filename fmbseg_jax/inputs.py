@@ -11,9 +11,9 @@ from fmbseg_jax import hosts
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_fits
 from fmbseg_jax.towers import Towers
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology, read_words
 from labelgen.formats.pictures import locate, split_source
-from labelgen.ontology import Ontology, read_words
 from labelgen.records import FeatureRow
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.folder import folder_source

@@ -10,7 +10,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from fmbseg_jax import hosts
 from fmbseg_jax.runs import Run
-from labelgen.files import naming, write_atomic
+from labelgen.core.files import naming, write_atomic
 
 
 class MetricsLog:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 
 def _spec(*axes: str | None) -> PartitionSpec:

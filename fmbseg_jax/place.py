@@ -12,7 +12,7 @@ from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Example, Examples, Feed, Order, Rows
 from fmbseg_jax.gather import Batch
 from fmbseg_jax.resident import Resident, fits
-from labelgen.progress import Progress
+from labelgen.core.progress import Progress
 
 
 class Batches(Protocol):

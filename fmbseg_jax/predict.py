@@ -18,7 +18,7 @@ Over several hosts (the same command on each, with --distributed) each writes th
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -41,13 +41,13 @@ from fmbseg_jax.palette import overlay
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
-from labelgen.errors import UserError
-from labelgen.files import write_atomic
+from labelgen.core.command import command, parser
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_atomic
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.formats.base import Annotated, ClassInfo, save
 from labelgen.formats.export import FORMATS, Export, read_formats
 from labelgen.formats.pictures import class_infos
-from labelgen.frame import command, parser
-from labelgen.progress import Progress, StageTimes
 
 
 def main(args: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fmbseg_jax.checkpoint import Restored
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import BACKGROUND, Ontology
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.ontology import BACKGROUND, Ontology
 from labelgen.truth import IGNORE
 
 

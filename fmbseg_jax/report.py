@@ -12,7 +12,7 @@ picture to its mask. Without truth there are no scores, but the pictures are the
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -40,13 +40,13 @@ from fmbseg_jax.segment import Background
 from fmbseg_jax.tally import read_tally
 from fmbseg_jax.words import split_words
 from labelgen.calibration import Calibration, sample
+from labelgen.core.command import command, parser
+from labelgen.core.errors import UserError
+from labelgen.core.files import naming, write_atomic
+from labelgen.core.progress import Progress
 from labelgen.dataset import Dataset, SplitReader
-from labelgen.errors import UserError
-from labelgen.files import naming, write_atomic
-from labelgen.frame import command, parser
 from labelgen.label import LabelSettings
 from labelgen.palette import palette
-from labelgen.progress import Progress
 from labelgen.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source

@@ -12,7 +12,7 @@ import numpy as np
 
 from fmbseg_jax.protocol import summary
 from fmbseg_jax.tally import Tallied, read_tally
-from labelgen.files import read_json
+from labelgen.core.files import read_json
 from labelgen.metrics import Counts
 
 Json = dict[str, Any]

@@ -19,9 +19,9 @@ from fmbseg_jax.asked import Asked
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen import rle
 from labelgen.calibration import Calibration
+from labelgen.core.ontology import Ontology, class_scores, ignore_value
 from labelgen.label import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
 from labelgen.metrics import confusion, scores
-from labelgen.ontology import Ontology, class_scores, ignore_value
 from labelgen.presence import Presence, dense_map, detect
 from labelgen.records import EvidenceRow, LabelRow
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
 from fmbseg_jax.feed import Example, Examples, Order
-from labelgen.progress import Progress
+from labelgen.core.progress import Progress
 
 _THREADS = 8
 STEPS_AHEAD = 64

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from labelgen.errors import UserError
-from labelgen.remote import Remote, is_remote
+from labelgen.core.errors import UserError
+from labelgen.core.remote import Remote, is_remote
 
 _CHECKPOINTS = "checkpoints"
 _MARK = "commit_success.txt"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen import rle
-from labelgen.ontology import class_scores
-from labelgen.resample import bilinear_matrix
+from labelgen.core.geometry import bilinear_matrix
+from labelgen.core.ontology import class_scores
 from labelgen.rle import MaskSet
 
 Array = NDArray[np.float32]

@@ -23,8 +23,8 @@ from fmbseg_jax.embed import Embedder
 from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
-from labelgen.errors import UserError
-from labelgen.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
 from labelgen.palette import palette
 from labelgen.sources.base import Photo, PhotoError
 from labelgen.sources.pictures import read_photo, to_rgb

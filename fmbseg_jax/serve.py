@@ -8,7 +8,7 @@ address can use it: there is no password. Needs `pip install starlette uvicorn`.
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -22,8 +22,8 @@ import numpy as np
 
 from fmbseg_jax.segmenter import Segmenter
 from fmbseg_jax.serve_photos import Photos
-from labelgen.errors import UserError
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.errors import UserError
 
 MAX_CONNECTIONS = 32  # at a time; with serve_app.MAX_UPLOAD it bounds what uploads can hold of memory
 STOP_SECONDS = 3  # for requests under way when it is stopped

@@ -35,7 +35,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fmbseg_jax.serve_photos import Photos, UnknownPhoto, answer, lines_of, share
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 PAGE = Path(__file__).with_name("serve_page.html")
 MAX_UPLOAD = 20_000_000  # bytes of a picture file

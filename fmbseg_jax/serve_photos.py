@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
-from labelgen.errors import UserError
-from labelgen.ontology import Ontology, parse_words
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology, parse_words
 from labelgen.palette import palette
 from labelgen.sources.base import PhotoError
 from labelgen.sources.pictures import decode_photo

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
-from labelgen.errors import UserError
-from labelgen.files import write_atomic
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_atomic
 from labelgen.metrics import Counts, confusion, scores
 
 PhotoScores = dict[str, tuple[float, float]]

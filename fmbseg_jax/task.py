@@ -15,10 +15,10 @@ from fmbseg_jax.config import TrainConfig
 from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, training_rows
 from fmbseg_jax.losses import class_weights
 from fmbseg_jax.runs import Run
+from labelgen.core.errors import UserError
+from labelgen.core.files import digest, read_json, write_json
+from labelgen.core.ontology import Ontology
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.files import digest, read_json, write_json
-from labelgen.ontology import Ontology
 
 _ANY_TIME = ("log_every", "save_every", "resident_share")  # fields of train.* that a resumed run may change
 

@@ -13,7 +13,7 @@ oracle that train.targets=truth asks for.
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -43,10 +43,10 @@ from fmbseg_jax.preemption import preemption
 from fmbseg_jax.runs import Run, open_run
 from fmbseg_jax.step import Metrics, Objective, Teacher, born_sharded, compile_held_out, compile_train_step, init_state
 from fmbseg_jax.task import keep_config, open_task, run_facts, stage_rows
-from labelgen.config import load_config
-from labelgen.files import write_json
-from labelgen.frame import INTERRUPTED, command, parser, same_config
-from labelgen.progress import Progress, StageTimes
+from labelgen.core.command import INTERRUPTED, command, parser, same_config
+from labelgen.core.config import load_config
+from labelgen.core.files import write_json
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.staging import open_data
 
 _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")

@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
+from labelgen.core.ontology import Ontology, read_words
 from labelgen.dataset import Dataset, read_prototypes
-from labelgen.errors import UserError
-from labelgen.files import read_json
-from labelgen.ontology import Ontology, read_words
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from labelgen.download import MB, check_room
-from labelgen.errors import UserError
-from labelgen.files import naming
-from labelgen.progress import Progress
+from labelgen.core.download import MB, check_room
+from labelgen.core.errors import UserError
+from labelgen.core.files import naming
+from labelgen.core.progress import Progress
 
 
 def unpack(archive: Path, folder: Path, below: str, kept: Collection[str]) -> int:

@@ -9,7 +9,7 @@ models (benchmarks/README.md), bytes from the shapes of the arrays. Exits with 2
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -21,10 +21,10 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from labelgen.archives import size
-from labelgen.config import load_config
-from labelgen.download import MB, check_room, gb
-from labelgen.errors import UserError
-from labelgen.frame import command, parser, same_config
+from labelgen.core.command import command, parser, same_config
+from labelgen.core.config import load_config
+from labelgen.core.download import MB, check_room, gb
+from labelgen.core.errors import UserError
 from labelgen.needed import needs
 from labelgen.official import ARCHIVES
 from labelgen.sources.choose import open_source

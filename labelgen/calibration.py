@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.ontology import Ontology
+from labelgen.core.ontology import Ontology
 from labelgen.presence import dense_logits
 from labelgen.records import EvidenceRow
 

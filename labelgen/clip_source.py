@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labelgen import compute, weight_files
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import (
     CLIP,
     CustomTextCLIP,

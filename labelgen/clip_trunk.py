@@ -11,8 +11,8 @@ from torch import Tensor
 
 from labelgen import compute, weight_files
 from labelgen.clip import ClipEncoder
+from labelgen.core.geometry import HW
 from labelgen.layers import Layer, Layers
-from labelgen.windows import HW
 
 
 class ClipTrunk:

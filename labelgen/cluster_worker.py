@@ -12,11 +12,11 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from labelgen import encoding, labelling
-from labelgen.errors import UserError
-from labelgen.files import read_json
-from labelgen.ontology import Ontology
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
+from labelgen.core.ontology import Ontology
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.plan import Shard
-from labelgen.progress import Progress, StageTimes
 from labelgen.tfrecord import ShardBusyError
 
 SHARED = "cluster.json"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelgen.errors import UserError
-from labelgen.pipeline import Busy, in_order
-from labelgen.progress import say
+from labelgen.core.errors import UserError
+from labelgen.core.progress import say
+from labelgen.core.threads import Busy, in_order
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FREE_SHARE = 0.5

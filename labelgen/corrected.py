@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
+from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.corrections import Corrections, LabelMap, PhotoKey, match, open_corrections
-from labelgen.errors import UserError
-from labelgen.files import read_json
 from labelgen.label import WORKING_PX, nearest
 from labelgen.merge import patch_targets
-from labelgen.ontology import Ontology, label_dtype
 from labelgen.plan import Shard
 from labelgen.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.tfrecord import ShardReader

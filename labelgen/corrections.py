@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
-from labelgen.files import read_json
-from labelgen.ontology import UNLABELLED, Ontology
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
+from labelgen.core.ontology import UNLABELLED, Ontology
 from labelgen.sources.coco import Annotation, read_annotations
 from labelgen.sources.coco_json import AS_PUBLISHED
 from labelgen.sources.coco_masks import mask_of, polygon_mask

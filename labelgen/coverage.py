@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from labelgen.resample import area_matrix
+from labelgen.core.geometry import area_matrix
 from labelgen.rle import MaskSet
 
 Sums = NDArray[np.float64]

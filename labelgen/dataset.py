@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
-from labelgen.files import listed, read_json
-from labelgen.ontology import Ontology
+from labelgen.core.errors import UserError
+from labelgen.core.files import listed, read_json
+from labelgen.core.ontology import Ontology
 from labelgen.records import FORMAT
 from labelgen.tfrecord import ShardReader, shard_name
 

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelgen import compute, windows
+from labelgen import compute
 from labelgen.clip import Block, ClipEncoder, unit
-from labelgen.errors import UserError
-from labelgen.windows import HW, Windows
+from labelgen.core import geometry
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW, Windows
 
 SIGMA = 5.0
 """NACLIP: width of the neighbourhood, patches."""
@@ -186,7 +187,7 @@ def _mean(parts: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.float16]:
 def _onto_grid(where: Windows, values: Tensor, grid_hw: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Values [n, a, b, E] of the windows summed on the photo's grid [h', w', E], and how many they are [h', w', 1]."""
     rows, columns = (
-        torch.from_numpy(windows.onto_grid(starts, where.side, length, tokens, cells)).to(values.device)
+        torch.from_numpy(geometry.onto_grid(starts, where.side, length, tokens, cells)).to(values.device)
         for starts, length, tokens, cells in zip(
             where.starts_yx.T, where.frame_hw, values.shape[1:3], grid_hw, strict=True
         )
@@ -200,7 +201,7 @@ def _under(where: Windows, features: Tensor) -> Tensor:
     grid_hw = features.shape[:2]
     points = [max(1, round(where.side * cells / px)) for px, cells in zip(where.frame_hw, grid_hw, strict=True)]
     rows, columns = (
-        torch.from_numpy(windows.from_grid(starts, where.side, length, count, cells)).to(features.device)
+        torch.from_numpy(geometry.from_grid(starts, where.side, length, count, cells)).to(features.device)
         for starts, length, count, cells in zip(where.starts_yx.T, where.frame_hw, points, grid_hw, strict=True)
     )
     return unit(torch.einsum("nai,ijd,nbj->nabd", rows, features, columns))

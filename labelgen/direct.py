@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen import example
+from labelgen.core.geometry import HW
 from labelgen.dataset import SplitReader
 from labelgen.tfrecord import HEADER, OVERHEAD, ShardReader, framing
-from labelgen.windows import HW
 
 _HEAD = 1024  # bytes read first
 _FIRST, _SECOND = 0x0A, 0x12  # protobuf's wire format: field 1 or 2, a length and as many bytes

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 SLOW = 3.0
 """A shard that takes so many times the median is given to an idle worker too …"""

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from labelgen import compute
 from labelgen.choose_encoder import load_encoder
 from labelgen.clip import ClipEncoder, load_clip
-from labelgen.config import encoder_settings
+from labelgen.core.config import encoder_settings
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW, crop_windows, resize, tile
+from labelgen.core.progress import StageTimes
 from labelgen.dense import check_variants, window_maps
-from labelgen.errors import UserError
-from labelgen.progress import StageTimes
 from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
 from labelgen.sam import load_sam
 from labelgen.sources.base import Photo
-from labelgen.windows import HW, crop_windows, resize, tile
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 Image = NDArray[np.uint8]

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from labelgen.config import identity
-from labelgen.errors import UserError
-from labelgen.files import read_json
+from labelgen.core.config import identity
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
+from labelgen.core.ontology import Ontology
+from labelgen.core.progress import Progress, StageTimes
+from labelgen.core.threads import Later, in_order
 from labelgen.finish import FAMILIES, _begun, check_dtype, claim, digest_of_list, finish_data
-from labelgen.ontology import Ontology
-from labelgen.pipeline import Later, in_order
 from labelgen.plan import Shard, plan
-from labelgen.progress import Progress, StageTimes
 from labelgen.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
 from labelgen.shards import EncodeShard, Finished
 from labelgen.sources.base import Photo, PhotoError, Source

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 Value = bytes | NDArray[Any]
 

@@ -9,7 +9,7 @@ a COCO json come back by `python -m labelgen.run --labels_from=FOLDER`.
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from labelgen.config import load_config
+from labelgen.core.command import command, parser
+from labelgen.core.config import load_config
+from labelgen.core.ontology import ignore_value
+from labelgen.core.progress import Progress
 from labelgen.dataset import Dataset
 from labelgen.formats.base import Annotated
 from labelgen.formats.export import FORMATS, Export, read_formats
 from labelgen.formats.pictures import class_infos, locate, split_source
-from labelgen.frame import command, parser
-from labelgen.ontology import ignore_value
-from labelgen.progress import Progress
 from labelgen.records import LabelRow
 from labelgen.staging import open_data
 

@@ -12,7 +12,7 @@ runs again. Killed or stopped, it goes on at the photo it was at; so it does wit
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -31,23 +31,23 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen import tfds
-from labelgen.config import encoder_settings, identity, load_config
+from labelgen.core.command import GOES_ON, command, parser, same_config, share
+from labelgen.core.config import encoder_settings, identity, load_config
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json, write_json
+from labelgen.core.geometry import HW, onto_grid
+from labelgen.core.progress import Progress
+from labelgen.core.remote import is_remote
+from labelgen.core.threads import in_order
 from labelgen.dataset import Dataset
 from labelgen.encoding import READ_AHEAD, READERS
-from labelgen.errors import UserError
-from labelgen.files import read_json, write_json
 from labelgen.finish import check_same, claim, sizes
-from labelgen.frame import GOES_ON, command, parser, same_config, share
-from labelgen.pipeline import in_order
 from labelgen.plan import Shard, owned
-from labelgen.progress import Progress
 from labelgen.records import FEATURE_DTYPES, FeatureRow
-from labelgen.remote import is_remote
 from labelgen.shards import is_finished, sweep
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
-from labelgen.windows import HW, onto_grid
 
 if TYPE_CHECKING:
     from labelgen.compute import Lanes

@@ -10,7 +10,7 @@ fetches the Semantic Boundaries Dataset for the names of its photos alone (the p
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -18,9 +18,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from labelgen.download import Remote
-from labelgen.errors import UserError
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.download import Remote
+from labelgen.core.errors import UserError
 from labelgen.official import ARCHIVES, VOC_ROOT, counts, entry, fetch
 
 

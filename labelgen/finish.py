@@ -10,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from labelgen import tfds
-from labelgen.errors import UserError
-from labelgen.files import digest, read_json, write_atomic, write_json
-from labelgen.ontology import label_dtype
+from labelgen.core.errors import UserError
+from labelgen.core.files import digest, read_json, write_atomic, write_json
+from labelgen.core.ontology import label_dtype
 from labelgen.plan import Shard
 from labelgen.records import FORMAT
 from labelgen.shards import failures_path, sweep
@@ -116,7 +116,7 @@ def finish_labels(
 
 
 def digest_of_list(names: Iterable[str]) -> str:
-    """labelgen.files.digest of a list, which may be too long for one text."""
+    """labelgen.core.files.digest of a list, which may be too long for one text."""
     whole = hashlib.sha256(b"[")
     for i, name in enumerate(names):
         whole.update(("," * bool(i) + json.dumps(name)).encode())

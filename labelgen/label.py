@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from labelgen import rle
 from labelgen.calibration import Calibration
+from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.coverage import coverage
 from labelgen.masks import name_masks, paint, strongest
 from labelgen.merge import merge, patch_targets
-from labelgen.ontology import Ontology, label_dtype
 from labelgen.points import NamedMasks, prompt_masks
 from labelgen.presence import Presence, PresenceSettings, dense_logits, detect, patch_probabilities
 from labelgen.records import EvidenceRow, LabelRow

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from labelgen import calibration
 from labelgen.calibration import Calibration
-from labelgen.config import identity
+from labelgen.core.config import identity
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json, write_atomic, write_json
+from labelgen.core.ontology import Ontology, read_words
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.dataset import read_prototypes
-from labelgen.errors import UserError
-from labelgen.files import read_json, write_atomic, write_json
 from labelgen.finish import check_dtype, check_same, claim, finish_labels
 from labelgen.label import LabelSettings, label_photo
-from labelgen.ontology import Ontology, read_words
 from labelgen.plan import Shard, plan
-from labelgen.progress import Progress, StageTimes
 from labelgen.records import EvidenceRow, photo_id_of
 from labelgen.shards import Finished, is_finished
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter

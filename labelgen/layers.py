@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from labelgen.config import LAST
-from labelgen.errors import UserError
+from labelgen.core.config import LAST
+from labelgen.core.errors import UserError
 
 
 class Layer(NamedTuple):
@@ -68,7 +68,7 @@ class Layers:
         return torch.stack(same).mean(0) if self._mean else torch.cat(same, -1)
 
     def identity(self) -> dict[str, Any]:
-        """As labelgen.config.encoder_settings has it: nothing where the config leaves it at the last layer."""
+        """As labelgen.core.config.encoder_settings has it: nothing where the config leaves it at the last layer."""
         if self._by_default:
             return {}
         return {"layers": self.indices, "join": "mean" if self._mean else "concatenate"}

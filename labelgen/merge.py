@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.core.geometry import area_matrix, to_pixels
 from labelgen.records import SLOTS
-from labelgen.resample import area_matrix, to_pixels
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]

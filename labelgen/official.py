@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelgen.archives import texts, unpack
-from labelgen.download import MB, Remote, download
-from labelgen.errors import UserError
-from labelgen.files import write_atomic
-from labelgen.progress import say
+from labelgen.core.download import MB, Remote, download
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_atomic
+from labelgen.core.progress import say
 
 VOC_ROOT = Path("VOCdevkit/VOC2012")
 LISTS = VOC_ROOT / "ImageSets/Segmentation"

@@ -1,7 +1,7 @@
 """Patch features [h, w, D] of a photo, whatever network makes them: the head learns on these.
 
-Data flow: a photo resized to whole patches (labelgen.views) -> its trunk's map, of the photo in one pass or averaged
-over overlapping windows. Which trunk, labelgen.choose_encoder says.
+Data flow: a photo resized to whole patches (labelgen.core.geometry) -> its trunk's map, of the photo in one pass or
+averaged over overlapping windows. Which trunk, labelgen.choose_encoder says.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,10 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from labelgen import compute
-from labelgen.errors import UserError
-from labelgen.pipeline import Busy
-from labelgen.views import check_patches, fixed_grid, view_grid
-from labelgen.windows import HW, resize, spread
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW, check_patches, fixed_grid, resize, spread, view_grid
+from labelgen.core.threads import Busy
 
 WINDOWS_A_PASS = 16
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.ontology import Ontology, class_scores
+from labelgen.core.ontology import Ontology, class_scores
 from labelgen.records import EvidenceRow
 
 Array = NDArray[np.float32]

@@ -9,7 +9,7 @@ Presence is precision and recall over (photo, class) pairs. Writes DATA/labels/N
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -24,20 +24,19 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from labelgen.calibration import Calibration
-from labelgen.config import load_config
+from labelgen.core.command import command, parser, same_config, table, whole
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
+from labelgen.core.geometry import to_pixels
+from labelgen.core.ontology import Ontology, ignore_value
+from labelgen.core.progress import Progress
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.files import write_json
-from labelgen.frame import command, parser, same_config, whole
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.metrics import Counts, confusion, scores
-from labelgen.ontology import Ontology, ignore_value
 from labelgen.presence import dense_logits
-from labelgen.progress import Progress
 from labelgen.records import EvidenceRow, LabelRow
-from labelgen.resample import to_pixels
 from labelgen.staging import open_data
-from labelgen.table import table
 from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from labelgen.cluster_worker import SHARED, Failed, Job, ShardWorker, Told
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
+from labelgen.core.progress import Progress
 from labelgen.dispatch import Board
-from labelgen.errors import UserError
-from labelgen.files import write_json
 from labelgen.plan import Shard
-from labelgen.progress import Progress
 
 _TURN_S = 1.0
 _ANSWER_S = 10.0

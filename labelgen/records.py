@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelgen import example
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
 from labelgen.rle import _MASK_ARRAYS, MaskSet
-from labelgen.windows import HW
 
 FORMAT = 1
 

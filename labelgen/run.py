@@ -20,7 +20,7 @@ place of the free ones. Photos without a file keep the free ones; with --only_co
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -35,13 +35,13 @@ from types import FrameType
 from ml_collections import ConfigDict
 
 from labelgen import encoding, labelling
-from labelgen.config import load_config
+from labelgen.core.command import GOES_ON, command, parser, same_config, share, whole
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology, read_words
+from labelgen.core.progress import StageTimes, duration, say
 from labelgen.corrected import CorrectedFrom
-from labelgen.errors import UserError
-from labelgen.frame import GOES_ON, command, parser, same_config, share, whole
-from labelgen.ontology import Ontology, read_words
 from labelgen.plan import owned
-from labelgen.progress import StageTimes, duration, say
 
 PREEMPTED = 75
 

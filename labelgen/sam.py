@@ -19,7 +19,9 @@ from torch import Tensor
 
 from labelgen import bitmaps, compute, mobile_sam, sam_vit, weight_files
 from labelgen.alike import Bits, share
-from labelgen.download import Remote, download
+from labelgen.core.download import Remote, download
+from labelgen.core.geometry import HW, resize
+from labelgen.core.threads import Busy
 from labelgen.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -31,11 +33,9 @@ from labelgen.libraries import (
     calculate_stability_score,
     sam_model_registry,
 )
-from labelgen.pipeline import Busy
 from labelgen.rle import MaskSet
 from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
-from labelgen.windows import HW, resize
 
 T = TypeVar("T")
 STABILITY_OFFSET = 1.0

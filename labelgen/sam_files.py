@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from labelgen import compute, mobile_sam, sam, weight_files
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import sam_model_registry
 from labelgen.weight_files import WeightFile
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from labelgen import compute, sam_vit, weight_files
+from labelgen.core.geometry import HW
 from labelgen.layers import Layer, Layers
 from labelgen.sam import SamEncoder
-from labelgen.windows import HW
 
 
 class SamTrunk:

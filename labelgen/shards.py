@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from labelgen.files import listed, naming, open_within, renamed, size_of, write_all
+from labelgen.core.files import listed, naming, open_within, renamed, size_of, write_all
 from labelgen.plan import Shard
 from labelgen.records import photo_id_of
 from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from labelgen.core.errors import UserError
+from labelgen.core.files import naming, read_json, write_atomic, write_json
+from labelgen.core.progress import Progress, say
+from labelgen.core.remote import Entry, Remote, is_remote
 from labelgen.dataset import Dataset, SplitReader, check_format
-from labelgen.errors import UserError
-from labelgen.files import naming, read_json, write_atomic, write_json
-from labelgen.progress import Progress, say
-from labelgen.remote import Entry, Remote, is_remote
 from labelgen.tfrecord import ShardReader, shard_name, unframe
 
 _IN_FLIGHT = 16  # requests
@@ -36,7 +36,7 @@ _MB = 10**6
 def open_data(path: str | Path, cache: str = "") -> Dataset:
     """The DATA at a plain path, read in place, or at a url (gs://, s3://, …), read through a copy below `cache`.
 
-    cache: "" is fmbseg in $XDG_CACHE_HOME, else in ~/.cache. UserError as by Dataset.open and labelgen.remote.
+    cache: "" is fmbseg in $XDG_CACHE_HOME, else in ~/.cache. UserError as by Dataset.open and labelgen.core.remote.
     """
     if not is_remote(path):
         return Dataset.open(path)

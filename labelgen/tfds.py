@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelgen.files import write_json
+from labelgen.core.files import write_json
 
 _MODULE = "tensorflow_datasets.core.features"
 

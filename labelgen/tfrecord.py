@@ -21,8 +21,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
-from labelgen.files import (
+from labelgen.core.errors import UserError
+from labelgen.core.files import (
     NoLocksError,
     is_at,
     lone_name,

@@ -16,13 +16,13 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from labelgen import compute, weight_files
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
 from labelgen.dinov2 import NO_REGISTERS, OriginalPositions
-from labelgen.errors import UserError
 from labelgen.layers import Layer, Layers
 from labelgen.libraries import timm
 from labelgen.patch_encoder import PatchEncoder, View
 from labelgen.weight_files import WeightFile
-from labelgen.windows import HW
 
 HUB_FILE = "model.safetensors"
 FREE_SIZE = "dynamic_img_size"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import ignore_value
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.ontology import ignore_value
 from labelgen.records import TruthRow
 
 IGNORE, REST = "ignore", "*"

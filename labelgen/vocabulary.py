@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.ontology import BACKGROUND, Ontology, class_scores
+from labelgen.core.ontology import BACKGROUND, Ontology, class_scores
 
 Array = NDArray[np.floating[Any]]
 SCALES = 3.0

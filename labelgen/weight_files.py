@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 UNKNOWN_LICENCE = "see its model card"
 

@@ -13,18 +13,18 @@ float32; some files are stored smaller. Licences are those that the files' publi
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
 import argparse
 import sys
 
-from labelgen.config import load_config
-from labelgen.errors import UserError
-from labelgen.frame import command, parser, same_config
+from labelgen.core.command import command, parser, same_config
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.progress import say
 from labelgen.needed import Needed, entry, needs
-from labelgen.progress import say
 from labelgen.weight_files import WeightFile, check_hub_digest, check_whole, find
 
 

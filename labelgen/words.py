@@ -15,7 +15,7 @@ photo is encoded again, so that other words are tried in seconds. Nothing is wri
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -30,17 +30,16 @@ from numpy.typing import NDArray
 
 from labelgen import vocabulary
 from labelgen.calibration import sample
-from labelgen.config import load_config
+from labelgen.core.command import columns, command, parser, same_config, whole
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology, read_words
+from labelgen.core.progress import Progress
 from labelgen.dataset import Dataset, read_prototypes
-from labelgen.errors import UserError
-from labelgen.frame import command, parser, same_config, whole
 from labelgen.label import LabelSettings
-from labelgen.ontology import Ontology, read_words
 from labelgen.presence import detect
-from labelgen.progress import Progress
 from labelgen.records import EvidenceRow
 from labelgen.staging import open_data
-from labelgen.table import columns
 from labelgen.vocabulary import Array, Pair, Spread, Tokenizer
 
 NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40

@@ -4,8 +4,6 @@ A drawing is resized as the encoder is fed: longest side 192 px, whole patches o
 the clusters of their regions (pocket.regions); classes are never read.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.views import view_grid
+from labelgen.core.geometry import view_grid
 from pocket.regions import cluster, large_enough, silhouettes, textures
 from pocket.scenes import Layout, draw_layout, render, scene_rng
 

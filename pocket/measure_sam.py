@@ -5,10 +5,8 @@
 Prints a table; nothing is written.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 from labelgen.libraries import Sam, SamAutomaticMaskGenerator, SamPredictor
 from pocket.sam_data import region_is_thing
 from pocket.sam_model import load

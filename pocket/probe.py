@@ -5,10 +5,8 @@
 The only place where a class meets these features; nothing is trained on it.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 from labelgen.patch_encoder import PatchEncoder
 from labelgen.timm_encoder import load_encoder
 from pocket.scenes import CLASSES, STUFF, Scene, draw

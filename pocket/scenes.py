@@ -7,10 +7,8 @@ layout rendered twice gives restyled twins: equal truth, no pixel alike. Seed 0 
 trained on scenes of other seeds.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -26,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.files import naming
-from labelgen.frame import command, parser, whole
-from labelgen.progress import Progress
+from labelgen.core.command import command, parser, whole
+from labelgen.core.files import naming
+from labelgen.core.progress import Progress
 from pocket.shapes import REACH, SHAPES, Coordinates
 from pocket.textures import STUFF_TEXTURES, THING_PATTERNS, light, paint, smooth_noise
 

@@ -24,7 +24,7 @@ that they stand on, and there they stand on other stuff than in training.
 """
 
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -48,7 +48,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 from labelgen.libraries import CLIP, PatchDropout, SimpleTokenizer
 from pocket import captions, storage
 from pocket.pairs import SceneStore, batch, open_store

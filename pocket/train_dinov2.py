@@ -16,10 +16,8 @@ phase two .769 and .699. The shipped weights had the two phases in two runs.
 The scratch folder holds the scenes drawn ahead and a checkpoint; the same command again goes on from it.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -38,7 +36,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 from pocket.dino_data import DRAWINGS, GRID, NONE, PATCH_PX, SILHOUETTES, TEXTURES, Twins, open_twins
 from pocket.dino_model import WIDTH, build, features, normalise, save, whiten_patch_embedding
 

@@ -13,10 +13,8 @@ points (predicted IoU > .6, stability >= .4) hold stuff at IoU .64 and things at
 0.19-0.24 s for 256 points on one core.
 """
 
-from __future__ import annotations
-
 if __name__ == "__main__":
-    from labelgen import interrupt
+    from labelgen.core import interrupt
 
     interrupt.silent()
 
@@ -33,7 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 from labelgen.libraries import Sam
 from pocket import sam_data, sam_loss
 from pocket.sam_model import CONFIG, EMBED, build, store

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.errors import UserError
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.errors import UserError
 from tools import api
 
 FACE = '''"""A world of two rooms.

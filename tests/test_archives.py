@@ -11,7 +11,7 @@ import pytest
 
 from labelgen import archives
 from labelgen.archives import texts, unpack
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from tests.worlds.voc_archives import write_tar
 
 FILES = {"top/A/1": b"one", "top/A/deep/2": b"two", "top/B/3": b"three", "top/C/4": b"left out", "other/A/5": b"out"}

@@ -13,8 +13,8 @@ from fmbseg_jax import evaluate, predict
 from fmbseg_jax.asked import Asked, groups, known_words
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
-from labelgen.frame import command
-from labelgen.ontology import parse_words
+from labelgen.core.command import command
+from labelgen.core.ontology import parse_words
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.run import write_run

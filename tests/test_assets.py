@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labelgen.config import load_config
-from labelgen.ontology import read_words
+from labelgen.core.config import load_config
+from labelgen.core.ontology import read_words
 from labelgen.sources.choose import open_source
 from labelgen.truth import lookup
 from tests.worlds.paths import ASSETS, ROOT

@@ -21,8 +21,8 @@ from benchmarks.train_vs_torch import check_same, first_figures, overrides, torc
 from fmbseg_jax.config import train_config
 from fmbseg_jax.costs import matmul_flops
 from fmbseg_jax.mesh import make_mesh
-from labelgen.config import load_config
-from labelgen.errors import UserError
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
 
 TINY = Shape(feature_width=16, text_width=8, grid_hw=(5, 4), classes=3, photos=6, batch_size=2, patches_per_photo=7)
 ARGS = Namespace(steps=8, every=2, cores=1)

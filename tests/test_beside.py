@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.frame import command
+from labelgen.core.command import command
 from tools import beside
 
 PAGE = """

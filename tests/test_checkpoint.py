@@ -11,7 +11,7 @@ import pytest
 
 from fmbseg_jax.checkpoint import Checkpoints, refuse_other, restore_run
 from fmbseg_jax.head import State
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from tests.worlds.checkpoints import IDENTITY, PROTOTYPES, facts, kept, same, train
 from tests.worlds.stepping import CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, mesh_of
 from tests.worlds.synthetic import ONTOLOGY

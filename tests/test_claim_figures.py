@@ -11,9 +11,9 @@ from experiments.dealt import Photo
 from experiments.encoders import untrained
 from experiments.labels import presence_row
 from experiments.little_data import reached, sizes
+from labelgen.core.ontology import parse_words
 from labelgen.label import label_stages
 from labelgen.metrics import confusion
-from labelgen.ontology import parse_words
 from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 

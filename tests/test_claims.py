@@ -16,8 +16,8 @@ from experiments.bench import Bench, open_bench, word_lines
 from experiments.page import page
 from experiments.plots import bounds, lines
 from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
-from labelgen.files import write_json
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.files import write_json
 from labelgen.merge import patch_targets
 from labelgen.records import LabelRow
 from labelgen.truth import TruthReader

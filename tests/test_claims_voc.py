@@ -15,7 +15,7 @@ from experiments import alignment, claims, encoders, runs
 from experiments.bench import open_bench
 from fmbseg_jax import step, train
 from labelgen import features
-from labelgen.frame import command
+from labelgen.core.command import command
 from tests.worlds import voc
 
 WHY = "train has no truth: the photos of val were given free labels for this, by the same words and settings."

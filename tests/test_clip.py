@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from labelgen import clip
 from labelgen.clip import load_clip
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import CLIP, QuickGELU, load_checkpoint, open_clip
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 
 @pytest.fixture(scope="module")

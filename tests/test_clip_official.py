@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from labelgen import clip_source
 from labelgen.clip import load_clip
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import QuickGELU, open_clip
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 NAMES = [
     "ViT-B-16", "ViT-B-16-quickgelu", "ViT-L-14", "ViT-L-14-quickgelu", "ViT-L-14-336", "ViT-L-14-336-quickgelu",

@@ -7,8 +7,8 @@ import pytest
 
 from labelgen import cluster_worker
 from labelgen.cluster_worker import SHARED, Failed, Tally, Told, check_shared
-from labelgen.errors import UserError
-from labelgen.files import write_json
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
 
 
 def test_a_disk_that_is_not_shared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

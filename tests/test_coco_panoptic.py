@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import PhotoError
 from labelgen.sources.choose import open_source
 from labelgen.sources.coco_panoptic import panoptic_source, read_segment_ids

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from labelgen.config import load_config, validate
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config, validate
 from tests.worlds.paths import ROOT
 
 ROOMS = ("labelgen", "fmbseg_jax", "pocket", "benchmarks", "experiments", "tools")

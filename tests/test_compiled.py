@@ -9,8 +9,8 @@ import pytest
 from fmbseg_jax.compiled import keep_compiled
 from fmbseg_jax.config import train_config
 from fmbseg_jax.runs import open_run
-from labelgen.config import ROOT, load_config
-from labelgen.errors import UserError
+from labelgen.core.config import ROOT, load_config
+from labelgen.core.errors import UserError
 from tests.worlds.processes import HOST_RUN, Ended, hosts
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv, digests

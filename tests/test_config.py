@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import SOURCES, load_config
-from labelgen.errors import UserError
-from labelgen.files import digest
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import SOURCES, load_config
+from labelgen.core.errors import UserError
+from labelgen.core.files import digest
 from labelgen.sources import choose, layouts
 from tests.worlds.paths import ROOT
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.config import load_config
-from labelgen.errors import UserError
-from labelgen.ontology import read_words
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import read_words
 from labelgen.sources.tables import read_table
 from labelgen.truth import lookup
 from tests.worlds.paths import ROOT

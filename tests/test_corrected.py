@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from labelgen import quality
+from labelgen.core.command import command
 from labelgen.corrected import corrected_row, unlabelled_row
-from labelgen.frame import command
 from labelgen.label import WORKING_PX
 from labelgen.records import EvidenceRow
 from tests.worlds.labelgen_run import edit_mask as edit

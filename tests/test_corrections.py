@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelgen.core.errors import UserError
 from labelgen.corrections import match
-from labelgen.errors import UserError
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
 from tests.worlds.labelgen_run import run

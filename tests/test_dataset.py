@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
+from labelgen.core.ontology import parse_words
 from labelgen.dataset import Dataset, read_prototypes
-from labelgen.errors import UserError
-from labelgen.files import write_json
-from labelgen.ontology import parse_words
 from labelgen.records import FeatureRow, LabelRow
 from labelgen.tfrecord import ShardWriter, shard_name
 from tests.worlds.rows import feature_row, label_row, truth_row

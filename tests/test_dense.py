@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 from labelgen import dense
 from labelgen.clip import load_clip
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import Windows, tile
 from labelgen.dense import VARIANTS, Tokens, Variant, window_maps
-from labelgen.errors import UserError
-from labelgen.windows import Windows, tile
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 from tests.worlds.dense_reference import Reference, Tower, expected_tokens, unit
 
 GRID = (4, 4)

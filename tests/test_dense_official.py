@@ -13,10 +13,10 @@ from PIL import Image
 
 from labelgen.clip import ClipEncoder
 from labelgen.clip_source import Source
+from labelgen.core.geometry import Windows
 from labelgen.dense import VARIANTS, window_maps
 from labelgen.libraries import CLIP, open_clip, resize_pos_embed
-from labelgen.windows import Windows
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 from tests.worlds.dense_reference import Reference, Tower, expected_tokens, resized, unit
 
 TEXT = {"context_length": 8, "vocab_size": 10, "width": 16, "heads": 2, "layers": 1}

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 
 from labelgen import patch_encoder, timm_encoder
-from labelgen.errors import UserError
+from labelgen.core import geometry
+from labelgen.core.errors import UserError
 from labelgen.timm_encoder import load_encoder
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_patch_is_the_mean_over_the_windows_that_cover_it(folder, config, size
     monkeypatch.setattr(patch_encoder, "WINDOWS_A_PASS", 2)
     encoder = wide(folder, config, window_px=24, stride_px=16)
     image = photo(*size_hw)  # of whole patches already: nothing is resized
-    grid_hw, _ = patch_encoder.view_grid(size_hw, 48, 8, 32)
+    grid_hw, _ = geometry.view_grid(size_hw, 48, 8, 32)
     pixels = encoder.pixels(np.asarray(Image.fromarray(image).resize((grid_hw[1] * 8, grid_hw[0] * 8), 3)))
     starts = {1: [0], 2: [0], 4: [0, 1], 6: [0, 2, 3]}  # 3 patches a window, at most 2 apart, evenly spread
     total, count = np.zeros((*grid_hw, 32)), np.zeros((*grid_hw, 1))

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from labelgen import timm_encoder
+from labelgen.core.geometry import view_grid
 from labelgen.libraries import timm
 from labelgen.timm_encoder import load_encoder
-from labelgen.views import view_grid
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 
 @pytest.fixture

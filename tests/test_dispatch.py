@@ -3,8 +3,8 @@
 import pytest
 
 from labelgen import dispatch
+from labelgen.core.errors import UserError
 from labelgen.dispatch import Board
-from labelgen.errors import UserError
 
 
 class Clock:

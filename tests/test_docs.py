@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelgen.config import load_config
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
 from pocket.scenes import draw
 from tests.worlds.paths import ROOT
 

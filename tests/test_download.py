@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen import download as module
-from labelgen import progress
-from labelgen.download import MB, Remote, check_room, download
-from labelgen.errors import UserError
+from labelgen.core import download as module
+from labelgen.core import progress
+from labelgen.core.download import MB, Remote, check_room, download
+from labelgen.core.errors import UserError
 from tests.worlds.file_server import serving
 
 DATA = np.random.default_rng(0).bytes(3_400_000)
@@ -165,7 +165,7 @@ def test_no_network_and_no_address_are_one_sentence(tmp_path):
 def test_a_disk_that_fills_keeps_what_it_took_and_goes_on_after_room_was_made(server, remote, tmp_path):
     limited = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))\n"
-        "from pathlib import Path; from labelgen.download import *\n"
+        "from pathlib import Path; from labelgen.core.download import *\n"
         f"download(Remote({remote.url!r}, {remote.digest!r}), Path({str(tmp_path / 'a.tar')!r}))"
     )
     out = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from labelgen.clip import ClipEncoder
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import crop_windows, resize
 from labelgen.encode import Encoders
-from labelgen.errors import UserError
 from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.base import Photo
-from labelgen.windows import crop_windows, resize
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 
 
 @pytest.fixture(scope="module")

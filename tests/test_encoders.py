@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from labelgen import timm_encoder
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import bilinear_matrix
 from labelgen.libraries import timm
 from labelgen.records import FEATURE_DTYPES, feature_row
-from labelgen.resample import bilinear_matrix
 from tests.worlds import families
 from tests.worlds.families import FAMILIES
 

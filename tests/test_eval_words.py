@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from labelgen import labelling
+from labelgen.core.ontology import Ontology, read_words
 from labelgen.dataset import read_prototypes
-from labelgen.ontology import Ontology, read_words
 from tests.worlds import stub_run
 
 SYNONYMS = "sky: heaven\ngrass: meadow, turf\nball: globe\n"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fmbseg_jax import evaluate
-from labelgen.config import load_config
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from labelgen import export
+from labelgen.core.command import command
 from labelgen.dataset import Dataset
-from labelgen.frame import command
 from labelgen.records import LabelRow
 
 

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from labelgen import features
+from labelgen.core.command import command
+from labelgen.core.geometry import bilinear_matrix
 from labelgen.dataset import Dataset
-from labelgen.frame import command
 from labelgen.patch_encoder import PatchEncoder
 from labelgen.records import FeatureRow
-from labelgen.resample import bilinear_matrix
 from labelgen.tfrecord import ShardWriter
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import labelgen_run, stub_run, tiny_models
@@ -126,7 +126,7 @@ def test_photos_that_overlap_give_the_same_bytes(
 KILLED = """
 import os, signal, sys
 from labelgen import features
-from labelgen.config import command
+from labelgen.core.config import command
 from labelgen.patch_encoder import PatchEncoder
 real, photos = PatchEncoder.features, []
 def deadly(self, image):

@@ -20,8 +20,8 @@ from fmbseg_jax.feed import (
     split_rows,
     training_rows,
 )
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
 from labelgen.records import FeatureRow, LabelRow
 from tests.worlds.synthetic import CLASSES, GRID, WIDTH, write_data
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from labelgen import budget, fetch, official
-from labelgen import download as download_module
-from labelgen.config import load_config
-from labelgen.download import MB
-from labelgen.frame import command
+from labelgen.core import download as download_module
+from labelgen.core.command import command
+from labelgen.core.config import load_config
+from labelgen.core.download import MB
 from labelgen.sources.choose import open_source
 from tests.worlds.file_server import serving
 from tests.worlds.voc_archives import EXTRA, PHOTOS, TRAIN, VAL, sbd_files, voc_files, write_tar

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs.default import get_config
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.sources.folder import folder_source

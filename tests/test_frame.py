@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.frame import command, parser, same_config, whole
+from labelgen.core.command import command, parser, same_config, whole
 from tests.worlds.paths import ROOT
 
 DOC = "Prints.\n\n    python -m some.command --lines=3\n\nAnd explains itself.\n"
 PRINTS = f"""
 import sys
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
 def main(args):
     for i in range(args.lines):
         print("a line of some length")

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labelgen import download, sam_files
-from labelgen.frame import command
+from labelgen import sam_files
+from labelgen.core import download
+from labelgen.core.command import command
 from labelgen.libraries import open_clip, sam_model_registry, timm
 from tests.worlds import tiny_models
 from tests.worlds.file_server import serving

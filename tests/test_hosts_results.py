@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fmbseg_jax import evaluate, predict
-from labelgen.config import load_config
-from labelgen.files import read_json
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
+from labelgen.core.files import read_json
 from tests.worlds import tiny
 from tests.worlds.paths import ROOT
 from tests.worlds.processes import hosts, pair

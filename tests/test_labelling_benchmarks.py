@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import labelgen_throughput, relabel, scale, setting
-from labelgen.frame import command
+from labelgen.core.command import command
 
 
 def printed(module: ModuleType, *arguments: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labelgen import compute, rle
-from labelgen.config import load_config
+from labelgen.core.config import load_config
 from labelgen.encode import Encoders, Rows
 from labelgen.rle import MaskSet
 from labelgen.sources.base import Photo

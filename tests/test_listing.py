@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources import listing
 from labelgen.sources.folder import folder_source
 from labelgen.sources.listing import BLOCK, Listing, by_id

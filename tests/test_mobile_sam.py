@@ -4,7 +4,7 @@ import torch
 
 from configs.default import get_config
 from labelgen import compute, mobile_sam, weight_files
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import TinyVit, sam_model_registry
 from labelgen.sam import load_sam
 from tests.worlds.tiny_vit import Reference, Sizes, random_state, release_shapes

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen.errors import UserError
-from labelgen.ontology import Ontology, class_scores, parse_words, read_words
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology, class_scores, parse_words, read_words
 
 TEXT = """# what is in my photos
 grass: grass, lawn , green  meadow

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fmbseg_jax import evaluate, predict, train
 from labelgen import quality, run
-from labelgen.frame import command
+from labelgen.core.command import command
 from pocket import scenes
 from tests.worlds.paths import ROOT
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from labelgen.pipeline import SPANS, Busy, Later, in_order
+from labelgen.core.threads import SPANS, Busy, Later, in_order
 
 
 def test_results_come_in_order_though_later_items_are_done_first():

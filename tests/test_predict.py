@@ -17,11 +17,11 @@ from fmbseg_jax import predict
 from fmbseg_jax.embed import check_same_weights
 from fmbseg_jax.inputs import Item
 from labelgen.clip import load_clip
-from labelgen.config import load_config
-from labelgen.errors import UserError
+from labelgen.core.command import command
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import parse_words
 from labelgen.formats.pictures import class_infos
-from labelgen.frame import command
-from labelgen.ontology import parse_words
 from labelgen.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny, tiny_models

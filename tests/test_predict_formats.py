@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fmbseg_jax import predict
-from labelgen.config import load_config
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
 from labelgen.sources.coco_masks import mask_of
 from tests.worlds import run as run_world
 from tests.worlds import tiny

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from labelgen.progress import Progress, StageTimes, duration
+from labelgen.core.progress import Progress, StageTimes, duration
 
 
 class Clock:

@@ -9,10 +9,10 @@ import pytest
 
 from fmbseg_jax import evaluate
 from fmbseg_jax.protocol import class_names
-from labelgen.config import load_config
-from labelgen.errors import UserError
-from labelgen.frame import command
-from labelgen.ontology import Ontology
+from labelgen.core.command import command
+from labelgen.core.config import load_config
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT

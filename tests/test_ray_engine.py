@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from labelgen.cluster_worker import Job, Told
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.plan import Shard
 from labelgen.ray_engine import run_stage, slots
 from tests.worlds import stub_run

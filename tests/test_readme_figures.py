@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from labelgen import errors
-from labelgen.frame import command
+from labelgen.core import errors
+from labelgen.core.command import command
 from tests.worlds.results import write_quality, write_run
 from tools import readme
 

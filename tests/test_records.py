@@ -4,8 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from labelgen import ontology, records, rle
-from labelgen.errors import UserError
+from labelgen import records, rle
+from labelgen.core import ontology
+from labelgen.core.errors import UserError
 from tests.worlds.rows import evidence_row, feature_row, label_row, truth_row
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from labelgen.errors import UserError
-from labelgen.remote import Remote
+from labelgen.core.errors import UserError
+from labelgen.core.remote import Remote
 from labelgen.staging import open_data
 
 

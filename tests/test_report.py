@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelgen.core.files import read_json, write_json
+from labelgen.core.ontology import Ontology
 from labelgen.dataset import Dataset
-from labelgen.files import read_json, write_json
-from labelgen.ontology import Ontology
 from labelgen.records import LabelRow
 from tests.worlds.data import write_words
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SIZE, truth

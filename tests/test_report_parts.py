@@ -10,7 +10,7 @@ from fmbseg_jax.report_figures import MATRIX, confusion_view, share_text
 from fmbseg_jax.report_page import embedded, page
 from fmbseg_jax.report_photo import SHOWN_PX, Look, map_bytes, payload, shown_size, similarity_classes
 from fmbseg_jax.tally import Tallied, Tally, read_tally
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 
 def test_the_worst_the_best_and_some_between_are_shown() -> None:

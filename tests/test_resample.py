@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen.resample import area_matrix, bilinear_matrix, to_pixels
+from labelgen.core.geometry import area_matrix, bilinear_matrix, to_pixels
 
 
 @pytest.mark.parametrize(

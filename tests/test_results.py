@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.frame import command
+from labelgen.core.command import command
 from tests.worlds.results import write_quality, write_run
 from tools import results
 

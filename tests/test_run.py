@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelgen.core.files import digest
 from labelgen.dataset import Dataset
-from labelgen.files import digest
 from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, files, process, run, same

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
 from labelgen.records import photo_id_of
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import files, run, same

@@ -9,9 +9,9 @@ from PIL import Image
 
 from labelgen import run
 from labelgen.clip import ClipEncoder
+from labelgen.core.command import command
 from labelgen.dataset import Dataset
 from labelgen.encode import Encoders
-from labelgen.frame import command
 from labelgen.records import EvidenceRow, FeatureRow, LabelRow
 from labelgen.rle import decode
 from tests.worlds import tiny_models

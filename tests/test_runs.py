@@ -11,8 +11,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fmbseg_jax.checkpoint import Checkpoints, restore_run
 from fmbseg_jax.logs import open_log
 from fmbseg_jax.runs import open_run
-from labelgen.errors import UserError
-from labelgen.remote import Remote
+from labelgen.core.errors import UserError
+from labelgen.core.remote import Remote
 from tests.worlds.checkpoints import IDENTITY, PROTOTYPES, facts, kept, same, train
 from tests.worlds.stepping import CE, LINEAR, Bench, mesh_of
 

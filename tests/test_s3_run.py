@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fmbseg_jax import evaluate, predict
 from fmbseg_jax import hosts as fmbseg_hosts
-from labelgen.config import load_config
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
 from tests.worlds import tiny
 from tests.worlds.paths import ROOT
 from tests.worlds.processes import HOST_RUN, hosts, pair

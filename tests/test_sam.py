@@ -8,11 +8,11 @@ import torch
 
 from configs.default import get_config
 from labelgen import mobile_sam, rle, sam
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.libraries import SamAutomaticMaskGenerator, SamPredictor, build_point_grid, sam_model_registry
 from labelgen.sam import SamEncoder, load_sam
 from pocket.scenes import draw
-from tests.worlds import tiny_models  # makes torchvision importable
+from tests.worlds import tiny_models
 from tests.worlds.paths import ROOT
 
 POCKET = ROOT / "pocket/weights"

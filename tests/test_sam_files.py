@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import download, sam, weight_files
-from labelgen.errors import UserError
+from labelgen import sam, weight_files
+from labelgen.core import download
+from labelgen.core.errors import UserError
 from labelgen.libraries import SamAutomaticMaskGenerator, sam_model_registry
 from labelgen.sam_files import RELEASES, Release, weight_file
 from labelgen.weight_files import find

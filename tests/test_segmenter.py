@@ -15,8 +15,8 @@ from fmbseg_jax.segmenter import Recent, Segmentation, Segmenter
 from fmbseg_jax.towers import Towers
 from labelgen import clip as clip_module
 from labelgen.clip import load_clip
-from labelgen.errors import UserError
-from labelgen.ontology import parse_words
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import parse_words
 from labelgen.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models, tiny_run

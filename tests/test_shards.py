@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.files import digest, writer_names
+from labelgen.core.files import digest, writer_names
 from labelgen.finish import claim, digest_of_list
 from labelgen.plan import owned, plan
 from labelgen.shards import EncodeShard, failures_path, is_done

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelgen import remote, staging
+from labelgen import staging
+from labelgen.core import remote
+from labelgen.core.command import command, parser
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_json
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
-from labelgen.files import write_json
-from labelgen.frame import command, parser
 from labelgen.staging import open_data
 from tests.worlds.paths import ROOT
 from tests.worlds.staging import FAMILIES, PHOTOS, Request, covered, same_rows, spans, url

@@ -12,7 +12,7 @@ from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.head import State
 from fmbseg_jax.mesh import batch_sharding, make_mesh, state_shardings
 from fmbseg_jax.step import valid_patches
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
 from tests.worlds.synthetic import CLASSES
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import PhotoError
 from labelgen.sources.tfds_shards import Piece, TfRecords, scan
 from labelgen.tfrecord import frame

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import IndexTruth, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.sources.tfds import find_columns, tfds_source

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.errors import UserError
-from labelgen.files import writer_names
+from labelgen.core.errors import UserError
+from labelgen.core.files import writer_names
 from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc, records_of
 from tests.worlds.paths import ROOT
 

@@ -14,7 +14,7 @@ from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.checksum import checksum
 from fmbseg_jax.config import hosts_config
 from fmbseg_jax.hosts import check
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from tests.worlds.hosts_check import HIDDEN, IDENTITY, PROTOTYPES
 from tests.worlds.processes import HOST_RUN, free_port, hosts, pair
 from tests.worlds.stepping import SUPCON, Bench, mesh_of

@@ -18,9 +18,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmbseg_jax.checkpoint import restore_run
+from labelgen.core.files import read_json, write_json
+from labelgen.core.ontology import class_scores, parse_words
 from labelgen.dataset import Dataset
-from labelgen.files import read_json, write_json
-from labelgen.ontology import class_scores, parse_words
 from labelgen.records import FeatureRow, TruthRow
 from tests.worlds.data import write_words
 from tests.worlds.paths import ROOT

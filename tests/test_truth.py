@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labelgen.core.errors import UserError
 from labelgen.dataset import Dataset
-from labelgen.errors import UserError
 from labelgen.records import TruthRow
 from labelgen.tfrecord import ShardWriter, shard_name
 from labelgen.truth import TruthReader, lookup

@@ -2,8 +2,8 @@
 
 import pytest
 
-from labelgen.errors import UserError
-from labelgen.views import fixed_grid, view_grid
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import fixed_grid, view_grid
 
 
 @pytest.mark.parametrize(

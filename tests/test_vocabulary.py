@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelgen import vocabulary
-from labelgen.ontology import Ontology, parse_words
+from labelgen.core.ontology import Ontology, parse_words
 from labelgen.vocabulary import Pair
 
 

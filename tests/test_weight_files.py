@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from labelgen import weight_files
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.weight_files import WeightFile, find
 
 

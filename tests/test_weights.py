@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from configs import default
-from labelgen import clip_source, download, sam_files, timm_encoder, weight_files, weights
-from labelgen.errors import UserError
-from labelgen.frame import command
+from labelgen import clip_source, sam_files, timm_encoder, weight_files, weights
+from labelgen.core import download
+from labelgen.core.command import command
+from labelgen.core.errors import UserError
 from labelgen.sam import load_sam
 from tests.worlds import tiny_models
 from tests.worlds.file_server import serving

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from labelgen.windows import MAX_ASPECT, Windows, crop_windows, from_grid, interpolation, onto_grid, tile
+from labelgen.core.geometry import MAX_ASPECT, Windows, crop_windows, from_grid, interpolation, onto_grid, tile
 
 
 def test_windows_are_flush_with_both_borders_and_no_further_apart_than_the_stride():

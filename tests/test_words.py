@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from labelgen.ontology import Ontology, read_words
+from labelgen.core.ontology import Ontology, read_words
 from tests.worlds.paths import ASSETS, ROOT
 
 EMBEDDED = ASSETS / "text" / "class_names.json"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from labelgen import words
-from labelgen.files import write_json
-from labelgen.frame import command
-from labelgen.ontology import parse_words
+from labelgen.core.command import command
+from labelgen.core.files import write_json
+from labelgen.core.ontology import parse_words
 from tests.worlds import labelling, tiny
 from tests.worlds.paths import ROOT
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from labelgen import files
+from labelgen.core import files
 from labelgen.shards import EncodeShard, is_done
 from labelgen.tfrecord import ShardBusyError, ShardWriter
 from tests.worlds import stub_run

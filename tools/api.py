@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from labelgen.config import ROOT
-from labelgen.errors import UserError
-from labelgen.files import write_atomic
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT
+from labelgen.core.errors import UserError
+from labelgen.core.files import write_atomic
 
 PAGE = ROOT / "docs/api.md"
 PACKAGES = ("labelgen", "fmbseg_jax")

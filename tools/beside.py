@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.config import ROOT
-from labelgen.errors import UserError
-from labelgen.files import read_json
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
 
 PEERS = ROOT / "docs/peers.md"
 COLUMNS = {

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from labelgen.errors import UserError
-from labelgen.files import read_json
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json
 
 PRESENT = ", present classes"
 

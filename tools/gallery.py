@@ -17,8 +17,8 @@ from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import pixel_classes
+from labelgen.core.command import command, parser
 from labelgen.dataset import Dataset
-from labelgen.frame import command, parser
 from labelgen.palette import palette
 from labelgen.presence import dense_map
 from labelgen.records import EvidenceRow, FeatureRow

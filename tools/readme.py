@@ -22,10 +22,10 @@ from experiments import verdict
 from experiments.page import by_number
 from experiments.verdict import number
 from experiments.zero_shot import LEFT_OUT, READINGS
-from labelgen.config import ROOT
-from labelgen.errors import UserError
-from labelgen.files import read_json, write_atomic, write_json
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.config import ROOT
+from labelgen.core.errors import UserError
+from labelgen.core.files import read_json, write_atomic, write_json
 from tools.evaluations import PRESENT, evaluations
 
 Figures = Mapping[str, Any]

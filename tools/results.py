@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from labelgen.files import read_json
-from labelgen.frame import command, parser
+from labelgen.core.command import command, parser
+from labelgen.core.files import read_json
 from tools.evaluations import PRESENT, evaluations
 
 Row = dict[str, list[float]]

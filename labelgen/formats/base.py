@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.files import write_atomic
+from labelgen.core.files import write_atomic
 from labelgen.formats.regions import Outlines, outlines
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.formats.base import Annotated, ClassInfo, Writer
 from labelgen.formats.coco import CocoWriter
 from labelgen.formats.png import PngWriter

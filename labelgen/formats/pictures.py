@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import Ontology
 from labelgen.formats.base import ClassInfo
-from labelgen.ontology import Ontology
 from labelgen.palette import palette
 from labelgen.sources.base import Source
 from labelgen.sources.choose import open_source

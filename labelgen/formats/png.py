@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.files import write_json
+from labelgen.core.files import write_json
+from labelgen.core.ontology import label_dtype
 from labelgen.formats.base import Annotated, ClassInfo, State, save
-from labelgen.ontology import label_dtype
 from labelgen.records import png_bytes
 
 UNLABELLED_COLOUR = (255, 255, 255)

@@ -14,9 +14,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
+from labelgen.core.ontology import UNLABELLED
 from labelgen.formats.base import Annotated, ClassInfo, State, rounded, save
 from labelgen.formats.regions import Outlines, Region
-from labelgen.ontology import UNLABELLED
 
 _HOLES, _PIXELS = "polygons with holes", "unlabelled pixels"
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
-from labelgen.ontology import label_dtype
+from labelgen.core.errors import UserError
+from labelgen.core.ontology import label_dtype
 
 
 @dataclass(frozen=True)

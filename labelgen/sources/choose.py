@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import IndexTruth, Source
 from labelgen.sources.coco import coco_source
 from labelgen.sources.coco_json import find_folder

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import Source
 from labelgen.sources.coco_json import (
     AS_PUBLISHED,

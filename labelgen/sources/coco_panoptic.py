@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import Source, check_size, check_there
 from labelgen.sources.coco_json import (
     AS_PUBLISHED,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import Source
 from labelgen.sources.listing import Listing, Named, by_id
 from labelgen.sources.pairs import Pairs, PairSource, Truth

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import check_once, check_there
 from labelgen.sources.pairs import Pairs, Truth
 from labelgen.sources.pictures import walk

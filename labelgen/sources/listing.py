@@ -13,7 +13,7 @@ from itertools import islice
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, overload
 
-from labelgen.files import naming
+from labelgen.core.files import naming
 
 Named = tuple[str, str]
 """A photo's id and the ending of its file, `.jpg`; one after the other they are the file's name."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 FOLDER = Path(__file__).parent / "tables"
 

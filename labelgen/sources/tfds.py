@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import IndexTruth, Photo, PhotoError, Source, check_size, check_there, packed
 from labelgen.sources.pictures import decode_photo
 from labelgen.sources.tfds_shards import Piece, TfRecords

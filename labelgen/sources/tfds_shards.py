@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from labelgen.sources.base import PhotoError
 from labelgen.tfrecord import masked_crc
 

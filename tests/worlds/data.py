@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from labelgen.calibration import Calibration
-from labelgen.files import write_json
-from labelgen.ontology import Ontology
+from labelgen.core.files import write_json
+from labelgen.core.ontology import Ontology
 from labelgen.tfrecord import ShardWriter, shard_name
 
 

@@ -46,7 +46,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def exported(world: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The free labels of `whole` as labelgen.export writes them."""
     from labelgen import export
-    from labelgen.frame import command
+    from labelgen.core.command import command
 
     out = tmp_path_factory.mktemp("exported")
     arguments = [f"--config={world}/config.py", f"--data={whole}", f"--out={out}", "--format=png,coco,labelme"]

@@ -22,7 +22,7 @@ import jax
 from fmbseg_jax import hosts
 from fmbseg_jax.feed import Feed
 from fmbseg_jax.resident import Resident
-from labelgen.frame import command
+from labelgen.core.command import command
 
 BATCHES: list[list[tuple[int, str]]] = []
 COMPILED: Counter[str] = Counter()

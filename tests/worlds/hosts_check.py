@@ -20,7 +20,7 @@ from fmbseg_jax.config import FeedConfig, HeadConfig
 from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.mesh import make_mesh, over_data, own_places
 from fmbseg_jax.place import place
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 from tests.worlds.stepping import SUPCON, TEXT_WIDTH, arrays
 from tests.worlds.stepping import Bench as OneProcessBench
 from tests.worlds.synthetic import ONTOLOGY, unit_rows

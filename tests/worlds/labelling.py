@@ -4,8 +4,8 @@ import numpy as np
 
 from labelgen import rle
 from labelgen.calibration import Calibration
+from labelgen.core.ontology import Ontology
 from labelgen.label import LabelSettings
-from labelgen.ontology import Ontology
 from labelgen.presence import PresenceSettings
 from labelgen.records import EvidenceRow
 from labelgen.rle import MaskSet

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from fmbseg_jax import evaluate, report
-from labelgen.config import load_config
-from labelgen.frame import command
+from labelgen.core.command import command
+from labelgen.core.config import load_config
+from labelgen.core.ontology import Ontology
 from labelgen.label import label_photo
-from labelgen.ontology import Ontology
 from labelgen.records import FeatureRow, TruthRow
 from tests.worlds import data
 from tests.worlds import run as run_world

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmbseg_jax.checkpoint import Checkpoints
 from fmbseg_jax.head import State
-from labelgen.ontology import Ontology
+from labelgen.core.ontology import Ontology
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 
 ENCODER = {"weights": "tiny.safetensors", "sha256": "0" * 64, "size_px": 32, "patch_px": 8}

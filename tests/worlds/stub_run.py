@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from labelgen import dispatch, run
-from labelgen.errors import UserError
-from labelgen.frame import command
-from labelgen.pipeline import in_order
-from labelgen.progress import StageTimes
+from labelgen.core.command import command
+from labelgen.core.errors import UserError
+from labelgen.core.progress import StageTimes
+from labelgen.core.threads import in_order
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
 from tests.worlds.rows import mask_set

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-from labelgen.ontology import Ontology, parse_words
+from labelgen.core.ontology import Ontology, parse_words
 from labelgen.records import FeatureRow, LabelRow, TruthRow
 from tests.worlds import data
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.default import get_config
 from labelgen import rle
-from labelgen.ontology import Ontology
+from labelgen.core.ontology import Ontology
 from labelgen.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.rle import MaskSet
 from tests.worlds import data

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from labelgen.clip import load_clip
-from labelgen.ontology import parse_words
+from labelgen.core.ontology import parse_words
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models
 from tests.worlds.run import write_run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg_jax.train import arguments, main
-from labelgen.frame import command
+from labelgen.core.command import command
 from tests.worlds.paths import ROOT
 from tests.worlds.processes import HOST_RUN
 

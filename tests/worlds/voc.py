@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from labelgen import run
-from labelgen.frame import command
+from labelgen.core.command import command
 from pocket.scenes import draw
 from tests.worlds import tiny_models
 from tests.worlds.voc_archives import jpg, png

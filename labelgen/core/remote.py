@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 T = TypeVar("T")
 _ATTEMPTS = 5

@@ -2,13 +2,60 @@
 
 A *frame* is the photo resized so that its short side has a given length. Whatever is said of a window in px is in
 its frame; shares of the photo are the same in every frame. numpy and Pillow alone.
+
+Linear maps between the patch grid and pixels: one matrix a side, so that a resize is two matrix products.
+
+The valid grid [h, w] of a photo covers the photo [H, W] exactly: patch i covers rows [i H/h, (i+1) H/h).
+
+How a photo lies on the encoder's patch grid.
+
+The photo is fitted into the grid: the side that fills it first takes the whole of it, the other as many whole patches
+as its share asks for. The photo is resized to exactly those patches, so patch (i, j) of a valid grid [h', w'] covers
+the photo's rows i H/h' ... (i+1) H/h' and its columns j W/w' ... (j+1) W/w'; what is beyond h', w' on the fixed grid
+is outside the photo.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from labelgen.core.errors import UserError
+
+Array = NDArray[np.float32]
+
+
+@lru_cache(maxsize=256)
+def bilinear_matrix(out_size: int, in_size: int) -> Array:
+    """[out_size, in_size] float32 rows of bilinear weights, half-pixel centres, edges repeated."""
+    centre = np.clip((np.arange(out_size) + 0.5) * in_size / out_size - 0.5, 0, in_size - 1)
+    low = np.floor(centre).astype(int)
+    high = np.minimum(low + 1, in_size - 1)
+    matrix = np.zeros((out_size, in_size), np.float32)
+    rows = np.arange(out_size)
+    np.add.at(matrix, (rows, low), 1 - (centre - low))
+    np.add.at(matrix, (rows, high), centre - low)
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def area_matrix(out_size: int, in_size: int) -> Array:
+    """[out_size, in_size] float32 shares of each input cell in each output cell; rows sum to one."""
+    edges = np.arange(out_size + 1) * in_size / out_size
+    cells = np.arange(in_size)
+    overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    overlap = np.clip(overlap, 0, None)
+    return np.asarray(overlap / overlap.sum(1, keepdims=True), np.float32)
+
+
+def to_pixels(maps: Array, size_hw: tuple[int, int]) -> Array:
+    """Bilinear: maps float32 [n, h, w] over the patch grid -> [n, H, W]."""
+    _, h, w = maps.shape
+    height, width = size_hw
+    return np.asarray(bilinear_matrix(height, h) @ maps @ bilinear_matrix(width, w).T, np.float32)
+
 
 HW = tuple[int, int]
 Floats = NDArray[np.float32]
@@ -96,3 +143,34 @@ def crop_windows(size_hw: HW, side: int, scales: tuple[float, ...]) -> list[Wind
     """
     whole = Windows((side, side), side, np.zeros((1, 2), np.int64))
     return [whole, *(tile(size_hw, round(side / scale), side, side // 2) for scale in scales)]
+
+
+def fixed_grid(size_px: int, patch_px: int, height_px: int = 0) -> HW:
+    """The patches h, w that every photo is fitted into: height_px (0: size_px) by size_px, multiples of patch_px.
+
+    UserError when a side holds no whole number of patches.
+    """
+    check_patches("size_px", size_px, patch_px)
+    if height_px:
+        check_patches("height_px", height_px, patch_px)
+    return (height_px or size_px) // patch_px, size_px // patch_px
+
+
+def check_patches(field: str, px: int, patch_px: int) -> None:
+    """UserError unless encoder.FIELD is a multiple of the patch."""
+    if px < patch_px or px % patch_px:
+        raise UserError(
+            f"encoder.{field} = {px} is no multiple of the encoder's patch of {patch_px} px; "
+            f"set {max(1, round(px / patch_px)) * patch_px}"
+        )
+
+
+def view_grid(size_hw: HW, size_px: int, patch_px: int, height_px: int = 0) -> tuple[HW, HW]:
+    """(grid_hw, resized_hw): whole patches of a photo of size_hw px, and the px it is resized to for them.
+
+    The grid is at most fixed_grid's and at least one patch a side. UserError as fixed_grid.
+    """
+    fixed_hw = fixed_grid(size_px, patch_px, height_px)
+    fills = 0 if size_hw[0] * fixed_hw[1] >= size_hw[1] * fixed_hw[0] else 1
+    h, w = (max(1, int(fixed_hw[fills] * side / size_hw[fills] + 0.5)) for side in size_hw)
+    return (h, w), (h * patch_px, w * patch_px)

@@ -13,7 +13,6 @@ import re
 import shutil
 import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,8 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from labelgen.errors import UserError
-from labelgen.progress import Progress, say
+from labelgen.core.errors import UserError
+from labelgen.core.progress import Progress, say
 
 MB = 10**6
 ATTEMPTS = 5

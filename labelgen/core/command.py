@@ -1,4 +1,7 @@
-"""The frame of every command: its --help, one line for an error, Ctrl-C, and readers that leave early."""
+"""The frame of every command: its --help, one line for an error, Ctrl-C, and readers that leave early.
+
+Scores as text, the same way wherever they are printed.
+"""
 
 import argparse
 import errno
@@ -6,11 +9,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TextIO
 
-from labelgen.errors import UserError
-from labelgen.progress import say
+from labelgen.core.errors import UserError
+from labelgen.core.progress import say
 
 AGAIN = "nothing is half written; the same command begins again"
 GOES_ON = "the same command goes on from here"
@@ -63,7 +66,7 @@ def command(
     args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
     if unknown:
         flags.error(f"unknown argument {unknown[0]}")
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # labelgen.interrupt
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # labelgen.core.interrupt
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = _guarded(main, args)
     return _handed_on(sys.stdout) or code
@@ -169,3 +172,24 @@ def _split_overrides(rest: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             unknown.append(argument)
     return overrides, unknown
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lines of text: one a reading with its scores (metrics.Scores.to_json), those of groups beside mIoU."""
+    groups = list(next(iter(rows.values()), {}).get("groups", {}))
+    width = max([len(title), *(len(name) + 2 for name in rows)])
+    lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + "  pixel acc.  coverage"]
+    for name, row in rows.items():
+        means = "".join(f"{row['groups'][group]:9.3f}" for group in groups)
+        accuracy, coverage = row["pixel_accuracy"], row["coverage"]
+        lines.append(f"{'  ' + name:{width}s}  {row['miou']:.3f}{means}{accuracy:12.3f}{coverage:10.3f}")
+    return "\n".join(lines)
+
+
+def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Lines of text under their heads, two spaces apart; the columns named in `right` end at the right."""
+    lines = [list(heads), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [">" if head in right else "<" for head in heads]
+    cells = ([f"{c:{side}{width}}" for c, side, width in zip(line, sides, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in cells)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 LAST = (-1,)
 """encoder.layers where only the last one is taken."""
@@ -26,7 +26,7 @@ def encoder_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if name == "layers" else value for name, value in fields.items() if name not in left_out}
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Check = Callable[[Any], bool]
 SOURCES = (
     *("folder", "black_and_white", "voc", "context", "cityscapes", "ade20k"),

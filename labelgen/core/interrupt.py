@@ -8,7 +8,7 @@ import signal
 
 
 def silent() -> None:
-    """From here on Ctrl-C ends the process at once; labelgen.frame.command takes that back.
+    """From here on Ctrl-C ends the process at once; labelgen.core.command.command takes that back.
 
     What is ignored, as Ctrl-C is in a shell's background, stays ignored.
     """

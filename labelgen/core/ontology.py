@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.errors import UserError
+from labelgen.core.errors import UserError
 
 UNLABELLED = "__ignore__"
 """Label of unlabelled pixels, as LabelMe has it."""
