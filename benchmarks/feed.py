@@ -36,7 +36,7 @@ from fmbseg_jax.memory import BatchMemory
 from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 
 BLOCK_BYTES = 4 << 20
 PLAIN, FILLING = "plain sequential read", "the same, into memory for a batch"

@@ -26,14 +26,12 @@ import numpy as np
 from labelgen.core.command import command, parser
 from labelgen.core.config import ROOT
 from labelgen.core.files import write_json
-from labelgen.dataset import Dataset
-from labelgen.finish import digest_of_list, sizes
-from labelgen.plan import plan
-from labelgen.records import FeatureRow, LabelRow
-from labelgen.shards import Finished
+from labelgen.data.dataset import Dataset
+from labelgen.data.manifest import digest_of_list, feature_spec, sizes, write
+from labelgen.data.records import FeatureRow, LabelRow
+from labelgen.data.shards import Finished, plan
+from labelgen.data.tfrecord import frame
 from labelgen.sources.folder import folder_source
-from labelgen.tfds import feature_spec, write
-from labelgen.tfrecord import frame
 
 PHOTOS_PER_SHARD = 64
 LARGE = 10**7

@@ -20,8 +20,8 @@ from ml_dtypes import bfloat16
 
 from labelgen.core.config import ROOT
 from labelgen.core.files import write_atomic, write_json
-from labelgen.records import FeatureRow, LabelRow
-from labelgen.tfrecord import ShardWriter, shard_name
+from labelgen.data.records import FeatureRow, LabelRow
+from labelgen.data.tfrecord import ShardWriter, shard_name
 
 PER_SHARD = 64
 

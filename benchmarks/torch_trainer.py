@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from labelgen.core.command import command, parser
-from labelgen.dataset import Dataset as Data
-from labelgen.records import FeatureRow, LabelRow
+from labelgen.data.dataset import Dataset as Data
+from labelgen.data.records import FeatureRow, LabelRow
 
 Example = dict[str, Tensor]
 

@@ -33,7 +33,7 @@ from fmbseg_jax.task import open_task
 from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 
 COMPARED = 2
 """Photos on which both sides are compared."""

@@ -11,9 +11,9 @@ from experiments.runs import Question, embedded, shipped_question, trained, trut
 from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.core.ontology import class_scores
+from labelgen.data.records import EvidenceRow
 from labelgen.merge import patch_targets
 from labelgen.presence import dense_logits
-from labelgen.records import EvidenceRow
 
 Array = NDArray[np.float32]
 PICTURE = "similarity.png"

@@ -20,8 +20,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
 from labelgen.core.ontology import Ontology, parse_words, read_words
 from labelgen.core.progress import StageTimes
-from labelgen.dataset import Dataset, Labels
-from labelgen.finish import claim
+from labelgen.data.dataset import Dataset, Labels
+from labelgen.data.manifest import claim
 
 SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")
 """Groups of the config that what lies in OUT depends on."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from experiments.bench import Bench, label, lines_of, word_lines
 from labelgen.calibration import Calibration
 from labelgen.core.ontology import BACKGROUND
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.quality import Vocabulary
-from labelgen.records import EvidenceRow
 from labelgen.truth import IGNORE, TruthReader
 
 OWN = "own-photos"

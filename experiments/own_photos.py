@@ -8,9 +8,9 @@ from experiments.runs import Question, asked_names, miou, shipped_question, trut
 from experiments.verdict import Claim, Comparison, Row
 from experiments.zero_shot import head_miou
 from fmbseg_jax.feed import split_rows
+from labelgen.data.records import EvidenceRow
 from labelgen.label import label_stages
 from labelgen.metrics import Counts, confusion
-from labelgen.records import EvidenceRow
 
 
 def run(bench: Bench) -> Claim:

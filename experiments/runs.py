@@ -25,10 +25,10 @@ from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes, refined
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest
-from labelgen.dataset import Dataset, Labels
+from labelgen.data.dataset import Dataset, Labels
+from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.label import LabelSettings
 from labelgen.metrics import Counts, confusion, scores
-from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.truth import TruthReader
 
 TUNING: dict[str, Any] = {"train.holdout": 0.3}

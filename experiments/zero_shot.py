@@ -8,7 +8,7 @@ from experiments.bench import Bench, embed, label, lines_of, word_lines
 from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.core.ontology import BACKGROUND, Ontology, read_words
-from labelgen.dataset import Labels
+from labelgen.data.dataset import Labels
 from labelgen.metrics import Counts
 
 READINGS = {

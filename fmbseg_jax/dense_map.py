@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fmbseg_jax import hosts
 from labelgen.calibration import sample
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.presence import dense_map
-from labelgen.records import EvidenceRow, FeatureRow
 
 Array = NDArray[np.float32]
 PHOTOS = 256

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.dense_map import densely_embedded
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
-from labelgen.records import FeatureRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import FeatureRow
 
 Array = NDArray[np.float32]
 _SAME = {

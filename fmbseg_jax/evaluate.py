@@ -37,12 +37,12 @@ from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, FeatureRow, check_same_photo
+from labelgen.data.staging import open_data
 from labelgen.label import LabelSettings
 from labelgen.metrics import scores
 from labelgen.presence import PresenceSettings, detect
-from labelgen.records import EvidenceRow, FeatureRow, check_same_photo
-from labelgen.staging import open_data
 from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]

@@ -20,10 +20,9 @@ from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.memory import BatchMemory
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
-from labelgen.dataset import Dataset
-from labelgen.direct import DirectReader
+from labelgen.data.dataset import Dataset, DirectReader
+from labelgen.data.records import FeatureRow, LabelRow, check_same_photo
 from labelgen.merge import patch_targets
-from labelgen.records import FeatureRow, LabelRow, check_same_photo
 from labelgen.truth import TruthReader
 
 Rows = NDArray[np.int64]
@@ -35,7 +34,7 @@ _TARGET_BYTES = 9  # a patch: three classes, three shares
 
 
 Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
-"""(photo_id, classes [h, w, 3], shares [h, w, 3]) of a row, as labelgen.records has them."""
+"""(photo_id, classes [h, w, 3], shares [h, w, 3]) of a row, as labelgen.data.records has them."""
 Targets = Callable[[int], Target]
 """Row -> its target."""
 

@@ -13,11 +13,11 @@ from fmbseg_jax.embed import check_fits
 from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
+from labelgen.data.records import FeatureRow
+from labelgen.data.staging import open_data
 from labelgen.formats.pictures import locate, split_source
-from labelgen.records import FeatureRow
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.folder import folder_source
-from labelgen.staging import open_data
 
 Pixels = NDArray[np.uint8]
 Failure = dict[str, str]

@@ -22,7 +22,7 @@ class Patches(NamedTuple):
     z: jax.Array
     """float32 [..., E] unit rows."""
     classes: jax.Array
-    """uint16 [..., 3], labelgen.records' target_classes."""
+    """uint16 [..., 3], labelgen.data.records' target_classes."""
     shares: jax.Array
     """uint8 [..., 3], their shares of the patch: 255 is all of it."""
     ids: jax.Array

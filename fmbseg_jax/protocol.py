@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from fmbseg_jax.checkpoint import Restored
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 from labelgen.truth import IGNORE
 
 

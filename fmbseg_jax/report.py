@@ -44,13 +44,13 @@ from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import naming, write_atomic
 from labelgen.core.progress import Progress
-from labelgen.dataset import Dataset, SplitReader
+from labelgen.data.dataset import Dataset, SplitReader
+from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
+from labelgen.data.staging import open_data
 from labelgen.label import LabelSettings
 from labelgen.palette import palette
-from labelgen.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.sources.base import PhotoError, Source
 from labelgen.sources.choose import open_source
-from labelgen.staging import open_data
 from labelgen.truth import TruthReader
 
 PHOTOS = 60

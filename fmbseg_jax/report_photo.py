@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.segment import Background, pixel_classes, refined
-from labelgen import rle
 from labelgen.calibration import Calibration
 from labelgen.core.ontology import Ontology, class_scores, ignore_value
+from labelgen.data import rle
+from labelgen.data.records import EvidenceRow, LabelRow
 from labelgen.label import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
 from labelgen.metrics import confusion, scores
 from labelgen.presence import Presence, dense_map, detect
-from labelgen.records import EvidenceRow, LabelRow
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen import rle
 from labelgen.core.geometry import bilinear_matrix
 from labelgen.core.ontology import class_scores
-from labelgen.rle import MaskSet
+from labelgen.data import rle
+from labelgen.data.rle import MaskSet
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]

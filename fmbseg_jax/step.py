@@ -1,9 +1,9 @@
 """The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh.
 
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
-and shares uint8 [B, h, w, 3] (labelgen.records), row int32 [B] (its number in the split). A row whose shares are all 0
-counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to stop.
-Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.gather).
+and shares uint8 [B, h, w, 3] (labelgen.data.records), row int32 [B] (its number in the split). A row whose shares are
+all 0 counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to
+stop. Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.gather).
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ from fmbseg_jax.runs import Run
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
 from labelgen.core.ontology import Ontology
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 
 _ANY_TIME = ("log_every", "save_every", "resident_share")  # fields of train.* that a resumed run may change
 

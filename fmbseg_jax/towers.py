@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
-from labelgen.records import FEATURE_DTYPES, FeatureRow, feature_row
+from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.base import Photo
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ from labelgen.core.command import INTERRUPTED, command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.files import write_json
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.staging import open_data
+from labelgen.data.staging import open_data
 
 _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 

@@ -10,7 +10,7 @@ from fmbseg_jax.checkpoint import Restored
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.ontology import Ontology, read_words
-from labelgen.dataset import Dataset, read_prototypes
+from labelgen.data.dataset import Dataset, read_prototypes
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelgen import rle
+from labelgen.data import rle
 
 
 def extent(logits: Tensor, threshold: float) -> Tensor:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.ontology import Ontology
+from labelgen.data.records import EvidenceRow
 from labelgen.presence import dense_logits
-from labelgen.records import EvidenceRow
 
 Array = NDArray[np.float32]
 ENOUGH_PHOTOS = 8

@@ -16,8 +16,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.plan import Shard
-from labelgen.tfrecord import ShardBusyError
+from labelgen.data.shards import Shard
+from labelgen.data.tfrecord import ShardBusyError
 
 SHARED = "cluster.json"
 """In DATA while a cluster works on it: what all nodes must see."""

@@ -17,11 +17,11 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.corrections import Corrections, LabelMap, PhotoKey, match, open_corrections
+from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
+from labelgen.data.shards import Shard
+from labelgen.data.tfrecord import ShardReader
 from labelgen.label import WORKING_PX, nearest
 from labelgen.merge import patch_targets
-from labelgen.plan import Shard
-from labelgen.records import SLOTS, EvidenceRow, LabelRow
-from labelgen.tfrecord import ShardReader
 
 HW = tuple[int, int]
 

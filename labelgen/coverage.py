@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from labelgen.core.geometry import area_matrix
-from labelgen.rle import MaskSet
+from labelgen.data.rle import MaskSet
 
 Sums = NDArray[np.float64]
 

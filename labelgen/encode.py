@@ -18,8 +18,8 @@ from labelgen.core.config import encoder_settings
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
 from labelgen.core.progress import StageTimes
+from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
 from labelgen.dense import check_variants, window_maps
-from labelgen.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
 from labelgen.sam import load_sam
 from labelgen.sources.base import Photo
 

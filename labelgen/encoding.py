@@ -17,13 +17,12 @@ from labelgen.core.files import read_json
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.threads import Later, in_order
-from labelgen.finish import FAMILIES, _begun, check_dtype, claim, digest_of_list, finish_data
-from labelgen.plan import Shard, plan
-from labelgen.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
-from labelgen.shards import EncodeShard, Finished
+from labelgen.data.manifest import FAMILIES, _begun, check_dtype, claim, digest_of_list, finish_data
+from labelgen.data.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
+from labelgen.data.shards import EncodeShard, Finished, Shard, plan
+from labelgen.data.tfrecord import ShardBusyError
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
-from labelgen.tfrecord import ShardBusyError
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 """Of one photo, a row a family."""

@@ -25,12 +25,12 @@ from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.ontology import ignore_value
 from labelgen.core.progress import Progress
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import LabelRow
+from labelgen.data.staging import open_data
 from labelgen.formats.base import Annotated
 from labelgen.formats.export import FORMATS, Export, read_formats
 from labelgen.formats.pictures import class_infos, locate, split_source
-from labelgen.records import LabelRow
-from labelgen.staging import open_data
 
 
 def main(args: argparse.Namespace) -> int:

@@ -30,7 +30,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen import tfds
 from labelgen.core.command import GOES_ON, command, parser, same_config, share
 from labelgen.core.config import encoder_settings, identity, load_config
 from labelgen.core.errors import UserError
@@ -39,15 +38,15 @@ from labelgen.core.geometry import HW, onto_grid
 from labelgen.core.progress import Progress
 from labelgen.core.remote import is_remote
 from labelgen.core.threads import in_order
-from labelgen.dataset import Dataset
+from labelgen.data import manifest
+from labelgen.data.dataset import Dataset
+from labelgen.data.manifest import check_same, claim, sizes
+from labelgen.data.records import FEATURE_DTYPES, FeatureRow
+from labelgen.data.shards import Shard, is_finished, owned, sweep
+from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
 from labelgen.encoding import READ_AHEAD, READERS
-from labelgen.finish import check_same, claim, sizes
-from labelgen.plan import Shard, owned
-from labelgen.records import FEATURE_DTYPES, FeatureRow
-from labelgen.shards import is_finished, sweep
 from labelgen.sources.base import Photo, PhotoError, Source
 from labelgen.sources.choose import open_source
-from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
 
 if TYPE_CHECKING:
     from labelgen.compute import Lanes
@@ -236,8 +235,8 @@ def finish(data: Dataset, out: Path, shards: Sequence[Shard]) -> int:
     config = read_json(out / "config.json", f"delete {out} and begin again")["config"]
     sweep(out / "features")
     found = sizes(out / "features", shards)
-    spec = tfds.feature_spec(encoders["grid_hw"], encoders["feature_width"], config["encode"]["feature_dtype"])
-    tfds.write(out / "features", "fmbseg_features", spec, found)
+    spec = manifest.feature_spec(encoders["grid_hw"], encoders["feature_width"], config["encode"]["feature_dtype"])
+    manifest.write(out / "features", "fmbseg_features", spec, found)
     write_json(out / "dataset.json", {**data.info, **encoders, "config": config})
     return int(encoders["feature_width"])
 

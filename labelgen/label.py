@@ -10,15 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen import rle
 from labelgen.calibration import Calibration
 from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.coverage import coverage
+from labelgen.data import rle
+from labelgen.data.records import EvidenceRow, LabelRow
 from labelgen.masks import name_masks, paint, strongest
 from labelgen.merge import merge, patch_targets
 from labelgen.points import NamedMasks, prompt_masks
 from labelgen.presence import Presence, PresenceSettings, dense_logits, detect, patch_probabilities
-from labelgen.records import EvidenceRow, LabelRow
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]

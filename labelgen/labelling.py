@@ -20,13 +20,12 @@ from labelgen.core.files import read_json, write_atomic, write_json
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.corrected import Corrected, CorrectedFrom, open_corrected
-from labelgen.dataset import read_prototypes
-from labelgen.finish import check_dtype, check_same, claim, finish_labels
+from labelgen.data.dataset import read_prototypes
+from labelgen.data.manifest import check_dtype, check_same, claim, finish_labels
+from labelgen.data.records import EvidenceRow, photo_id_of
+from labelgen.data.shards import Finished, Shard, is_finished, plan
+from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
 from labelgen.label import LabelSettings, label_photo
-from labelgen.plan import Shard, plan
-from labelgen.records import EvidenceRow, photo_id_of
-from labelgen.shards import Finished, is_finished
-from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter
 
 Prototypes = NDArray[np.float32]
 

@@ -6,9 +6,9 @@ Small objects and parts that no query point of stage 1.1 met get their label her
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen import rle
+from labelgen.data import rle
+from labelgen.data.rle import MaskSet
 from labelgen.points import NamedMasks
-from labelgen.rle import MaskSet
 
 Array = NDArray[np.float32]
 Painted = tuple[NDArray[np.int64], Array]

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.geometry import area_matrix, to_pixels
-from labelgen.records import SLOTS
+from labelgen.data.records import SLOTS
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.int64]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.rle import MaskSet
+from labelgen.data.rle import MaskSet
 
 Array = NDArray[np.float32]
 

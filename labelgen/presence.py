@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.ontology import Ontology, class_scores
-from labelgen.records import EvidenceRow
+from labelgen.data.records import EvidenceRow
 
 Array = NDArray[np.float32]
 

@@ -31,12 +31,12 @@ from labelgen.core.files import write_json
 from labelgen.core.geometry import to_pixels
 from labelgen.core.ontology import Ontology, ignore_value
 from labelgen.core.progress import Progress
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, LabelRow
+from labelgen.data.staging import open_data
 from labelgen.label import LabelSettings, Stages, label_stages
 from labelgen.metrics import Counts, confusion, scores
 from labelgen.presence import dense_logits
-from labelgen.records import EvidenceRow, LabelRow
-from labelgen.staging import open_data
 from labelgen.truth import TruthReader
 
 Array = NDArray[np.float32]

@@ -21,8 +21,8 @@ from labelgen.cluster_worker import SHARED, Failed, Job, ShardWorker, Told
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
 from labelgen.core.progress import Progress
+from labelgen.data.shards import Shard
 from labelgen.dispatch import Board
-from labelgen.plan import Shard
 
 _TURN_S = 1.0
 _ANSWER_S = 10.0

@@ -41,7 +41,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
 from labelgen.corrected import CorrectedFrom
-from labelgen.plan import owned
+from labelgen.data.shards import owned
 
 PREEMPTED = 75
 

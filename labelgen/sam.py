@@ -22,6 +22,7 @@ from labelgen.alike import Bits, share
 from labelgen.core.download import Remote, download
 from labelgen.core.geometry import HW, resize
 from labelgen.core.threads import Busy
+from labelgen.data.rle import MaskSet
 from labelgen.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -33,7 +34,6 @@ from labelgen.libraries import (
     calculate_stability_score,
     sam_model_registry,
 )
-from labelgen.rle import MaskSet
 from labelgen.sam_decoder import PointDecoder
 from labelgen.sam_files import NEEDED, RELEASES, weight_file
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import ignore_value
-from labelgen.dataset import Dataset
-from labelgen.records import TruthRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import TruthRow
 
 IGNORE, REST = "ignore", "*"
 

@@ -35,11 +35,11 @@ from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress
-from labelgen.dataset import Dataset, read_prototypes
+from labelgen.data.dataset import Dataset, read_prototypes
+from labelgen.data.records import EvidenceRow
+from labelgen.data.staging import open_data
 from labelgen.label import LabelSettings
 from labelgen.presence import detect
-from labelgen.records import EvidenceRow
-from labelgen.staging import open_data
 from labelgen.vocabulary import Array, Pair, Spread, Tokenizer
 
 NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40

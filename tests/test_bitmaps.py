@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import bitmaps, rle
+from labelgen import bitmaps
+from labelgen.data import rle
 
 SIZES = [(13, 7), (1, 9), (9, 1), (1, 1), (30, 44)]
 

@@ -18,8 +18,8 @@ from experiments.plots import bounds, lines
 from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
 from labelgen.core.command import command
 from labelgen.core.files import write_json
+from labelgen.data.records import LabelRow
 from labelgen.merge import patch_targets
-from labelgen.records import LabelRow
 from labelgen.truth import TruthReader
 from tests.worlds import tiny
 from tests.worlds.data import write_family, write_labels

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from labelgen.coverage import coverage
-from labelgen.rle import MaskSet
+from labelgen.data.rle import MaskSet
 from tests.worlds.rows import mask_set
 
 

@@ -10,9 +10,9 @@ import pytest
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
 from labelgen.core.ontology import parse_words
-from labelgen.dataset import Dataset, read_prototypes
-from labelgen.records import FeatureRow, LabelRow
-from labelgen.tfrecord import ShardWriter, shard_name
+from labelgen.data.dataset import Dataset, read_prototypes
+from labelgen.data.records import FeatureRow, LabelRow
+from labelgen.data.tfrecord import ShardWriter, shard_name
 from tests.worlds.rows import feature_row, label_row, truth_row
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen import example
-from labelgen.dataset import Dataset, SplitReader
-from labelgen.direct import DirectReader, find
-from labelgen.records import FEATURE_DTYPES, FeatureRow
-from labelgen.tfrecord import ShardWriter
+from labelgen.data import records
+from labelgen.data.dataset import Dataset, DirectReader, SplitReader, find
+from labelgen.data.records import FEATURE_DTYPES, FeatureRow
+from labelgen.data.tfrecord import ShardWriter
 from tests.worlds.synthetic import GRID, WIDTH, write_data
 
 BFLOAT16 = FEATURE_DTYPES["bfloat16"]
@@ -73,16 +72,16 @@ def reader_of(shard: Path, direct: DirectReader) -> SplitReader:
 
 
 def test_the_value_is_found_where_the_example_has_it() -> None:
-    values: dict[str, example.Value] = {"box": np.ones(4, np.float32), "x": b"abc" * 100, "z": np.arange(3)}
-    data = example.encode(values)
+    values: dict[str, records.Value] = {"box": np.ones(4, np.float32), "x": b"abc" * 100, "z": np.arange(3)}
+    data = records.encode(values)
     at = find(data[:64], len(data), "x")
     assert at and data[at.start : at.end] == b"abc" * 100
-    rest = example.decode_entries(data[at.entries : at.entry] + data[at.end :])
+    rest = records.decode_entries(data[at.entries : at.entry] + data[at.end :])
     assert rest.keys() == {"box", "z"} and (rest["z"] == np.arange(3)).all()
 
 
 def test_what_is_laid_out_in_another_way_is_not_found() -> None:
-    data = example.encode({"x": b"abc", "y": b"d"})
+    data = records.encode({"x": b"abc", "y": b"d"})
     assert find(data, len(data), "x")
     for head, size, name in (
         (data, len(data), "w"),
@@ -91,17 +90,17 @@ def test_what_is_laid_out_in_another_way_is_not_found() -> None:
         (b"", 0, "x"),
     ):
         assert find(head, size, name) is None
-    two = example._Example()
+    two = records._Example()
     two.features.feature["x"].bytes_list.value.extend([b"abc", b"d"])
     assert find(two.SerializeToString(), two.ByteSize(), "x") is None, "two values"
-    numbers = example.encode({"x": np.arange(3)})
+    numbers = records.encode({"x": np.arange(3)})
     assert find(numbers, len(numbers), "x") is None
 
 
 def test_a_record_of_another_order_is_left_to_the_plain_reader(tmp_path: Path) -> None:
     features = np.ones((*GRID, WIDTH), BFLOAT16)
     row = FeatureRow("0", (60, 50), (0, 0, 50, 60), GRID, features)
-    late = example.encode({**example.decode(row.encode()), "a": b"x" * 2000})  # keys are sorted
+    late = records.encode({**records.decode(row.encode()), "a": b"x" * 2000})  # keys are sorted
     with ShardWriter(tmp_path / "train-00000-of-00001.tfrecord") as writer:
         writer.append(late)
         writer.finish()

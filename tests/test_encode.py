@@ -6,8 +6,8 @@ import pytest
 from labelgen.clip import ClipEncoder
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import crop_windows, resize
+from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.encode import Encoders
-from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.base import Photo
 from tests.worlds import tiny_models
 

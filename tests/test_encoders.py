@@ -10,8 +10,8 @@ from PIL import Image
 from labelgen import timm_encoder
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import bilinear_matrix
+from labelgen.data.records import FEATURE_DTYPES, feature_row
 from labelgen.libraries import timm
-from labelgen.records import FEATURE_DTYPES, feature_row
 from tests.worlds import families
 from tests.worlds.families import FAMILIES
 

@@ -9,7 +9,7 @@ import pytest
 
 from labelgen import labelling
 from labelgen.core.ontology import Ontology, read_words
-from labelgen.dataset import read_prototypes
+from labelgen.data.dataset import read_prototypes
 from tests.worlds import stub_run
 
 SYNONYMS = "sky: heaven\ngrass: meadow, turf\nball: globe\n"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from labelgen import export
 from labelgen.core.command import command
-from labelgen.dataset import Dataset
-from labelgen.records import LabelRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import LabelRow
 
 
 def exported(world: Path, data: Path, out: Path, *more: str) -> int:

@@ -19,10 +19,10 @@ from PIL import Image
 from labelgen import features
 from labelgen.core.command import command
 from labelgen.core.geometry import bilinear_matrix
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import FeatureRow
+from labelgen.data.tfrecord import ShardWriter
 from labelgen.patch_encoder import PatchEncoder
-from labelgen.records import FeatureRow
-from labelgen.tfrecord import ShardWriter
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import labelgen_run, stub_run, tiny_models
 from tests.worlds.labelgen_run import files

@@ -21,8 +21,8 @@ from fmbseg_jax.feed import (
     training_rows,
 )
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
-from labelgen.records import FeatureRow, LabelRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import FeatureRow, LabelRow
 from tests.worlds.synthetic import CLASSES, GRID, WIDTH, write_data
 
 CONFIG = FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5)

@@ -11,7 +11,7 @@ import pytest
 
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Feed, Order, split_rows
-from labelgen.tfrecord import ShardReader
+from labelgen.data.tfrecord import ShardReader
 from tests.worlds import host_run
 from tests.worlds.paths import ROOT
 from tests.worlds.processes import HOST_RUN, Hosts, free_port, hosts, pair, wait_for, wait_for_port

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from labelgen import label
+from labelgen.data.rle import MaskSet
 from labelgen.label import label_photo, label_stages
 from labelgen.merge import merge, patch_targets
 from labelgen.points import query_points
 from labelgen.presence import detect
-from labelgen.rle import MaskSet
 from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import compute, rle
+from labelgen import compute
 from labelgen.core.config import load_config
+from labelgen.data import rle
+from labelgen.data.rle import MaskSet
 from labelgen.encode import Encoders, Rows
-from labelgen.rle import MaskSet
 from labelgen.sources.base import Photo
 from pocket import scenes
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from labelgen import calibration
+from labelgen.data.records import EvidenceRow
 from labelgen.label import label_stages
 from labelgen.presence import dense_logits, dense_map
-from labelgen.records import EvidenceRow
 from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence
 
 

@@ -10,8 +10,8 @@ import pytest
 from labelgen import quality
 from labelgen.core.command import command
 from labelgen.core.files import write_json
-from labelgen.dataset import Dataset
-from labelgen.records import TruthRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import TruthRow
 from tests.worlds.data import write_data, write_labels
 from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, evidence, truth
 

@@ -17,7 +17,7 @@ import pytest
 
 from labelgen.cluster_worker import Job, Told
 from labelgen.core.errors import UserError
-from labelgen.plan import Shard
+from labelgen.data.shards import Shard
 from labelgen.ray_engine import run_stage, slots
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, process, run, same

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from labelgen import records, rle
 from labelgen.core import ontology
 from labelgen.core.errors import UserError
+from labelgen.data import records, rle
 from tests.worlds.rows import evidence_row, feature_row, label_row, truth_row
 
 

@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from labelgen.core.errors import UserError
 from labelgen.core.remote import Remote
-from labelgen.staging import open_data
+from labelgen.data.staging import open_data
 
 
 class Flaky:

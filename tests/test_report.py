@@ -11,8 +11,8 @@ from PIL import Image
 
 from labelgen.core.files import read_json, write_json
 from labelgen.core.ontology import Ontology
-from labelgen.dataset import Dataset
-from labelgen.records import LabelRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import LabelRow
 from tests.worlds.data import write_words
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SIZE, truth
 from tests.worlds.reference import pixel_logits

@@ -17,7 +17,7 @@ from fmbseg_jax.gather import at_step, features_of, with_rows
 from fmbseg_jax.mesh import over_data
 from fmbseg_jax.place import Placed, open_batches
 from fmbseg_jax.resident import Resident
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 from tests.worlds import training
 from tests.worlds.stepping import mesh_of
 from tests.worlds.synthetic import write_data

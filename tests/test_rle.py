@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labelgen import rle
-from labelgen.rle import MaskSet
+from labelgen.data import rle
+from labelgen.data.rle import MaskSet
 from tests.worlds.rows import mask_set
 
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from labelgen.core.files import digest
-from labelgen.dataset import Dataset
-from labelgen.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, LabelRow, TruthRow, photo_id_of
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, files, process, run, same
 from tests.worlds.paths import ROOT

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
-from labelgen.records import photo_id_of
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import photo_id_of
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import files, run, same
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from labelgen.core.errors import UserError
-from labelgen.staging import open_data
+from labelgen.data.staging import open_data
 from tests.worlds.s3 import forget_credentials
 from tests.worlds.staging import FAMILIES, PHOTOS, same_rows
 from tests.worlds.synthetic import write_data

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import mobile_sam, rle, sam
+from labelgen import mobile_sam, sam
 from labelgen.core.errors import UserError
+from labelgen.data import rle
 from labelgen.libraries import SamAutomaticMaskGenerator, SamPredictor, build_point_grid, sam_model_registry
 from labelgen.sam import SamEncoder, load_sam
 from pocket.scenes import draw

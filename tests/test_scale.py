@@ -9,9 +9,8 @@ import pytest
 from benchmarks.scale import cost, openings, write_data
 from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Examples, Order, free_labels, split_rows
-from labelgen.dataset import Dataset
-from labelgen.plan import plan
-from labelgen.shards import Finished
+from labelgen.data.dataset import Dataset
+from labelgen.data.shards import Finished, plan
 
 ROWS, PER_SHARD = 1_000_000, 64
 SHARDS = -(-ROWS // PER_SHARD)

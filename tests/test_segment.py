@@ -7,8 +7,8 @@ import pytest
 
 from fmbseg_jax import segment
 from fmbseg_jax.segment import Background, pixel_classes, refined
-from labelgen import rle
-from labelgen.rle import MaskSet
+from labelgen.data import rle
+from labelgen.data.rle import MaskSet
 from tests.worlds.reference import pixel_logits
 
 

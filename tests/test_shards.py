@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from labelgen.core.files import digest, writer_names
-from labelgen.finish import claim, digest_of_list
-from labelgen.plan import owned, plan
-from labelgen.shards import EncodeShard, failures_path, is_done
-from labelgen.tfrecord import ShardReader
+from labelgen.data.manifest import claim, digest_of_list
+from labelgen.data.shards import EncodeShard, failures_path, is_done, owned, plan
+from labelgen.data.tfrecord import ShardReader
 from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows
 
 

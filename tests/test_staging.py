@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelgen import staging
 from labelgen.core import remote
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
-from labelgen.dataset import Dataset
-from labelgen.staging import open_data
+from labelgen.data import staging
+from labelgen.data.dataset import Dataset
+from labelgen.data.staging import open_data
 from tests.worlds.paths import ROOT
 from tests.worlds.staging import FAMILIES, PHOTOS, Request, covered, same_rows, spans, url
 from tests.worlds.synthetic import write_data
@@ -25,7 +25,7 @@ from tests.worlds.synthetic import write_data
 
 def test_a_plain_path_is_read_in_place_without_fsspec(data: Path) -> None:
     code = (
-        "import sys; from labelgen.staging import open_data; from labelgen.dataset import Dataset\n"
+        "import sys; from labelgen.data.staging import open_data; from labelgen.data.dataset import Dataset\n"
         f"data = open_data({str(data)!r}); assert type(data) is Dataset and str(data.path) == {str(data)!r}\n"
         "assert data.stage('train', ['features'], [0]) and 'fsspec' not in sys.modules"
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from labelgen import staging
-from labelgen.dataset import Dataset
-from labelgen.staging import open_data
-from labelgen.tfrecord import ShardReader, ShardWriter
+from labelgen.data import staging
+from labelgen.data.dataset import Dataset
+from labelgen.data.staging import open_data
+from labelgen.data.tfrecord import ShardReader, ShardWriter
 from tests.worlds.paths import ROOT
 from tests.worlds.staging import PHOTOS, Request, same_rows, spans, url
 

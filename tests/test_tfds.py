@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelgen import tfds as description
-from labelgen.tfrecord import ShardWriter, shard_name
+from labelgen.data import manifest as description
+from labelgen.data.tfrecord import ShardWriter, shard_name
 from tests.worlds.rows import evidence_row, feature_row, label_row, truth_row
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="an optional extra; installed, it reads the folders")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from labelgen.core.errors import UserError
+from labelgen.data.tfrecord import frame
 from labelgen.sources.base import PhotoError
 from labelgen.sources.tfds_shards import Piece, TfRecords, scan
-from labelgen.tfrecord import frame
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
+from labelgen.data.tfrecord import frame
 from labelgen.sources.base import IndexTruth, PhotoError, Source
 from labelgen.sources.choose import open_source
 from labelgen.sources.tfds import find_columns, tfds_source
-from labelgen.tfrecord import frame
 from tests.worlds.paths import ROOT
 from tests.worlds.tfds import BUILDER, SPLITS, pixels, png, rewrite, row
 

@@ -11,7 +11,7 @@ import pytest
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import writer_names
-from labelgen.tfrecord import ShardReader, ShardWriter, frame, masked_crc, records_of
+from labelgen.data.tfrecord import ShardReader, ShardWriter, frame, masked_crc, records_of
 from tests.worlds.paths import ROOT
 
 RECORDS = [b"one", b"", b"three" * 50]
@@ -132,7 +132,7 @@ def test_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
         os.link(tmp_path / "0", tmp_path / str(i))
         os.link(tmp_path / "0.index", tmp_path / f"{i}.index")
     code = (
-        "import resource, sys; from labelgen.tfrecord import ShardReader\n"
+        "import resource, sys; from labelgen.data.tfrecord import ShardReader\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (320, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
         "readers = [ShardReader(f'{sys.argv[1]}/{i}') for i in range(400)]\n"
         "assert all(reader[0] == b'one' for _ in range(2) for reader in readers)"

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.core.files import read_json, write_json
 from labelgen.core.ontology import class_scores, parse_words
-from labelgen.dataset import Dataset
-from labelgen.records import FeatureRow, TruthRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import FeatureRow, TruthRow
 from tests.worlds.data import write_words
 from tests.worlds.paths import ROOT
 from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from labelgen.core.errors import UserError
-from labelgen.dataset import Dataset
-from labelgen.records import TruthRow
-from labelgen.tfrecord import ShardWriter, shard_name
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import TruthRow
+from labelgen.data.tfrecord import ShardWriter, shard_name
 from labelgen.truth import TruthReader, lookup
 
 VOC = ("background", "cat", "dog")

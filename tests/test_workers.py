@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from labelgen.core import files
-from labelgen.shards import EncodeShard, is_done
-from labelgen.tfrecord import ShardBusyError, ShardWriter
+from labelgen.data.shards import EncodeShard, is_done
+from labelgen.data.tfrecord import ShardBusyError, ShardWriter
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import process, run, same
 from tests.worlds.shard_writing import FAMILIES, PHOTOS, SHARD, contents, folders, go_on, rows

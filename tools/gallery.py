@@ -18,10 +18,10 @@ from fmbseg_jax.embed import Embedder, check_fits
 from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import pixel_classes
 from labelgen.core.command import command, parser
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.palette import palette
 from labelgen.presence import dense_map
-from labelgen.records import EvidenceRow, FeatureRow
 from labelgen.sources.choose import open_source
 from labelgen.truth import TruthReader
 

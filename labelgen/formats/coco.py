@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.data.records import png_bytes
+from labelgen.data.rle import encode_mask
 from labelgen.formats.base import Annotated, ClassInfo, State, rounded, save
-from labelgen.records import png_bytes
-from labelgen.rle import encode_mask
 from labelgen.sources.coco_masks import encode_string
 
 

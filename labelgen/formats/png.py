@@ -12,8 +12,8 @@ from PIL import Image
 
 from labelgen.core.files import write_json
 from labelgen.core.ontology import label_dtype
+from labelgen.data.records import png_bytes
 from labelgen.formats.base import Annotated, ClassInfo, State, save
-from labelgen.records import png_bytes
 
 UNLABELLED_COLOUR = (255, 255, 255)
 

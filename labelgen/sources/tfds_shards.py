@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
+from labelgen.data.tfrecord import masked_crc
 from labelgen.sources.base import PhotoError
-from labelgen.tfrecord import masked_crc
 
 _HEADER, _OVERHEAD = 12, 16
 _MEND = "copy it again, or prepare the data set again"
@@ -30,7 +30,7 @@ class TfRecords:
     """len() and [row] -> bytes of the records of some shards, one piece after the other.
 
     A shard is scanned when a record of it is first wanted; records are as tf.io.TFRecordWriter frames them
-    (labelgen.tfrecord says how).
+    (labelgen.data.tfrecord says how).
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from labelgen.calibration import Calibration
 from labelgen.core.files import write_json
 from labelgen.core.ontology import Ontology
-from labelgen.tfrecord import ShardWriter, shard_name
+from labelgen.data.tfrecord import ShardWriter, shard_name
 
 
 class Row(Protocol):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from labelgen.dataset import Dataset
-from labelgen.records import LabelRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import LabelRow
 from tests.worlds import stub_run
 from tests.worlds.paths import ROOT
 

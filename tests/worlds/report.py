@@ -20,8 +20,8 @@ from fmbseg_jax import evaluate, report
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.ontology import Ontology
+from labelgen.data.records import FeatureRow, TruthRow
 from labelgen.label import label_photo
-from labelgen.records import FeatureRow, TruthRow
 from tests.worlds import data
 from tests.worlds import run as run_world
 from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth

@@ -5,8 +5,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from labelgen.records import EvidenceRow, FeatureRow, LabelRow, TruthRow
-from labelgen.rle import MaskSet, encode_mask
+from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, TruthRow
+from labelgen.data.rle import MaskSet, encode_mask
 
 
 def mask_set(masks: Any, points: int = 4) -> MaskSet:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from labelgen.plan import Shard
-from labelgen.shards import EncodeShard
+from labelgen.data.shards import EncodeShard, Shard
 from tests.worlds.rows import evidence_row, feature_row, truth_row
 
 PHOTOS = ["a", "b", "c", "d", "e"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from labelgen.dataset import Dataset
+from labelgen.data.dataset import Dataset
 
 FAMILIES = ("features", "labels/default")
 PHOTOS = 24

@@ -25,7 +25,7 @@ from labelgen.core.command import command
 from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
 from labelgen.core.threads import in_order
-from labelgen.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.data.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.base import Photo
 from tests.worlds.rows import mask_set
 

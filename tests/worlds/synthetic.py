@@ -7,7 +7,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from labelgen.core.ontology import Ontology, parse_words
-from labelgen.records import FeatureRow, LabelRow, TruthRow
+from labelgen.data.records import FeatureRow, LabelRow, TruthRow
 from tests.worlds import data
 
 GRID = (6, 5)

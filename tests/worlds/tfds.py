@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from labelgen.tfrecord import frame
+from labelgen.data.tfrecord import frame
 
 SPLITS = {"train": 7, "validation": 3}
 BUILDER = """

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 
 from configs.default import get_config
-from labelgen import rle
 from labelgen.core.ontology import Ontology
-from labelgen.records import EvidenceRow, FeatureRow, TruthRow
-from labelgen.rle import MaskSet
+from labelgen.data import rle
+from labelgen.data.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.data.rle import MaskSet
 from tests.worlds import data
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.run import ENCODERS

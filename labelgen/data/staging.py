@@ -25,8 +25,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import naming, read_json, write_atomic, write_json
 from labelgen.core.progress import Progress, say
 from labelgen.core.remote import Entry, Remote, is_remote
-from labelgen.dataset import Dataset, SplitReader, check_format
-from labelgen.tfrecord import ShardReader, shard_name, unframe
+from labelgen.data.dataset import Dataset, SplitReader, check_format
+from labelgen.data.tfrecord import ShardReader, shard_name, unframe
 
 _IN_FLIGHT = 16  # requests
 _REQUEST_BYTES = 8 << 20  # neighbouring records share a request up to this size

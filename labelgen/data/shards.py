@@ -4,6 +4,8 @@ The families of a shard are written in step, features first: what a killed run l
 families have, and goes on at the photo after them. Photos that cannot be used leave a line in SHARD.failures.jsonl.
 What other machines left of a shard is copied, never written into: they may still be at work. Rows are functions of
 their photos, so all that write a shard write the same, and whoever is first finishes it.
+
+Which photos lie in which shard, which shard is whose, and whose the folder is.
 """
 
 import functools
@@ -12,15 +14,46 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from labelgen.core.files import listed, naming, open_within, renamed, size_of, write_all
-from labelgen.plan import Shard
-from labelgen.records import photo_id_of
-from labelgen.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of
+from labelgen.data.records import photo_id_of
+from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of, shard_name
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Photos start ... stop - 1 of a split's sorted photos."""
+
+    split: str
+    index: int
+    shards: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """File name, the same in every family."""
+        return shard_name(self.split, self.index, self.shards)
+
+
+def plan(counts: Mapping[str, int], photos_per_shard: int) -> list[Shard]:
+    """All shards of splits with so many photos each, splits by name."""
+    return [
+        Shard(split, i, -(-count // photos_per_shard), start, min(start + photos_per_shard, count))
+        for split, count in sorted(counts.items())
+        for i, start in enumerate(range(0, count, photos_per_shard))
+    ]
+
+
+def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:
+    """Worker w of W has the shards whose place in the plan is w modulo W."""
+    return list(shards[worker::workers])
+
 
 Failure = dict[str, str]
 

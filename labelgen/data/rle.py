@@ -12,7 +12,7 @@ class MaskSet:
     """SAM's masks of a photo: M masks as run lengths, and which of them each of P point prompts gave."""
 
     runs: NDArray[np.uint32]
-    """[R] run lengths of all masks, one after the other (labelgen.rle)."""
+    """[R] run lengths of all masks, one after the other (labelgen.data.rle)."""
     offsets: NDArray[np.int64]
     """[M + 1] where each mask's runs start in `runs`."""
     size_hw: tuple[int, int]

@@ -2,21 +2,111 @@
 
 Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them; those of which
 both h and w differ from photo to photo under NAME/value, as TensorFlow Datasets has it. Decoded arrays are read-only.
+
+`tf.train.Example` without TensorFlow.
+
+It is declared in a descriptor pool of its own, so that TensorFlow can live in the same process.
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen import example
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
-from labelgen.rle import _MASK_ARRAYS, MaskSet
+from labelgen.data.rle import _MASK_ARRAYS, MaskSet
+
+Value = bytes | NDArray[Any]
+
+
+def _message_classes() -> tuple[Any, Any]:
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="fmbseg", syntax="proto3")
+
+    def add(parent: Any, name: str, number: int, kind: int, label: int = field.LABEL_OPTIONAL, of: str = "") -> Any:
+        added = parent.field.add(name=name, number=number, type=kind, label=label)
+        if of:
+            added.type_name = f".fmbseg.{of}"
+        return added
+
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
+        add(file.message_type.add(name=name), "value", 1, kind, field.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("bytes", "float", "int64"), 1):
+        add(feature, f"{name}_list", number, field.TYPE_MESSAGE, of=f"{name.title()}List").oneof_index = 0
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, "key", 1, field.TYPE_STRING)
+    add(entry, "value", 2, field.TYPE_MESSAGE, of="Feature")
+    add(features, "feature", 1, field.TYPE_MESSAGE, field.LABEL_REPEATED, "Features.FeatureEntry")
+    add(file.message_type.add(name="Example"), "features", 1, field.TYPE_MESSAGE, of="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    example, entries = (pool.FindMessageTypeByName(f"fmbseg.{name}") for name in ("Example", "Features"))
+    return message_factory.GetMessageClass(example), message_factory.GetMessageClass(entries)
+
+
+_Example, _Features = _message_classes()
+
+
+def encode(values: Mapping[str, Value]) -> bytes:
+    """A serialized Example: bytes become a bytes_list of one, arrays [n] an int64_list or a float_list."""
+    example = _Example()
+    for key, value in values.items():
+        feature = example.features.feature[key]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+        elif np.issubdtype(value.dtype, np.integer):
+            feature.int64_list.value.extend(value.tolist())
+        else:
+            feature.float_list.value.extend(value.tolist())
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def decode(data: bytes | memoryview) -> dict[str, Value]:
+    """What `encode` was given, integers as int64 [n], floats as float32 [n]. UserError for other bytes."""
+    return _values(_parsed(_Example(), data).features)
+
+
+def decode_entries(data: bytes) -> dict[str, Value]:
+    """`decode` of an Example's entries one after the other, without what stands around them."""
+    return _values(_parsed(_Features(), data))
+
+
+def _parsed(message: Any, data: bytes | memoryview) -> Any:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise UserError("a record is no tf.train.Example; the shard was not written by labelgen.run") from None
+    return message
+
+
+def _values(features: Any) -> dict[str, Value]:
+    return {key: _value(feature) for key, feature in features.feature.items()}
+
+
+def _value(feature: Any) -> Value:
+    kind = feature.WhichOneof("kind")
+    if kind == "bytes_list":
+        return bytes(feature.bytes_list.value[0])
+    if kind == "int64_list":
+        return np.array(feature.int64_list.value, np.int64)
+    return np.array(feature.float_list.value, np.float32)
+
 
 FORMAT = 1
 
@@ -45,7 +135,7 @@ class FeatureRow:
     """[h, w, D] bfloat16, float16 or float32; zeros outside grid_hw."""
 
     def encode(self) -> bytes:
-        return example.encode(
+        return encode(
             {
                 **_photo(self.photo_id, self.size_hw, self.grid_hw),
                 "box_xyxy": np.array(self.box_xyxy, np.float32),
@@ -55,7 +145,7 @@ class FeatureRow:
 
     @staticmethod
     def decode(data: bytes) -> "FeatureRow":
-        values = example.decode(data)
+        values = decode(data)
         box = _get(values, "box_xyxy").tolist()
         return FeatureRow(
             _text(values, "photo_id"),
@@ -90,11 +180,11 @@ class EvidenceRow:
             values |= _pack(name, array)
         for variant, tokens in self.dense.items():
             values |= _pack(f"dense/{variant}", tokens, "/value")
-        return example.encode(values)
+        return encode(values)
 
     @staticmethod
     def decode(data: bytes) -> "EvidenceRow":
-        values = example.decode(data)
+        values = decode(data)
         size_hw = _pair(values, "size_hw")
         variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.endswith("/value"))
         return EvidenceRow(
@@ -117,11 +207,11 @@ class TruthRow:
     """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated."""
 
     def encode(self) -> bytes:
-        return example.encode({"photo_id": self.photo_id.encode(), "label_map": png_bytes(self.label_map)})
+        return encode({"photo_id": self.photo_id.encode(), "label_map": png_bytes(self.label_map)})
 
     @staticmethod
     def decode(data: bytes) -> "TruthRow":
-        values = example.decode(data)
+        values = decode(data)
         return TruthRow(_text(values, "photo_id"), png_array(_get_bytes(values, "label_map")))
 
 
@@ -144,20 +234,20 @@ class LabelRow:
     """[h, w, 3] their shares of the patch, 255 = all of it; the sum is lower where part of it is ignore."""
 
     def encode(self) -> bytes:
-        values: dict[str, example.Value] = {
+        values: dict[str, Value] = {
             "photo_id": self.photo_id.encode(),
             "classes": self.classes,
             "scores": self.scores,
             "label_map": png_bytes(self.label_map),
             "confidence": png_bytes(self.confidence),
         }
-        return example.encode(
+        return encode(
             values | _pack("target_classes", self.target_classes) | _pack("target_shares", self.target_shares)
         )
 
     @staticmethod
     def decode(data: bytes) -> "LabelRow":
-        values = example.decode(data)
+        values = decode(data)
         return LabelRow(
             _text(values, "photo_id"),
             _get(values, "classes").astype(np.int32),
@@ -171,13 +261,13 @@ class LabelRow:
     @staticmethod
     def decode_targets(data: bytes) -> tuple[str, NDArray[np.uint16], NDArray[np.uint8]]:
         """photo_id, target_classes, target_shares alone: the trainer reads them often and needs no PNG decoded."""
-        values = example.decode(data)
+        values = decode(data)
         return _text(values, "photo_id"), _unpack(values, "target_classes"), _unpack(values, "target_shares")
 
 
 def photo_id_of(data: bytes) -> str:
     """The photo's id of any family's record."""
-    return _text(example.decode(data), "photo_id")
+    return _text(decode(data), "photo_id")
 
 
 def check_same_photo(split: str, row: int, *photo_ids: str) -> None:
@@ -203,11 +293,11 @@ def png_array(data: bytes) -> NDArray[Any]:
     return array if array.dtype == np.uint8 else array.astype(np.uint16)
 
 
-def _photo(photo_id: str, size_hw: HW, grid_hw: HW) -> dict[str, example.Value]:
+def _photo(photo_id: str, size_hw: HW, grid_hw: HW) -> dict[str, Value]:
     return {"photo_id": photo_id.encode(), "size_hw": np.array(size_hw), "grid_hw": np.array(grid_hw)}
 
 
-def _pack(name: str, array: NDArray[Any], suffix: str = "") -> dict[str, example.Value]:
+def _pack(name: str, array: NDArray[Any], suffix: str = "") -> dict[str, Value]:
     return {
         name + suffix: np.ascontiguousarray(array).tobytes(),
         f"{name}/shape": np.array(array.shape, np.int64),
@@ -215,27 +305,27 @@ def _pack(name: str, array: NDArray[Any], suffix: str = "") -> dict[str, example
     }
 
 
-def _unpack(values: dict[str, example.Value], name: str, suffix: str = "") -> NDArray[Any]:
+def _unpack(values: dict[str, Value], name: str, suffix: str = "") -> NDArray[Any]:
     dtype = np.dtype(FEATURE_DTYPES.get(_text(values, f"{name}/dtype"), _text(values, f"{name}/dtype")))
     return np.frombuffer(_get_bytes(values, name + suffix), dtype).reshape(_get(values, f"{name}/shape"))
 
 
-def _get(values: dict[str, example.Value], name: str) -> Any:
+def _get(values: dict[str, Value], name: str) -> Any:
     try:
         return values[name]
     except KeyError:
         raise UserError(f"a record has no {name!r}: the shard is of another family or an older version") from None
 
 
-def _get_bytes(values: dict[str, example.Value], name: str) -> bytes:
+def _get_bytes(values: dict[str, Value], name: str) -> bytes:
     return bytes(_get(values, name))
 
 
-def _text(values: dict[str, example.Value], name: str) -> str:
+def _text(values: dict[str, Value], name: str) -> str:
     return _get_bytes(values, name).decode()
 
 
-def _pair(values: dict[str, example.Value], name: str) -> HW:
+def _pair(values: dict[str, Value], name: str) -> HW:
     first, second = _get(values, name).tolist()
     return first, second
 
