@@ -135,7 +135,7 @@ def measure(side: str, config: ConfigDict, count: int) -> dict[str, Any]:
     import torch
 
     from labelgen.encode import Encoders
-    from labelgen.sources.base import Photo as Loaded
+    from labelgen.sources.photos import Photo as Loaded
 
     encoders = Encoders(config)
     images = photos(count)

@@ -31,7 +31,7 @@ from labelgen.data.manifest import digest_of_list, feature_spec, sizes, write
 from labelgen.data.records import FeatureRow, LabelRow
 from labelgen.data.shards import Finished, plan
 from labelgen.data.tfrecord import frame
-from labelgen.sources.folder import folder_source
+from labelgen.sources.folders import folder_source
 
 PHOTOS_PER_SHARD = 64
 LARGE = 10**7

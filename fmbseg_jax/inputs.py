@@ -16,8 +16,8 @@ from labelgen.core.ontology import Ontology, read_words
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
 from labelgen.formats.pictures import locate, split_source
-from labelgen.sources.base import PhotoError, Source
-from labelgen.sources.folder import folder_source
+from labelgen.sources.folders import folder_source
+from labelgen.sources.photos import PhotoError, Source
 
 Pixels = NDArray[np.uint8]
 Failure = dict[str, str]

@@ -49,8 +49,8 @@ from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_
 from labelgen.data.staging import open_data
 from labelgen.label import LabelSettings
 from labelgen.palette import palette
-from labelgen.sources.base import PhotoError, Source
-from labelgen.sources.choose import open_source
+from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.registry import open_source
 from labelgen.truth import TruthReader
 
 PHOTOS = 60

@@ -26,8 +26,7 @@ from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
 from labelgen.palette import palette
-from labelgen.sources.base import Photo, PhotoError
-from labelgen.sources.pictures import read_photo, to_rgb
+from labelgen.sources.photos import Photo, PhotoError, read_photo, to_rgb
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

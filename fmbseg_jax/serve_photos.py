@@ -15,8 +15,7 @@ from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, parse_words
 from labelgen.palette import palette
-from labelgen.sources.base import PhotoError
-from labelgen.sources.pictures import decode_photo
+from labelgen.sources.photos import PhotoError, decode_photo
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What a browser may send; Pillow reads others too, some through other programs."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 
 if TYPE_CHECKING:
     from labelgen.clip import ClipEncoder

@@ -20,14 +20,13 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from labelgen.archives import size
 from labelgen.core.command import command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.download import MB, check_room, gb
 from labelgen.core.errors import UserError
 from labelgen.needed import needs
-from labelgen.official import ARCHIVES
-from labelgen.sources.choose import open_source
+from labelgen.sources.archives import ARCHIVES, size
+from labelgen.sources.registry import open_source
 
 MODELS = ("ViT-L-14", "vit_h", "vit_large_patch14_dinov2.lvd142m")
 """Those that the following were measured or computed with, for photos of 500 x 375 px."""

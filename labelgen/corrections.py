@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.ontology import UNLABELLED, Ontology
-from labelgen.sources.coco import Annotation, read_annotations
-from labelgen.sources.coco_json import AS_PUBLISHED
+from labelgen.sources.coco import AS_PUBLISHED, Annotation, read_annotations
 from labelgen.sources.coco_masks import mask_of, polygon_mask
-from labelgen.sources.pictures import read_mask
+from labelgen.sources.photos import read_mask
 
 LabelMap = NDArray[np.int32]
 PhotoKey = tuple[str, str]

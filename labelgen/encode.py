@@ -21,7 +21,7 @@ from labelgen.core.progress import StageTimes
 from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
 from labelgen.dense import check_variants, window_maps
 from labelgen.sam import load_sam
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 Image = NDArray[np.uint8]

@@ -21,8 +21,8 @@ from labelgen.data.manifest import FAMILIES, _begun, check_dtype, claim, digest_
 from labelgen.data.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
 from labelgen.data.tfrecord import ShardBusyError
-from labelgen.sources.base import Photo, PhotoError, Source
-from labelgen.sources.choose import open_source
+from labelgen.sources.photos import Photo, PhotoError, Source
+from labelgen.sources.registry import open_source
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 """Of one photo, a row a family."""

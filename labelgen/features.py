@@ -45,8 +45,8 @@ from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
 from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
 from labelgen.encoding import READ_AHEAD, READERS
-from labelgen.sources.base import Photo, PhotoError, Source
-from labelgen.sources.choose import open_source
+from labelgen.sources.photos import Photo, PhotoError, Source
+from labelgen.sources.registry import open_source
 
 if TYPE_CHECKING:
     from labelgen.compute import Lanes

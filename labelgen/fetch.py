@@ -21,7 +21,7 @@ from pathlib import Path
 from labelgen.core.command import command, parser
 from labelgen.core.download import Remote
 from labelgen.core.errors import UserError
-from labelgen.official import ARCHIVES, VOC_ROOT, counts, entry, fetch
+from labelgen.sources.archives import ARCHIVES, VOC_ROOT, counts, entry, fetch
 
 
 def main(args: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from labelgen import archives
-from labelgen.archives import texts, unpack
 from labelgen.core.errors import UserError
+from labelgen.sources import archives
+from labelgen.sources.archives import texts, unpack
 from tests.worlds.voc_archives import write_tar
 
 FILES = {"top/A/1": b"one", "top/A/deep/2": b"two", "top/B/3": b"three", "top/C/4": b"left out", "other/A/5": b"out"}

@@ -5,7 +5,7 @@ import pytest
 
 from labelgen.core.config import load_config
 from labelgen.core.ontology import read_words
-from labelgen.sources.choose import open_source
+from labelgen.sources.registry import open_source
 from labelgen.truth import lookup
 from tests.worlds.paths import ASSETS, ROOT
 

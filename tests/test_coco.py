@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.sources.base import PhotoError, Source
-from labelgen.sources.choose import open_source
 from labelgen.sources.coco import coco_source, read_annotations
 from labelgen.sources.coco_masks import mask_of
+from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.registry import open_source
 from tests.worlds.coco import (
     PHOTOS,
     annotation,

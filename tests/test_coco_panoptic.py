@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.sources.base import PhotoError
-from labelgen.sources.choose import open_source
 from labelgen.sources.coco_panoptic import panoptic_source, read_segment_ids
+from labelgen.sources.photos import PhotoError
+from labelgen.sources.registry import open_source
 from tests.worlds.coco import PHOTOS, categories, change, image_record, needs_assets, write_json, write_photos
 
 IDS = np.array([[0, 1, 256, 65536], [16777215, 1, 256, 7]])

@@ -8,7 +8,7 @@ from labelgen import compute
 from labelgen.compute import Batches, OutOfMemoryError, enough_memory, fitting, torch_device, torch_dtype
 from labelgen.core.errors import UserError
 from labelgen.encode import Encoders
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models
 

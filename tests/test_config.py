@@ -10,7 +10,7 @@ from labelgen.core.command import command, parser
 from labelgen.core.config import SOURCES, load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest
-from labelgen.sources import choose, layouts
+from labelgen.sources import folders, registry
 from tests.worlds.paths import ROOT
 
 DEFAULT = str(ROOT / "configs/default.py")
@@ -161,4 +161,4 @@ def test_unknown_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_layouts_that_a_config_may_name_are_those_that_can_be_opened() -> None:
-    assert sorted(SOURCES) == sorted([*choose.FOLDERS, *layouts.LAYOUTS, *choose.JSONS])
+    assert sorted(SOURCES) == sorted([*registry.FOLDERS, *folders.LAYOUTS, *registry.JSONS])

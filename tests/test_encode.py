@@ -8,7 +8,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import crop_windows, resize
 from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.encode import Encoders
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from tests.worlds import tiny_models
 
 

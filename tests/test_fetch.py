@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 
-from labelgen import budget, fetch, official
+from labelgen import budget, fetch
 from labelgen.core import download as download_module
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.download import MB
-from labelgen.sources.choose import open_source
+from labelgen.sources import archives
+from labelgen.sources.registry import open_source
 from tests.worlds.file_server import serving
 from tests.worlds.voc_archives import EXTRA, PHOTOS, TRAIN, VAL, sbd_files, voc_files, write_tar
 
@@ -25,14 +26,14 @@ def server(tmp_path, monkeypatch):
             "sbd": write_tar(tmp_path / "served/benchmark.tgz", sbd_files(), "w:gz"),
         }
         for name, tar in tars.items():
-            archive, raw = official.ARCHIVES[name], tar.read_bytes()
+            archive, raw = archives.ARCHIVES[name], tar.read_bytes()
             digest = archive.remote.digest.partition(":")[0]
             remote = archive.remote._replace(
                 url=f"{running.url}/{tar.name}",
                 digest=f"{digest}:{hashlib.new(digest, raw).hexdigest()}",
                 size=len(raw),
             )
-            monkeypatch.setitem(official.ARCHIVES, name, archive._replace(remote=remote))
+            monkeypatch.setitem(archives.ARCHIVES, name, archive._replace(remote=remote))
         yield running
 
 
@@ -46,12 +47,12 @@ def voc(out, **splits):
 
 
 def test_the_official_addresses_and_digests_are_those_that_others_check_by():
-    assert official.ARCHIVES["voc"].remote == (
+    assert archives.ARCHIVES["voc"].remote == (
         "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
         "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         1999639040,
     )
-    assert official.ARCHIVES["sbd"].remote[1:] == ("md5:82b4d87ceb2ed10f6038a1cba92111cb", 1419539633)
+    assert archives.ARCHIVES["sbd"].remote[1:] == ("md5:82b4d87ceb2ed10f6038a1cba92111cb", 1419539633)
 
 
 def test_voc_becomes_the_tree_that_its_config_reads_and_nothing_else_of_it(server, tmp_path, capsys):
@@ -87,7 +88,7 @@ def test_sbd_that_names_photos_that_are_not_there_is_told(server, tmp_path, caps
 
 
 def test_a_list_fetches_nothing_and_says_how_much_has_still_to_come(server, tmp_path, capsys):
-    size = official.ARCHIVES["voc"].remote.size
+    size = archives.ARCHIVES["voc"].remote.size
     assert run("voc", tmp_path, "--list") == 0
     assert f"size     {size / MB:.1f} of {size / MB:.1f} MB to fetch\n\nfetched nothing" in capsys.readouterr().out
     (tmp_path / "voc.tar.partial").write_bytes(bytes(size - 100_000))

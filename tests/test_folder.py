@@ -10,9 +10,9 @@ from PIL import Image
 
 from configs.default import get_config
 from labelgen.core.errors import UserError
-from labelgen.sources.base import PhotoError, Source
-from labelgen.sources.choose import open_source
-from labelgen.sources.folder import folder_source
+from labelgen.sources.folders import folder_source
+from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.registry import open_source
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], -1)

@@ -21,7 +21,7 @@ from fmbseg_jax.embed import Embedder
 from fmbseg_jax.segmenter import Segmenter
 from labelgen.core.command import command
 from labelgen.data.records import FeatureRow
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.paths import ROOT
 from tests.worlds.tiny_run import picture

@@ -11,7 +11,7 @@ from labelgen.core.config import load_config
 from labelgen.data import rle
 from labelgen.data.rle import MaskSet
 from labelgen.encode import Encoders, Rows
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from pocket import scenes
 
 PHOTOS = [Photo(f"{i}", scenes.draw(0, i).photo) for i in range(3)]

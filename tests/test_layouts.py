@@ -10,10 +10,10 @@ from PIL import Image
 
 from configs.default import get_config
 from labelgen.core.errors import UserError
-from labelgen.sources import tables
-from labelgen.sources.base import Source
-from labelgen.sources.choose import open_source
-from labelgen.sources.tables import read_table, table_truth
+from labelgen.sources import folders
+from labelgen.sources.folders import read_table, table_truth
+from labelgen.sources.photos import Source
+from labelgen.sources.registry import open_source
 
 SIZE = (3, 4)
 CITY = "aachen/aachen_000000_000019"
@@ -171,7 +171,7 @@ def test_masks_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 def test_a_table_is_lines_of_value_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small.txt").write_text("# comment\n7: road  # where cars drive\n\n3: side walk\n")
-    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(folders, "FOLDER", tmp_path)
     assert list(read_table("small").items()) == [(3, "side walk"), (7, "road")]
     truth = table_truth("small", 0)
     assert truth.classes == ("side walk", "road") and truth.count == 2

@@ -12,9 +12,9 @@ import pytest
 
 from labelgen.core.errors import UserError
 from labelgen.sources import listing
-from labelgen.sources.folder import folder_source
+from labelgen.sources.folders import folder_source
 from labelgen.sources.listing import BLOCK, Listing, by_id
-from labelgen.sources.pictures import walk
+from labelgen.sources.photos import walk
 
 PARTS = ["a", "b", "a b", "a-b", "a.b", "a\nb", "a/b", "é", "a\udce9", "語", "𝄞", "\ue000", "A", "0", "~"]
 NAMES = [f"{first}{second}.{('jpg', 'PNG')[len(second) % 2]}" for first, second in product(PARTS, PARTS)]

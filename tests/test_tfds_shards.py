@@ -6,8 +6,8 @@ import pytest
 
 from labelgen.core.errors import UserError
 from labelgen.data.tfrecord import frame
-from labelgen.sources.base import PhotoError
-from labelgen.sources.tfds_shards import Piece, TfRecords, scan
+from labelgen.sources.photos import PhotoError
+from labelgen.sources.tfds import Piece, TfRecords, scan
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
 from labelgen.data.tfrecord import frame
-from labelgen.sources.base import IndexTruth, PhotoError, Source
-from labelgen.sources.choose import open_source
+from labelgen.sources.photos import IndexTruth, PhotoError, Source
+from labelgen.sources.registry import open_source
 from labelgen.sources.tfds import find_columns, tfds_source
 from tests.worlds.paths import ROOT
 from tests.worlds.tfds import BUILDER, SPLITS, pixels, png, rewrite, row
@@ -240,7 +240,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_neither_tensorflow_nor_a_model_library_is_imported(prepared: dict[str, Path]) -> None:
     code = (
         "import sys; from pathlib import Path; from labelgen.sources.tfds import tfds_source\n"
-        "from labelgen.sources.folder import IndexTruth\n"
+        "from labelgen.sources.folders import IndexTruth\n"
         f"root, values = Path({str(prepared['tfrecord'])!r}), IndexTruth(None, 255)\n"
         "s = tfds_source(root, 'minis', 'train', 'annotation', values, 99)\n"
         "s.load('000000'); print(sorted({'tensorflow', 'torch', 'jax'} & {m.split('.')[0] for m in sys.modules}))"

@@ -9,7 +9,7 @@ from labelgen import needed
 from labelgen.choose_encoder import load_encoder, weight_file
 from labelgen.core.errors import UserError
 from labelgen.encode import Encoders
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from tests.worlds import tiny_models
 
 

@@ -22,7 +22,7 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.palette import palette
 from labelgen.presence import dense_map
-from labelgen.sources.choose import open_source
+from labelgen.sources.registry import open_source
 from labelgen.truth import TruthReader
 
 SIDE_PX, GAP_PX = 160, 6

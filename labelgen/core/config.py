@@ -32,7 +32,7 @@ SOURCES = (
     *("folder", "black_and_white", "voc", "context", "cityscapes", "ade20k"),
     *("camvid", "coco_stuff", "coco", "coco_panoptic"),
 )
-"""Layouts of photos.root; beside them "tfds:NAME". labelgen/sources/choose.py opens each."""
+"""Layouts of photos.root; beside them "tfds:NAME". labelgen/sources/registry.py opens each."""
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:

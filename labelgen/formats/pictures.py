@@ -8,8 +8,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology
 from labelgen.formats.base import ClassInfo
 from labelgen.palette import palette
-from labelgen.sources.base import Source
-from labelgen.sources.choose import open_source
+from labelgen.sources.photos import Source
+from labelgen.sources.registry import open_source
 
 
 def split_source(photos: ConfigDict, split: str) -> Source | None:

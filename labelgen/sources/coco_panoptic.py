@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.sources.base import Source, check_size, check_there
-from labelgen.sources.coco_json import (
+from labelgen.sources.coco import (
     AS_PUBLISHED,
     JsonSource,
     JsonTruth,
@@ -23,6 +22,7 @@ from labelgen.sources.coco_json import (
     read_json,
     read_pictures,
 )
+from labelgen.sources.photos import Source, check_size, check_there
 
 
 class Segment(NamedTuple):

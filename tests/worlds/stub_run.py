@@ -26,7 +26,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
 from labelgen.core.threads import in_order
 from labelgen.data.records import EvidenceRow, FeatureRow, TruthRow
-from labelgen.sources.base import Photo
+from labelgen.sources.photos import Photo
 from tests.worlds.rows import mask_set
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5

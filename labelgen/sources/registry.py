@@ -5,13 +5,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.sources.base import IndexTruth, Source
-from labelgen.sources.coco import coco_source
-from labelgen.sources.coco_json import find_folder
+from labelgen.sources.coco import coco_source, find_folder
 from labelgen.sources.coco_panoptic import panoptic_source
-from labelgen.sources.folder import BlackAndWhiteTruth, folder_source
-from labelgen.sources.layouts import LAYOUTS
-from labelgen.sources.pairs import PairSource
+from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, folder_source
+from labelgen.sources.photos import IndexTruth, Source
 from labelgen.sources.tfds import tfds_source
 
 FOLDERS = ("folder", "black_and_white")

@@ -1,0 +1,305 @@
+"""Photos as people have them: a folder of pictures at any depth, and maybe a folder of masks beside it.
+
+A photo's id is its path in the folder without the suffix; its mask is the PNG of the same id in the folder of masks.
+
+Most data sets: a picture file a photo and, for its truth, a mask file whose values stand for classes.
+
+Class tables of the data sets, as text files that people can read: `VALUE: class name`, one class a line.
+
+The folder trees of published data sets, as their archives unpack: which photos a split has and where its masks are.
+
+Each function takes the root, `photos` and `masks` of photos.splits (configs/default.py says what they mean in each
+layout) and gives pairs of files and what the masks' values mean.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.core.errors import UserError
+from labelgen.sources.listing import Listing, Named, by_id
+from labelgen.sources.photos import (
+    SUFFIXES,
+    Photo,
+    PhotoError,
+    Source,
+    check_once,
+    check_size,
+    check_there,
+    packed,
+    read_mask,
+    read_photo,
+    walk,
+)
+
+
+class Pairs(NamedTuple):
+    """The photos of a split, and paths from the root on by photo id."""
+
+    ids: Sequence[str]
+    """Sorted."""
+    photo: Callable[[str], str]
+    mask: Callable[[str], str]
+
+
+class Truth(Protocol):
+    """What the values of a mask file mean."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the class indices; None where they are the lines of the user's own file of words."""
+
+    @property
+    def count(self) -> int | None:
+        """How many classes there are; None: not known."""
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Class indices [H, W] of a mask's values, -1 not annotated. UserError, naming `path`, for a wrong value."""
+
+
+class PairSource:
+    """Photos of one split as pairs of files."""
+
+    def __init__(self, root: Path, pairs: Pairs, truth: Truth | None, max_pixels: int) -> None:
+        """truth: None where masks are not wanted. UserError when masks are missing."""
+        self._root, self._pairs, self._truth, self._max_pixels = root, pairs, truth, max_pixels
+        if truth is not None:
+            mend = "add them, or set photos.splits' masks to empty to go without truth"
+            check_there(root, map(pairs.mask, pairs.ids), "mask", mend)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """See labelgen.sources.photos.Source; so the other methods."""
+        return self._truth.classes if self._truth else None
+
+    @property
+    def has_truth(self) -> bool:
+        return self._truth is not None
+
+    def list(self) -> Sequence[str]:
+        return self._pairs.ids
+
+    def file(self, photo_id: str) -> str:
+        return self._pairs.photo(photo_id)
+
+    def load(self, photo_id: str) -> Photo:
+        try:
+            photo_id.encode()
+        except UnicodeEncodeError:
+            raise PhotoError("its name is not UTF-8", "rename it") from None
+        path = self._root / self.file(photo_id)
+        image = read_photo(path, self._max_pixels)
+        if self._truth is None:
+            return Photo(photo_id, image)
+        mask = self._root / self._pairs.mask(photo_id)
+        values = read_mask(mask)
+        check_size(str(mask), values.shape, str(path), image.shape[:2])
+        indices = self._truth(mask, values)
+        highest = int(indices.max(initial=0))
+        return Photo(photo_id, image, packed(indices, self._truth.count or highest + 1))
+
+
+BRIGHT = 128
+"""Values of a black-and-white mask from here on are the foreground: edges are often soft."""
+
+
+@dataclass(frozen=True)
+class BlackAndWhiteTruth:
+    """White is the foreground, black the background; eval.truth says which classes these are."""
+
+    classes: tuple[str, ...] = ("background", "foreground")
+    count: int = 2
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        bright = 1 if values.dtype == np.bool_ else BRIGHT
+        return (values >= bright).astype(np.int64)
+
+
+def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = "", truth: Truth | None = None) -> Source:
+    """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
+
+    UserError when a folder is missing or empty, when two pictures have one id, or when masks are missing.
+    """
+    for folder in (root, root / photos, root / masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of photos; mend photos.root or photos.splits in the config")
+    listing = Listing(_unlike(root, photos, by_id(walk(root / photos))))
+    if not listing:
+        raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); mend photos.root")
+    pairs = Pairs(
+        listing,
+        photo=lambda photo_id: os.path.join(photos, listing.file(photo_id)),
+        mask=lambda photo_id: os.path.join(masks, f"{photo_id}.png"),
+    )
+    return PairSource(root, pairs, truth, max_pixels)
+
+
+def _unlike(root: Path, photos: str, files: Iterable[Named]) -> Iterator[Named]:
+    """The files, which are in the order of their ids. UserError for the first two that have one id."""
+    before: Named = ("", "")
+    for file in files:
+        if file[0] == before[0]:
+            first, second = (os.path.join(photos, "".join(name)) for name in (before, file))
+            raise UserError(f"{root}: {first} and {second} would have the same mask and results; rename one")
+        yield file
+        before = file
+
+
+FOLDER = Path(__file__).parent / "tables"
+
+
+@dataclass(frozen=True)
+class TableTruth:
+    """Values of a data set's masks by its class table; class indices are the table's lines.
+
+    values: int [n] value of each class, ascending; ignored: further values that the data set's masks have, for pixels
+    that belong to no class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
+    ignored: frozenset[int]
+
+    @property
+    def count(self) -> int:
+        """See labelgen.sources.folders.Truth."""
+        return len(self.classes)
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        known = np.array(self.values)
+        there = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))
+        foreign = sorted(set(there.tolist()) - set(self.values) - self.ignored)
+        if foreign:
+            raise UserError(
+                f"{path}: value {foreign[0]} stands for no class of {self.name} ({self.values[0]} to "
+                f"{self.values[-1]}); are these its masks? mend photos.source or photos.splits' masks"
+            )
+        index = np.full(int(there[-1]) + 1, -1, np.int64)
+        index[known[known < len(index)]] = np.flatnonzero(known < len(index))
+        return index[values.astype(np.int64)]
+
+
+def read_table(name: str) -> dict[int, str]:
+    """Value -> class name, values ascending, of a table that ships with the project."""
+    lines = (line.split("#")[0].strip() for line in (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition(":") for line in lines if line)
+    return dict(sorted((int(value), label.strip()) for value, _, label in pairs))
+
+
+def table_truth(name: str, *ignored: int) -> TableTruth:
+    """The truth of masks with the values of table `name`; `ignored`: what else they have."""
+    table = read_table(name)
+    return TableTruth(name, tuple(table.values()), tuple(table), frozenset(ignored))
+
+
+class Layout(NamedTuple):
+    """A split: its photos with their files, and the meaning of the mask values."""
+
+    pairs: Pairs
+    truth: Truth
+
+
+def voc(root: Path, photos: str, masks: str) -> Layout:
+    """Pascal VOC 2012: JPEGImages, ImageSets/Segmentation/LIST.txt, SegmentationClass or SegmentationClassAug."""
+    return Layout(_listed(root, "Segmentation", photos, masks), table_truth("voc", 255))
+
+
+def context(root: Path, photos: str, masks: str) -> Layout:
+    """PASCAL-Context in VOC 2010's tree: ImageSets/SegmentationContext/LIST.txt, SegmentationClassContext."""
+    return Layout(_listed(root, "SegmentationContext", photos, masks), table_truth("context", 255))
+
+
+def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
+    """Photos of a list, its first column; of several lists, `trainaug|train`, the first that is there."""
+    folder = _folder(root / "ImageSets" / kind)
+    files = [folder / f"{name}.txt" for name in lists.split("|")]
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        there = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
+        raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; mend photos.splits")
+    ids = [line.split()[0] for line in path.read_text().splitlines() if line.split()]
+    check_once(ids, str(path))
+    pairs = Pairs(
+        sorted(ids), lambda photo_id: f"JPEGImages/{photo_id}.jpg", lambda photo_id: f"{masks}/{photo_id}.png"
+    )
+    mend = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
+    check_there(root, map(pairs.photo, pairs.ids), "photo", mend)
+    return pairs
+
+
+def cityscapes(root: Path, photos: str, masks: str) -> Layout:
+    """Cityscapes: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png."""
+    ending = "_leftImg8bit.png"
+    names = _named(root / "leftImg8bit" / photos, ending)
+    pairs = Pairs(
+        names,
+        lambda name: f"leftImg8bit/{photos}/{name}{ending}",
+        lambda name: f"gtFine/{photos}/{name}_gtFine_{masks}.png",
+    )
+    if masks == "labelTrainIds":
+        return Layout(pairs, table_truth("cityscapes_train_ids", 255))
+    if masks not in ("", "labelIds"):
+        raise UserError(f"photos.splits: masks = {masks!r}; of Cityscapes set labelIds, labelTrainIds or nothing")
+    return Layout(pairs, table_truth("cityscapes", *range(34), 255))  # what is not evaluated is ignored
+
+
+def ade20k(root: Path, photos: str, masks: str) -> Layout:
+    """ADE20K scene parsing: images/SPLIT/ID.jpg, annotations/SPLIT/ID.png."""
+    names = _named(root / "images" / photos, ".jpg")
+    pairs = Pairs(names, lambda name: f"images/{photos}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}.png")
+    return Layout(pairs, table_truth("ade20k", 0))
+
+
+def camvid(root: Path, photos: str, masks: str) -> Layout:
+    """CamVid as SegNet has it: SPLIT/ID.png, SPLITannot/ID.png."""
+    names = _named(root / photos, ".png")
+    pairs = Pairs(names, lambda name: f"{photos}/{name}.png", lambda name: f"{masks}/{name}.png")
+    return Layout(pairs, table_truth("camvid", 11))
+
+
+def coco_stuff(root: Path, photos: str, masks: str) -> Layout:
+    """COCO-Stuff's pixel maps: SPLIT/ID.jpg or images/SPLIT/ID.jpg, MASKS/SPLIT/ID.png or ID_labelTrainIds.png.
+
+    The file's name tells the two orders of labels apart: ID.png holds category ids less one (gaps, up to 181),
+    ID_labelTrainIds.png the 171 classes without gaps.
+    """
+    folder = photos if (root / photos).is_dir() else f"images/{photos}"
+    names = _named(root / folder, ".jpg")
+    gapless = (root / masks / photos / f"{names[0]}_labelTrainIds.png").is_file()
+    ending = "_labelTrainIds.png" if gapless else ".png"
+    pairs = Pairs(names, lambda name: f"{folder}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}{ending}")
+    return Layout(pairs, table_truth("coco_stuff_train_ids" if gapless else "coco_stuff_ids", 255))
+
+
+LAYOUTS: dict[str, Callable[[Path, str, str], Layout]] = {
+    "voc": voc,
+    "context": context,
+    "cityscapes": cityscapes,
+    "ade20k": ade20k,
+    "camvid": camvid,
+    "coco_stuff": coco_stuff,
+}
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: no such folder; mend photos.root or photos.splits, or unpack the rest of the data set "
+            "(docs/datasets.md shows the tree)"
+        )
+    return path
+
+
+def _named(folder: Path, ending: str) -> list[str]:
+    """Names of the pictures under the folder that end so, without the ending, sorted."""
+    names: Iterable[str] = walk(_folder(folder))
+    found = sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+    if not found:
+        raise UserError(f"{folder}: no {ending} picture in it; unpack the photos there (docs/datasets.md)")
+    return found
