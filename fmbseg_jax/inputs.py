@@ -15,7 +15,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
-from labelgen.formats.pictures import locate, split_source
+from labelgen.formats.exporter import locate, split_source
 from labelgen.sources.folders import folder_source
 from labelgen.sources.photos import PhotoError, Source
 

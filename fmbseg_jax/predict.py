@@ -37,7 +37,6 @@ from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder
 from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
-from fmbseg_jax.palette import overlay
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
@@ -45,9 +44,9 @@ from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.formats.base import Annotated, ClassInfo, save
-from labelgen.formats.export import FORMATS, Export, read_formats
-from labelgen.formats.pictures import class_infos
+from labelgen.formats.exporter import FORMATS, Export, class_infos, read_formats
+from labelgen.formats.palette import overlay
+from labelgen.formats.writers import Annotated, ClassInfo, save
 
 
 def main(args: argparse.Namespace) -> int:

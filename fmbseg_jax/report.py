@@ -47,8 +47,8 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset, SplitReader
 from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.data.staging import open_data
+from labelgen.formats.palette import palette
 from labelgen.label import LabelSettings
-from labelgen.palette import palette
 from labelgen.sources.photos import PhotoError, Source
 from labelgen.sources.registry import open_source
 from labelgen.truth import TruthReader

@@ -20,12 +20,11 @@ from PIL import Image, ImageOps
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder
-from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
-from labelgen.palette import palette
+from labelgen.formats.palette import overlay, palette
 from labelgen.sources.photos import Photo, PhotoError, read_photo, to_rgb
 
 Pixels = NDArray[np.uint8]

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, parse_words
-from labelgen.palette import palette
+from labelgen.formats.palette import palette
 from labelgen.sources.photos import PhotoError, decode_photo
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

@@ -28,9 +28,8 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import LabelRow
 from labelgen.data.staging import open_data
-from labelgen.formats.base import Annotated
-from labelgen.formats.export import FORMATS, Export, read_formats
-from labelgen.formats.pictures import class_infos, locate, split_source
+from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
+from labelgen.formats.writers import Annotated
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,9 +15,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import UNLABELLED
 from labelgen.data.records import png_array
 from labelgen.data.rle import encode_mask
-from labelgen.formats.base import Annotated, ClassInfo
-from labelgen.formats.coco import panoptic_png
-from labelgen.formats.export import FORMATS, Export, read_formats
+from labelgen.formats.exporter import FORMATS, Export, read_formats
+from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png
 from labelgen.sources.coco_masks import decode_string, encode_string
 from tests.worlds.painting import painted
 

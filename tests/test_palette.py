@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from fmbseg_jax.palette import overlay
-from labelgen.palette import _EYES, _lab, palette
+from labelgen.formats.palette import _EYES, _lab, overlay, palette
 
 
 def test_a_longer_palette_starts_with_the_shorter() -> None:

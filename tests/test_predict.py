@@ -21,8 +21,8 @@ from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
-from labelgen.formats.pictures import class_infos
-from labelgen.palette import palette
+from labelgen.formats.exporter import class_infos
+from labelgen.formats.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny, tiny_models
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES

@@ -17,7 +17,7 @@ from labelgen import clip as clip_module
 from labelgen.clip import load_clip
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
-from labelgen.palette import palette
+from labelgen.formats.palette import palette
 from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.reference import pixel_logits

@@ -21,7 +21,7 @@ from fmbseg_jax.serve_app import MAX_UPLOAD
 from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
 from fmbseg_jax.towers import Towers
 from labelgen.core.ontology import parse_words
-from labelgen.palette import palette
+from labelgen.formats.palette import palette
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.serving import ask, file_of, serving
 from tests.worlds.tiny_run import picture

@@ -15,12 +15,11 @@ from PIL import Image
 
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder, check_fits
-from fmbseg_jax.palette import overlay
 from fmbseg_jax.segment import pixel_classes
 from labelgen.core.command import command, parser
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow
-from labelgen.palette import palette
+from labelgen.formats.palette import overlay, palette
 from labelgen.presence import dense_map
 from labelgen.sources.registry import open_source
 from labelgen.truth import TruthReader
