@@ -97,7 +97,7 @@ def make_weights(part: str, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from labelgen.libraries import open_clip, sam_model_registry, timm
+    from labelgen.models.libraries import open_clip, sam_model_registry, timm
 
     path = folder / WEIGHTS[part]
     if path.exists():
@@ -146,10 +146,10 @@ def measure(part: str, fields: list[str], count: int) -> dict[str, Any]:
 
 def encoder(part: str, config: ConfigDict) -> tuple[Any, Any]:
     """(what encodes a photo uint8 [H, W, 3], its device) of one part."""
-    from labelgen.choose_encoder import load_encoder
-    from labelgen.clip import load_clip
-    from labelgen.encode import ClipViews
-    from labelgen.sam import load_sam
+    from labelgen.models.clip import load_clip
+    from labelgen.models.sam import load_sam
+    from labelgen.models.teachers import ClipViews
+    from labelgen.models.trunks import load_encoder
 
     common = config.weights_dir, config.device, config.dtype
     if part == "sam":

@@ -4,10 +4,10 @@
     python -m benchmarks.labelgen_throughput --size=b --cores=1 --scratch=FOLDER --config.sam.points_per_side=16
 
 Ordinary: SamAutomaticMaskGenerator photo by photo, open_clip's encode_image crop by crop and window by window (dense
-maps would cost more), timm photo by photo. Ours: labelgen.encode.Encoders.encode_photos, with dense maps and every mask
-that a point needs. Photos of 500 x 375 px, soft blobs; `b` and `official` have random weights, kept in --scratch (1 and
-6 GB), so few of SAM's masks pass the thresholds and what is done to masks afterwards hardly counts. Models are loaded
-and one photo is encoded before the clock starts. --worker=SIDE is how the command calls itself.
+maps would cost more), timm photo by photo. Ours: labelgen.models.teachers.Encoders.encode_photos, with dense maps and
+every mask that a point needs. Photos of 500 x 375 px, soft blobs; `b` and `official` have random weights, kept in
+--scratch (1 and 6 GB), so few of SAM's masks pass the thresholds and what is done to masks afterwards hardly counts.
+Models are loaded and one photo is encoded before the clock starts. --worker=SIDE is how the command calls itself.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def write_weights(folder: Path, clip: str, sam: str, dino: str) -> None:
     import torch
     from torch import nn
 
-    from labelgen.libraries import open_clip, sam_model_registry, timm
+    from labelgen.models.libraries import open_clip, sam_model_registry, timm
 
     builders: dict[str, Callable[[], nn.Module]] = {
         f"{clip}-openai.safetensors": lambda: open_clip.create_model(clip, pretrained=None),
@@ -134,7 +134,7 @@ def measure(side: str, config: ConfigDict, count: int) -> dict[str, Any]:
     """Photos a second of one side, processor and stage seconds a photo, peak memory, busy share (ours)."""
     import torch
 
-    from labelgen.encode import Encoders
+    from labelgen.models.teachers import Encoders
     from labelgen.sources.photos import Photo as Loaded
 
     encoders = Encoders(config)
@@ -166,7 +166,7 @@ class Ordinary:
     """The same models as their own libraries drive them, one thing at a time."""
 
     def __init__(self, encoders: Any, config: ConfigDict, times: StageTimes) -> None:
-        from labelgen.libraries import SamAutomaticMaskGenerator
+        from labelgen.models.libraries import SamAutomaticMaskGenerator
 
         self._clip, self._patches, self._times, self._config = encoders._clip, encoders._patches, times, config.clip
         self._generator = SamAutomaticMaskGenerator(
@@ -181,7 +181,7 @@ class Ordinary:
         """One photo through all three."""
         import torch
 
-        from labelgen import compute
+        from labelgen.models import compute
 
         image = photo.image
         with torch.inference_mode(), compute.autocast(self._clip.device, self._clip.dtype):

@@ -16,9 +16,9 @@ from experiments.dealt import own_photos
 from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.feed import split_rows
-from labelgen.choose_encoder import weight_file
 from labelgen.core.errors import UserError
-from labelgen.weight_files import read_state
+from labelgen.models.trunks import weight_file
+from labelgen.models.weight_files import read_state
 
 SENTENCE = "The approach brings language-based semantics to any pretrained vision encoder."
 PROBE: Fields = {"train.targets": "truth"}

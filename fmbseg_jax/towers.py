@@ -13,8 +13,8 @@ from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.photos import Photo
 
 if TYPE_CHECKING:
-    from labelgen.clip import ClipEncoder
-    from labelgen.patch_encoder import PatchEncoder
+    from labelgen.models.clip import ClipEncoder
+    from labelgen.models.patch_encoder import PatchEncoder
 
 
 class Towers:
@@ -31,7 +31,7 @@ class Towers:
 
     @cached_property
     def _patches(self) -> "PatchEncoder":
-        from labelgen.choose_encoder import load_encoder
+        from labelgen.models.trunks import load_encoder
 
         encoder = load_encoder(self._restored.config, self._weights_dir)
         check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
@@ -39,7 +39,7 @@ class Towers:
 
     @cached_property
     def _clip(self) -> "ClipEncoder":
-        from labelgen.clip import load_clip
+        from labelgen.models.clip import load_clip
 
         config = self._restored.config
         clip = load_clip(config.clip, self._weights_dir, config.device, config.dtype)

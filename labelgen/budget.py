@@ -24,7 +24,7 @@ from labelgen.core.command import command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.download import MB, check_room, gb
 from labelgen.core.errors import UserError
-from labelgen.needed import needs
+from labelgen.models.teachers import needs
 from labelgen.sources.archives import ARCHIVES, size
 from labelgen.sources.registry import open_source
 

@@ -32,7 +32,7 @@ _MEND = "take another --out, or repeat the command that DATA was begun with (its
 
 
 class PhotoEncoder(Protocol):
-    """What labelgen.encode.Encoders is to this stage."""
+    """What labelgen.models.teachers.Encoders is to this stage."""
 
     times: StageTimes
 
@@ -110,7 +110,7 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
 
 def load_encoders(config: ConfigDict) -> PhotoEncoder:
     """The three frozen models."""
-    from labelgen.encode import Encoders  # torch and the models: only for who has photos left to encode
+    from labelgen.models.teachers import Encoders  # torch and the models: only for who has photos left to encode
 
     return Encoders(config)
 

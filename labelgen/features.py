@@ -49,8 +49,8 @@ from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
 
 if TYPE_CHECKING:
-    from labelgen.compute import Lanes
-    from labelgen.patch_encoder import PatchEncoder
+    from labelgen.models.compute import Lanes
+    from labelgen.models.patch_encoder import PatchEncoder
 
 LINKED = ("evidence", "truth", "labels", "failures.jsonl")
 _MEND = "take another --out, or repeat the command that it was begun with"
@@ -132,8 +132,8 @@ def shards_of(data: Dataset) -> list[Shard]:
 
 def encode(config: ConfigDict, data: Dataset, out: Path, left: Sequence[Shard]) -> None:
     """Writes the features of these shards, but for those that another process has in work."""
-    from labelgen.choose_encoder import load_encoder  # torch: only for who has photos left to encode
-    from labelgen.compute import Lanes
+    from labelgen.models.compute import Lanes
+    from labelgen.models.trunks import load_encoder  # torch: only for who has photos left to encode
 
     encoder = load_encoder(config)
     (out / "dataset.json").unlink(missing_ok=True)  # its presence says complete

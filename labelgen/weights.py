@@ -24,8 +24,8 @@ from labelgen.core.command import command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.progress import say
-from labelgen.needed import Needed, entry, needs
-from labelgen.weight_files import WeightFile, check_hub_digest, check_whole, find
+from labelgen.models.teachers import Needed, entry, needs
+from labelgen.models.weight_files import WeightFile, check_hub_digest, check_whole, find
 
 
 def main(args: argparse.Namespace) -> int:

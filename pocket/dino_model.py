@@ -1,7 +1,5 @@
 """The pocket DINOv2's network: timm's own ViT, built from constructor arguments alone."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from labelgen.libraries import resample_abs_pos_embed, set_fused_attn, timm
+from labelgen.models.libraries import resample_abs_pos_embed, set_fused_attn, timm
 from pocket import storage
 from pocket.dino_data import PATCH_PX, SIZE_PX
 
@@ -24,7 +22,7 @@ MODEL_ARGS: dict[str, Any] = {
 
 
 def build() -> Any:
-    """The network with random weights, as labelgen.dinov2 builds it too."""
+    """The network with random weights, as labelgen.models.trunks builds it too."""
     set_fused_attn(False)  # its backward pass is slow on processors; weights do not depend on it
     return timm.create_model(NAME, pretrained=False, num_classes=0, dynamic_img_size=True, **MODEL_ARGS)
 

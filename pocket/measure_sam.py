@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from labelgen.core.command import command, parser
-from labelgen.libraries import Sam, SamAutomaticMaskGenerator, SamPredictor
+from labelgen.models.libraries import Sam, SamAutomaticMaskGenerator, SamPredictor
 from pocket.sam_data import region_is_thing
 from pocket.sam_model import load
 from pocket.scenes import Scene, draw

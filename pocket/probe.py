@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from labelgen.core.command import command, parser
-from labelgen.patch_encoder import PatchEncoder
-from labelgen.timm_encoder import load_encoder
+from labelgen.models.patch_encoder import PatchEncoder
+from labelgen.models.trunks import load_timm
 from pocket.scenes import CLASSES, STUFF, Scene, draw
 
 SIZE_PX = 192
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
         "join": "concatenate",
     }
     config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **fields)
-    encoder = load_encoder(config, args.weights, "cpu", "bfloat16")
+    encoder = load_timm(config, args.weights, "cpu", "bfloat16")
     weight, bias = fit(*patches(encoder, [draw(0, i, "train") for i in range(args.photos)]))
     for split in ("eval", "held_out"):
         rows, truth = patches(encoder, [draw(0, i, split) for i in range(args.photos)])

@@ -5,8 +5,6 @@ right and the bottom. A region is what the generator calls one: a thing's visibl
 where a thing parts them or a ring encloses some). Classes are never read.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.libraries import ResizeLongestSide
+from labelgen.models.libraries import ResizeLongestSide
 from pocket.sam_model import CONFIG, SIZE_PX
 from pocket.scenes import STUFF, Scene, draw
 

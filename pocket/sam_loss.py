@@ -4,15 +4,13 @@ Masks are compared at the decoder's own resolution with the share of each cell t
 the IoU head at the model's input resolution, as they will be used. Letters: B pictures, P prompts each, Q = B P.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from labelgen.libraries import Sam
+from labelgen.models.libraries import Sam
 from pocket.sam_data import PAD, Batch
 from pocket.sam_model import SIZE_PX
 

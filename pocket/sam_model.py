@@ -4,8 +4,6 @@ sam.json holds `image_encoder`, `prompt_encoder`, `mask_decoder` (with its `tran
 and `sha256`, the digest of sam.safetensors.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -16,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from labelgen.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from labelgen.models.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from pocket import storage
 
 SIZE_PX = 192

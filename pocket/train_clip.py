@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from labelgen.core.command import command, parser
-from labelgen.libraries import CLIP, PatchDropout, SimpleTokenizer
+from labelgen.models.libraries import CLIP, PatchDropout, SimpleTokenizer
 from pocket import captions, storage
 from pocket.pairs import SceneStore, batch, open_store
 

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from labelgen.core.command import command, parser
-from labelgen.libraries import Sam
+from labelgen.models.libraries import Sam
 from pocket import sam_data, sam_loss
 from pocket.sam_model import CONFIG, EMBED, build, store
 

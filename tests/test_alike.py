@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labelgen.alike import share
+from labelgen.models.sam_masks import share
 
 
 def bits(rows):

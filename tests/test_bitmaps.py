@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import bitmaps
 from labelgen.data import rle
+from labelgen.models import sam_masks
 
 SIZES = [(13, 7), (1, 9), (9, 1), (1, 1), (30, 44)]
 
@@ -21,7 +21,7 @@ def masks(size_hw):
 
 
 @pytest.mark.parametrize("size_hw", SIZES)
-@pytest.mark.parametrize("encode", [bitmaps.in_bulk, bitmaps.encode])
+@pytest.mark.parametrize("encode", [sam_masks.in_bulk, sam_masks.encode])
 def test_run_lengths_are_those_of_each_mask(size_hw, encode):
     for count in (12, 1):
         found = encode(torch.from_numpy(masks(size_hw)[:count]))
@@ -35,7 +35,7 @@ def test_run_lengths_are_those_of_each_mask(size_hw, encode):
 def test_words_hold_each_pixel_once(size_hw):
     """Pixels in one of two masks alone are as many as the bits in one of their words alone."""
     found = masks(size_hw)
-    words = bitmaps.words(torch.from_numpy(found)).numpy().view(np.uint64)
+    words = sam_masks.words(torch.from_numpy(found)).numpy().view(np.uint64)
     assert words.shape == (12, -(-size_hw[0] * size_hw[1] // 64))
     flat = found.reshape(12, -1)
     differ = np.bitwise_count(words[:, None] ^ words).sum(2)
@@ -46,7 +46,7 @@ def test_words_hold_each_pixel_once(size_hw):
 @pytest.mark.parametrize("size_hw", SIZES)
 def test_extents_hold_the_pixels(size_hw):
     found = masks(size_hw)
-    for box, mask in zip(bitmaps.extent(torch.from_numpy(found) * 3.0 - 1, 1.0).tolist(), found, strict=True):
+    for box, mask in zip(sam_masks.extent(torch.from_numpy(found) * 3.0 - 1, 1.0).tolist(), found, strict=True):
         rows, columns = np.nonzero(mask)
         height, width = size_hw
         ends = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if mask.any() else (0, 0, width, height)

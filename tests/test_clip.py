@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from labelgen import clip
-from labelgen.clip import load_clip
 from labelgen.core.errors import UserError
-from labelgen.libraries import CLIP, QuickGELU, load_checkpoint, open_clip
+from labelgen.models import clip
+from labelgen.models.clip import load_clip
+from labelgen.models.libraries import CLIP, QuickGELU, load_checkpoint, open_clip
 from tests.worlds import tiny_models
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from labelgen import clip_source
-from labelgen.clip import load_clip
 from labelgen.core.errors import UserError
-from labelgen.libraries import QuickGELU, open_clip
+from labelgen.models import clip
+from labelgen.models.clip import load_clip
+from labelgen.models.libraries import QuickGELU, open_clip
 from tests.worlds import tiny_models
 
 NAMES = [
@@ -41,12 +41,12 @@ def open_clips_own(name, tag, monkeypatch):
 @pytest.mark.parametrize(("name", "tag"), TAGS)
 def test_every_tag_has_the_pixels_and_gelu_that_open_clip_gives_it(monkeypatch, name, tag):
     """Where open_clip warns that the architecture's GELU is not the tag's, we have the tag's."""
-    monkeypatch.setattr(clip_source.weight_files, "find", lambda *args: Path("none"))
-    monkeypatch.setattr(clip_source, "_tokenizer", str)  # takes longer than all else
+    monkeypatch.setattr(clip.weight_files, "find", lambda *args: Path("none"))
+    monkeypatch.setattr(clip, "_tokenizer", str)  # takes longer than all else
     with torch.device("meta"):
         theirs, doubted = open_clips_own(name, tag, monkeypatch)
-        source = clip_source.from_tag(config(name, tag), Path("weights"))
-        ours = clip_source.build(source.model, name)
+        source = clip.from_tag(config(name, tag), Path("weights"))
+        ours = clip.build(source.model, name)
     pixels = theirs.visual.preprocess_cfg
     assert (source.mean, source.std) == (pixels["mean"], pixels["std"])
     assert source.interpolation == pixels["interpolation"] and ours.visual.image_size == pixels["size"]
@@ -70,8 +70,8 @@ def test_every_tag_has_the_pixels_and_gelu_that_open_clip_gives_it(monkeypatch, 
     ],
 )
 def test_well_known_tags_are_what_their_publishers_say(monkeypatch, name, tag, quick, mean):
-    monkeypatch.setattr(clip_source.weight_files, "find", lambda *args: Path("none"))
-    source = clip_source.from_tag(config(name, tag), Path("weights"))
+    monkeypatch.setattr(clip.weight_files, "find", lambda *args: Path("none"))
+    source = clip.from_tag(config(name, tag), Path("weights"))
     assert source.model["quick_gelu"] is quick and source.mean[0] == mean
 
 
@@ -96,7 +96,7 @@ def test_a_tokenizer_that_cannot_be_fetched_is_named(monkeypatch, tmp_path):
         raise OSError("offline")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", offline)
-    monkeypatch.setattr(clip_source.weight_files, "find", lambda *args: Path("none"))
+    monkeypatch.setattr(clip.weight_files, "find", lambda *args: Path("none"))
     with pytest.raises(UserError, match="'ViT-B-16': its tokenizer cannot be had .OSError: offline.; choose one with"):
         load_clip(config("ViT-B-16", "openai"), tmp_path, "cpu", "float32")
 

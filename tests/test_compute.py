@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import compute
-from labelgen.compute import Batches, OutOfMemoryError, enough_memory, fitting, torch_device, torch_dtype
 from labelgen.core.errors import UserError
-from labelgen.encode import Encoders
+from labelgen.models import compute
+from labelgen.models.compute import Batches, OutOfMemoryError, enough_memory, fitting, torch_device, torch_dtype
+from labelgen.models.teachers import Encoders
+from labelgen.models.trunks import load_timm
 from labelgen.sources.photos import Photo
-from labelgen.timm_encoder import load_encoder
 from tests.worlds import tiny_models
 
 CPU = torch.device("cpu")
@@ -310,7 +310,7 @@ def test_the_dtype_that_auto_became_is_what_identity_says(folder, monkeypatch):
     assert config.dtype == "auto" and Encoders(config).identity()["dtype"] == "float32"
     config.dtype = "bfloat16"
     assert Encoders(config).identity()["dtype"] == "bfloat16"
-    assert load_encoder(config.encoder, folder, "cpu", "auto").trunk.dtype == torch.float32
+    assert load_timm(config.encoder, folder, "cpu", "auto").trunk.dtype == torch.float32
     monkeypatch.setattr(compute, "_best_dtype", lambda device: torch.float16)
     config.dtype = "auto"
     assert Encoders(config).identity()["dtype"] == "float16"

@@ -3,11 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from labelgen import dense
-from labelgen.clip import load_clip
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import Windows, tile
-from labelgen.dense import VARIANTS, Tokens, Variant, window_maps
+from labelgen.models import dense_clip
+from labelgen.models.clip import load_clip
+from labelgen.models.dense_clip import VARIANTS, Tokens, Variant, window_maps
 from tests.worlds import tiny_models
 from tests.worlds.dense_reference import Reference, Tower, expected_tokens, unit
 
@@ -109,7 +109,7 @@ def test_proxy_features_lie_under_their_window(encoder):
     h, w = 10, 14
     places = np.stack(np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij"), -1).astype(np.float32)
     where = tile((80, 112), 80, 32, 16)
-    under = dense._under(where, torch.from_numpy(places))
+    under = dense_clip._under(where, torch.from_numpy(places))
     assert under.shape[:3] == (len(where.starts_yx), 4, 4)
     for (y, x), features in zip(where.starts_yx, under, strict=True):
         centre = np.stack(np.meshgrid(y + 8 * np.arange(4) + 4.0, x + 8 * np.arange(4) + 4.0, indexing="ij"), -1) / 8
@@ -139,4 +139,4 @@ def test_half_precision_stays_near_float32(tmp_path, encoder, rng, dtype):
 
 def test_an_unknown_variant_lists_those_there_are():
     with pytest.raises(UserError, match="clip.variants has 'clipdense'; choose from maskclip, .*proxyclip"):
-        dense.check_variants(["maskclip", "clipdense"])
+        dense_clip.check_variants(["maskclip", "clipdense"])

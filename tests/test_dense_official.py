@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from labelgen.clip import ClipEncoder
-from labelgen.clip_source import Source
 from labelgen.core.geometry import Windows
-from labelgen.dense import VARIANTS, window_maps
-from labelgen.libraries import CLIP, open_clip, resize_pos_embed
+from labelgen.models.clip import ClipEncoder, Source
+from labelgen.models.dense_clip import VARIANTS, window_maps
+from labelgen.models.libraries import CLIP, open_clip, resize_pos_embed
 from tests.worlds import tiny_models
 from tests.worlds.dense_reference import Reference, Tower, expected_tokens, resized, unit
 

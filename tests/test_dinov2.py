@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from labelgen import patch_encoder, timm_encoder
 from labelgen.core import geometry
 from labelgen.core.errors import UserError
-from labelgen.timm_encoder import load_encoder
+from labelgen.models import patch_encoder, trunks
+from labelgen.models.trunks import load_timm
 from tests.worlds import tiny_models
 
 
@@ -24,7 +24,7 @@ def config(folder):
 
 @pytest.fixture
 def encoder(config, folder):
-    return load_encoder(config, folder, "cpu", "float32")
+    return load_timm(config, folder, "cpu", "float32")
 
 
 def photo(*size_hw):
@@ -60,7 +60,7 @@ def test_rows_are_rows(encoder):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32_and_gives_float32(folder, config, encoder, dtype):
     image = photo(60, 90)
-    half, exact = load_encoder(config, folder, "cpu", dtype).features(image), encoder.features(image)
+    half, exact = load_timm(config, folder, "cpu", dtype).features(image), encoder.features(image)
     assert half.dtype == np.float32
     cosine = (half * exact).sum(-1) / np.linalg.norm(half, axis=-1) / np.linalg.norm(exact, axis=-1)
     assert cosine.min() > 0.99 and not np.array_equal(half, exact)
@@ -70,14 +70,14 @@ def test_the_grid_is_fixed_by_the_longest_side(encoder, config, folder):
     assert encoder.grid_hw == (6, 6) and encoder.width == 32 and encoder.patch_px == 8
     config.size_px = 50
     with pytest.raises(UserError, match="encoder.size_px = 50 is no multiple of the encoder's patch of 8 px; set 48"):
-        load_encoder(config, folder, "cpu", "float32")
+        load_timm(config, folder, "cpu", "float32")
 
 
 def wide(folder, config, **view):
     """The encoder on a grid of 4 x 6 patches unless said otherwise."""
     config.update(size_px=48, height_px=32, window_px=0, stride_px=0)
     config.update(view)
-    return load_encoder(config, folder, "cpu", "float32")
+    return load_timm(config, folder, "cpu", "float32")
 
 
 @pytest.mark.parametrize(("size_hw", "grid_hw"), [((60, 90), (4, 6)), ((90, 60), (4, 3)), ((30, 90), (2, 6))])
@@ -152,10 +152,10 @@ def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatc
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(timm_encoder, "hf_hub_download", offline)
+    monkeypatch.setattr(trunks, "hf_hub_download", offline)
     config.update(**fields)
     with pytest.raises(UserError, match=message):
-        load_encoder(config, folder, "cpu", "float32")
+        load_timm(config, folder, "cpu", "float32")
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_a_model_config_that_does_not_fit_is_refused(folder, config, changes, me
     (folder / "other.json").write_text(json.dumps({**tiny_models.DINO_JSON, **changes}))
     config.name = "other.json"
     with pytest.raises(UserError, match=message):
-        load_encoder(config, folder, "cpu", "float32")
+        load_timm(config, folder, "cpu", "float32")

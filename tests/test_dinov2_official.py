@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labelgen import timm_encoder
 from labelgen.core.geometry import view_grid
-from labelgen.libraries import timm
-from labelgen.timm_encoder import load_encoder
+from labelgen.models import trunks
+from labelgen.models.libraries import timm
+from labelgen.models.trunks import load_timm
 from tests.worlds import tiny_models
 
 
@@ -50,7 +50,7 @@ def test_position_embeddings_without_registers_are_scaled_as_metas_code_does(tmp
     name = "vit_small_patch14_dinov2.lvd142m"
     official(monkeypatch, tmp_path, name)
     config.update(name=name, weights="", size_px=80)
-    encoder = load_encoder(config, tmp_path, "cpu", "float32")
+    encoder = load_timm(config, tmp_path, "cpu", "float32")
     model, (h, w) = encoder.trunk.model, view_grid(size_hw, 80, 8)[0]
     assert h != w or h > 6  # trained on 6 x 6
     trained = model.pos_embed[0].double().numpy()
@@ -70,7 +70,7 @@ def test_at_the_training_grid_features_are_timms(tmp_path, monkeypatch, config):
     name = "vit_small_patch14_dinov2.lvd142m"
     official(monkeypatch, tmp_path, name)
     config.update(name=name, weights="", size_px=48)
-    encoder = load_encoder(config, tmp_path, "cpu", "float32")
+    encoder = load_timm(config, tmp_path, "cpu", "float32")
     pixels, model = torch.randn(1, 3, 48, 48), encoder.trunk.model
     ours = encoder.maps(pixels).flatten(1, 2)
     del model._pos_embed  # timm's own method again
@@ -82,7 +82,7 @@ def test_position_embeddings_with_registers_are_timms_which_are_metas(tmp_path, 
     name = "vit_small_patch14_reg4_dinov2.lvd142m"
     official(monkeypatch, tmp_path, name)
     config.update(name=name, weights="")
-    assert "_pos_embed" not in vars(load_encoder(config, tmp_path, "cpu", "float32").trunk.model)
+    assert "_pos_embed" not in vars(load_timm(config, tmp_path, "cpu", "float32").trunk.model)
 
 
 def metas_shapes(depth, width, registers, packed):
@@ -112,11 +112,9 @@ def test_every_key_of_metas_release_files_has_its_place(monkeypatch, size, depth
         key: torch.empty(shape, device="meta")
         for key, shape in metas_shapes(depth, width, registers, size == "giant").items()
     }
-    monkeypatch.setattr(timm_encoder.weight_files, "read_state", lambda path: state)
+    monkeypatch.setattr(trunks.weight_files, "read_state", lambda path: state)
     with torch.device("meta"):
-        model, _ = timm_encoder.create(
-            f"vit_{size}_patch14{'_reg4' if registers else ''}_dinov2.lvd142m", {}, Path("x.pth")
-        )
+        model, _ = trunks.create(f"vit_{size}_patch14{'_reg4' if registers else ''}_dinov2.lvd142m", {}, Path("x.pth"))
     assert model.num_prefix_tokens == 1 + registers and model.pos_embed.shape[1] == 1369 + (not registers)
 
 
@@ -138,7 +136,7 @@ def test_a_timm_name_finds_its_file_in_weights_dir(config, monkeypatch, tmp_path
     else:
         save_file(state, tmp_path / f"{name}.safetensors")
     config.name, config.weights = name, ""
-    encoder = load_encoder(config, tmp_path, "cpu", "float32")
+    encoder = load_timm(config, tmp_path, "cpu", "float32")
     expected = tiny_models.dino_model().state_dict()
     for key, value in encoder.trunk.model.state_dict().items():
         torch.testing.assert_close(value, expected[key])

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from labelgen.clip import ClipEncoder
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import crop_windows, resize
 from labelgen.data.records import EvidenceRow, FeatureRow
-from labelgen.encode import Encoders
+from labelgen.models.clip import ClipEncoder
+from labelgen.models.teachers import Encoders
 from labelgen.sources.photos import Photo
 from tests.worlds import tiny_models
 

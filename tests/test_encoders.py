@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from labelgen import timm_encoder
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import bilinear_matrix
 from labelgen.data.records import FEATURE_DTYPES, feature_row
-from labelgen.libraries import timm
+from labelgen.models import trunks
+from labelgen.models.libraries import timm
 from tests.worlds import families
 from tests.worlds.families import FAMILIES
 
@@ -202,7 +202,7 @@ def test_an_architecture_without_tokens_or_map_is_refused(folder, monkeypatch):
     model = torch.nn.Linear(3, 3)
     model.pretrained_cfg = {"fixed_input_size": False, "classifier": None}
     fields = register(monkeypatch, folder, model)
-    monkeypatch.setattr(timm_encoder, "FREE_SIZE", "pretrained")
+    monkeypatch.setattr(trunks, "FREE_SIZE", "pretrained")
     with pytest.raises(UserError, match="'odd': this architecture gives neither patch tokens nor a feature map"):
         families.load(folder, "mae", **fields)
 

@@ -22,8 +22,8 @@ from labelgen.core.geometry import bilinear_matrix
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FeatureRow
 from labelgen.data.tfrecord import ShardWriter
-from labelgen.patch_encoder import PatchEncoder
-from labelgen.timm_encoder import load_encoder
+from labelgen.models.patch_encoder import PatchEncoder
+from labelgen.models.trunks import load_timm
 from tests.worlds import labelgen_run, stub_run, tiny_models
 from tests.worlds.labelgen_run import files
 from tests.worlds.paths import ROOT
@@ -58,7 +58,7 @@ def second_fixture(world: Path, whole: Path, weights: Path) -> Path:
 def test_rows_are_the_encoders_features_on_datas_own_grid(
     world: Path, whole: Path, weights: Path, second: Path
 ) -> None:
-    encoder = load_encoder(tiny_models.config(weights).encoder, weights, "cpu", "float32")
+    encoder = load_timm(tiny_models.config(weights).encoder, weights, "cpu", "float32")
     first, data = Dataset.open(whole), Dataset.open(second)
     assert (data.grid_hw, data.feature_width, data.text_width) == (first.grid_hw, 32, first.text_width)
     for split in ("train", "wild"):
@@ -127,7 +127,7 @@ KILLED = """
 import os, signal, sys
 from labelgen import features
 from labelgen.core.config import command
-from labelgen.patch_encoder import PatchEncoder
+from labelgen.models.patch_encoder import PatchEncoder
 real, photos = PatchEncoder.features, []
 def deadly(self, image):
     photos.append(image)

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labelgen import sam_files
 from labelgen.core import download
 from labelgen.core.command import command
-from labelgen.libraries import open_clip, sam_model_registry, timm
+from labelgen.models import sam
+from labelgen.models.libraries import open_clip, sam_model_registry, timm
 from tests.worlds import tiny_models
 from tests.worlds.file_server import serving
 from tests.worlds.paths import ROOT
@@ -146,9 +146,7 @@ def world(tmp_path, monkeypatch):
         torch.save(tiny_models.sam_model().state_dict(), server.folder / "tiny.pth")
         digest = hashlib.sha256((server.folder / "tiny.pth").read_bytes()).hexdigest()
         monkeypatch.setitem(sam_model_registry, "tiny", tiny_models.sam_model)
-        monkeypatch.setitem(
-            sam_files.RELEASES, "tiny", sam_files.Release("tiny.pth", digest, "https://nowhere.invalid")
-        )
+        monkeypatch.setitem(sam.RELEASES, "tiny", sam.Release("tiny.pth", digest, "https://nowhere.invalid"))
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-ViT", model)
         tag = open_clip.get_pretrained_cfg("ViT-L-14", "openai") | {"hf_hub": "tests/tiny-clip/"}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-ViT", {"random": tag})

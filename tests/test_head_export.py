@@ -139,7 +139,7 @@ def test_the_examples_give_the_same_label_map_without_our_code(weights: Path, ru
     hub = 'timm.create_model(encoder["name"], pretrained=True, num_classes=0, dynamic_img_size=True)'
     assert hub in features  # the tiny model is on no hub
     loaded = f"from safetensors.torch import load_file\nmodel.load_state_dict(load_file({weights_file!r}))\nphoto = "
-    shim_file = str(ROOT / "labelgen/torchvision_shim.py")
+    shim_file = str(ROOT / "labelgen/models/torchvision_shim.py")
     shim = f"import runpy\nrunpy.run_path({shim_file!r})['install']()\n"  # as our own loaders do
     alone(shim + features.replace(hub, made).replace("photo = ", loaded, 1), folder, (*OURS, "jax"))
     alone(f"{label_map}\nnp.save('label_map.npy', label_map)", folder, (*OURS, "jax", "torch", "timm", "scipy"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import compute
 from labelgen.core.config import load_config
 from labelgen.data import rle
 from labelgen.data.rle import MaskSet
-from labelgen.encode import Encoders, Rows
+from labelgen.models import compute
+from labelgen.models.teachers import Encoders, Rows
 from labelgen.sources.photos import Photo
 from pocket import scenes
 

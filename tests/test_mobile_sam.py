@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import compute, mobile_sam, weight_files
 from labelgen.core.errors import UserError
-from labelgen.libraries import TinyVit, sam_model_registry
-from labelgen.sam import load_sam
+from labelgen.models import compute, mobile_sam, weight_files
+from labelgen.models.libraries import TinyVit, sam_model_registry
+from labelgen.models.sam import load_sam
 from tests.worlds.tiny_vit import Reference, Sizes, random_state, release_shapes
 
 SMALL = Sizes((8, 12, 24, 32), (1, 1, 2, 1), (1, 2, 3, 4), (3, 3, 4, 3), channels=16, classes=5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from labelgen.clip import ClipEncoder, load_clip
+from labelgen.models.clip import ClipEncoder, load_clip
 from pocket import captions, pairs, train_clip
 from pocket.scenes import CLASSES, THINGS, WORDS, draw
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen.timm_encoder import load_encoder
+from labelgen.models.trunks import load_timm
 from pocket import dino_model, probe, train_dinov2
 from pocket.dino_data import GRID, NONE, Twins
 from pocket.scenes import CLASSES, draw
@@ -118,7 +118,7 @@ def test_the_shipped_weights_tell_the_classes() -> None:
     folder = Path(dino_model.__file__).parent / "weights"
     view = {"size_px": 192, "height_px": 0, "window_px": 0, "stride_px": 0, "layers": (-1,), "join": "concatenate"}
     config = SimpleNamespace(name="dinov2.json", weights="dinov2.safetensors", sha256="", **view)
-    encoder = load_encoder(config, folder, "cpu", "bfloat16")
+    encoder = load_timm(config, folder, "cpu", "bfloat16")
     rows, truth = probe.patches(encoder, [draw(0, i, "train") for i in range(16)])
     means = torch.stack([rows[truth == c].mean(0) for c in range(len(CLASSES))])
     asked, expected = probe.patches(encoder, [draw(0, i, "eval") for i in range(6)])

@@ -1,7 +1,5 @@
 """The pocket SAM: the shipped weights do what they should, and the training's parts are right."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
@@ -13,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from labelgen.libraries import Sam, SamPredictor
+from labelgen.models.libraries import Sam, SamPredictor
 from pocket import measure_sam, sam_data, sam_loss, sam_model, train_sam
 from pocket.scenes import Scene, draw
 
@@ -213,7 +211,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """One encoder block, two pictures a step."""
     config = copy.deepcopy(sam_model.CONFIG)
     config["image_encoder"]["depth"] = 1
-    monkeypatch.setattr(train_sam, "CONFIG", config)
+    monkeypatch.setattr(sam_model, "CONFIG", config)
     monkeypatch.setattr(sam_model, "CONFIG", config)
     monkeypatch.setattr(train_sam, "PICTURES", 2)
     monkeypatch.setattr(train_sam, "PROMPTS", 3)

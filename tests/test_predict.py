@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from fmbseg_jax import predict
 from fmbseg_jax.embed import check_same_weights
 from fmbseg_jax.inputs import Item
-from labelgen.clip import load_clip
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.formats.exporter import class_infos
 from labelgen.formats.palette import palette
-from labelgen.timm_encoder import load_encoder
+from labelgen.models.clip import load_clip
+from labelgen.models.trunks import load_timm
 from tests.worlds import tiny, tiny_models
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
@@ -103,7 +103,7 @@ def small_run(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN of a random linear head over the features of a small random DINOv2."""
     config = tiny_models.config(weights)
     common = (config.weights_dir, config.device, config.dtype)
-    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
+    clip, encoder = load_clip(config.clip, *common), load_timm(config.encoder, *common)
     prototypes = clip.text(WORDS.words, config.labels.templates)
     kernel = np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
     identities = {"clip": clip.identity(), "encoder": encoder.identity()}
@@ -119,7 +119,7 @@ def photo(height: int, width: int, seed: int = 0) -> Image.Image:
 def expected(weights: Path, image: Image.Image, prototypes: np.ndarray, word_class: tuple[int, ...]) -> np.ndarray:
     """Class per pixel in float64, from the encoder's own features."""
     config = tiny_models.config(weights)
-    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
+    encoder = load_timm(config.encoder, config.weights_dir, config.device, config.dtype)
     features = encoder.features(np.asarray(image.convert("RGB")))
     z = features.astype(np.float64) @ np.random.default_rng(0).normal(size=(32, prototypes.shape[1]))
     z /= np.linalg.norm(z, axis=-1, keepdims=True)

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from labelgen import run
-from labelgen.clip import ClipEncoder
 from labelgen.core.command import command
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow
 from labelgen.data.rle import decode
-from labelgen.encode import Encoders
+from labelgen.models.clip import ClipEncoder
+from labelgen.models.teachers import Encoders
 from tests.worlds import tiny_models
 
 SIZES_WH = {"grey": (40, 30), "panorama": (20_000, 12), "pixel": (1, 1), "portrait": (31, 57), "tower": (3, 400)}

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import mobile_sam, sam
 from labelgen.core.errors import UserError
 from labelgen.data import rle
-from labelgen.libraries import SamAutomaticMaskGenerator, SamPredictor, build_point_grid, sam_model_registry
-from labelgen.sam import SamEncoder, load_sam
+from labelgen.models import mobile_sam, sam
+from labelgen.models.libraries import SamAutomaticMaskGenerator, SamPredictor, build_point_grid, sam_model_registry
+from labelgen.models.sam import SamEncoder, load_sam
 from pocket.scenes import draw
 from tests.worlds import tiny_models
 from tests.worlds.paths import ROOT

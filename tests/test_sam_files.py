@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen import sam, weight_files
 from labelgen.core import download
 from labelgen.core.errors import UserError
-from labelgen.libraries import SamAutomaticMaskGenerator, sam_model_registry
-from labelgen.sam_files import RELEASES, Release, weight_file
-from labelgen.weight_files import find
+from labelgen.models import sam, weight_files
+from labelgen.models.libraries import SamAutomaticMaskGenerator, sam_model_registry
+from labelgen.models.sam import RELEASES, Release, weight_file
+from labelgen.models.weight_files import find
 from tests.worlds import tiny_models
 
 VIT_B = "sam_vit_b_01ec64.pth"

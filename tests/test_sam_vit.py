@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from labelgen import sam_vit
-from labelgen.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from labelgen.sam_decoder import PointDecoder
-from tests.worlds import tiny_models  # makes torchvision importable
+from labelgen.models import sam_network
+from labelgen.models.libraries import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from labelgen.models.sam_network import PointDecoder
+from tests.worlds import tiny_models
 
 
 @pytest.fixture
@@ -21,25 +21,25 @@ def encoder():
 
 @pytest.mark.parametrize("cached_scores", [7, 1000, 1 << 20])
 def test_embeddings_are_the_official_encoders(encoder, monkeypatch, cached_scores):
-    monkeypatch.setattr(sam_vit, "CACHED_SCORES", cached_scores)
+    monkeypatch.setattr(sam_network, "CACHED_SCORES", cached_scores)
     pixels = torch.randn(2, 3, 80, 80)
     with torch.inference_mode():
-        torch.testing.assert_close(sam_vit.embed(encoder, pixels), encoder(pixels), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(sam_network.embed(encoder, pixels), encoder(pixels), atol=2e-5, rtol=1e-4)
 
 
 def test_embeddings_by_one_kernel_are_the_official_encoders(encoder, monkeypatch):
     """What a GPU runs."""
-    monkeypatch.setattr(sam_vit, "in_parts", sam_vit.fused)
+    monkeypatch.setattr(sam_network, "in_parts", sam_network.fused)
     pixels = torch.randn(2, 3, 80, 80)
     with torch.inference_mode():
-        torch.testing.assert_close(sam_vit.embed(encoder, pixels), encoder(pixels), atol=2e-5, rtol=1e-4)
-        monkeypatch.setattr(sam_vit, "_bias", lambda attention, q, grid_hw: None)
-        assert (sam_vit.embed(encoder, pixels) - encoder(pixels)).abs().max() > 1e-2
+        torch.testing.assert_close(sam_network.embed(encoder, pixels), encoder(pixels), atol=2e-5, rtol=1e-4)
+        monkeypatch.setattr(sam_network, "_bias", lambda attention, q, grid_hw: None)
+        assert (sam_network.embed(encoder, pixels) - encoder(pixels)).abs().max() > 1e-2
 
 
 def test_an_encoder_of_another_kind_is_run_as_it_is():
     pixels = torch.randn(1, 3, 4, 4)
-    torch.testing.assert_close(sam_vit.embed(torch.nn.Identity(), pixels), pixels)
+    torch.testing.assert_close(sam_network.embed(torch.nn.Identity(), pixels), pixels)
 
 
 @pytest.mark.parametrize("heads", [1, 8])  # fewer products where heads x 7 tokens are less than the inner width of 16

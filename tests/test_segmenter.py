@@ -13,12 +13,12 @@ from fmbseg_jax.asked import Asked
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.segmenter import Recent, Segmentation, Segmenter
 from fmbseg_jax.towers import Towers
-from labelgen import clip as clip_module
-from labelgen.clip import load_clip
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.formats.palette import palette
-from labelgen.timm_encoder import load_encoder
+from labelgen.models import clip as clip_module
+from labelgen.models.clip import load_clip
+from labelgen.models.trunks import load_timm
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.reference import pixel_logits
 from tests.worlds.tiny_run import KERNEL, WORDS, picture
@@ -37,7 +37,7 @@ def segmenter(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Segmen
 def logits(weights: Path, image: Image.Image, words: tuple[str, ...], word_class: tuple[int, ...]) -> np.ndarray:
     """float64 cosines [C, H, W] of every pixel, from the models themselves."""
     config = tiny_models.config(weights)
-    encoder = load_encoder(config.encoder, config.weights_dir, config.device, config.dtype)
+    encoder = load_timm(config.encoder, config.weights_dir, config.device, config.dtype)
     clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
     z = encoder.features(np.asarray(image)).astype(np.float64) @ KERNEL
     z /= np.linalg.norm(z, axis=-1, keepdims=True)

@@ -13,9 +13,9 @@ import pytest
 
 from fmbseg_jax import serve
 from fmbseg_jax.segmenter import Segmenter
-from labelgen import clip
 from labelgen.core.command import command
 from labelgen.core.errors import UserError
+from labelgen.models import clip
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.paths import ROOT
 from tests.worlds.serving import ask, file_of

@@ -1,7 +1,5 @@
 """The mend of torchvision beside a CPU torch: import, suppression, and no touch of a working build."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import types
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from labelgen import torchvision_shim
+from labelgen.models import torchvision_shim
 from tests.worlds.paths import ROOT
 
 
@@ -37,7 +35,7 @@ def naive_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[i
 
 
 def test_libraries_import_behind_the_shim() -> None:
-    code = "import labelgen.libraries, torchvision.ops, timm.layers, segment_anything; print('in')"
+    code = "import labelgen.models.libraries, torchvision.ops, timm.layers, segment_anything; print('in')"
     done = run(code)
     assert done.returncode == 0 and done.stdout.strip() == "in", done.stderr
 

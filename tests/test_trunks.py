@@ -5,10 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from labelgen import needed
-from labelgen.choose_encoder import load_encoder, weight_file
 from labelgen.core.errors import UserError
-from labelgen.encode import Encoders
+from labelgen.models.teachers import Encoders, needs
+from labelgen.models.trunks import load_encoder, weight_file
 from labelgen.sources.photos import Photo
 from tests.worlds import tiny_models
 
@@ -148,6 +147,6 @@ def test_a_data_names_its_layers_as_the_encoder_alone_does(config, layers):
 
 @pytest.mark.parametrize("name", ["clip", "sam"])
 def test_a_teacher_as_the_encoder_needs_no_file_of_its_own(config, name):
-    assert [need.role for need in needed.needs(config)] == ["CLIP", "SAM", "encoder"]
+    assert [need.role for need in needs(config)] == ["CLIP", "SAM", "encoder"]
     config.encoder.name = name
-    assert weight_file(config) is None and [need.role for need in needed.needs(config)] == ["CLIP", "SAM"]
+    assert weight_file(config) is None and [need.role for need in needs(config)] == ["CLIP", "SAM"]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labelgen import weight_files
 from labelgen.core.errors import UserError
-from labelgen.weight_files import WeightFile, find
+from labelgen.models import weight_files
+from labelgen.models.weight_files import WeightFile, find
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from configs import default
-from labelgen import clip_source, sam_files, timm_encoder, weight_files, weights
+from labelgen import weights
 from labelgen.core import download
 from labelgen.core.command import command
 from labelgen.core.errors import UserError
-from labelgen.sam import load_sam
+from labelgen.models import clip, sam, trunks, weight_files
+from labelgen.models.sam import load_sam
 from tests.worlds import tiny_models
 from tests.worlds.file_server import serving
 from tests.worlds.paths import ROOT
@@ -22,9 +23,9 @@ HUB = "models--timm--vit_small_patch14_dinov2.lvd142m"
 
 def release_at(monkeypatch, folder, vit_b=""):
     """SAM's official files are under this URL now, and vit_b's has this sha256."""
-    for name, release in sam_files.RELEASES.items():
+    for name, release in sam.RELEASES.items():
         digest = vit_b if vit_b and name == "vit_b" else release.sha256
-        monkeypatch.setitem(sam_files.RELEASES, name, release._replace(folder=folder, sha256=digest))
+        monkeypatch.setitem(sam.RELEASES, name, release._replace(folder=folder, sha256=digest))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def nothing_else_is_reached(monkeypatch, tmp_path):
         raise OSError("HF_HUB_OFFLINE: no network\nlong story")
 
     monkeypatch.setattr("open_clip.download_pretrained", offline)
-    monkeypatch.setattr(timm_encoder, "hf_hub_download", offline)
+    monkeypatch.setattr(trunks, "hf_hub_download", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     release_at(monkeypatch, "http://127.0.0.1:9/")
 
@@ -178,7 +179,7 @@ def test_a_whole_file_of_another_digest_than_the_releases_is_refused(config, tmp
 def test_what_the_hub_left_is_found_without_a_network(tmp_path):
     fields = default.get_config()
     fields.encoder.name = "vit_small_patch14_dinov2.lvd142m"
-    file = timm_encoder.weight_file(fields.encoder, tmp_path / "weights")
+    file = trunks.timm_file(fields.encoder, tmp_path / "weights")
     assert file.there() is None
     snapshot = tmp_path / "hub" / HUB / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -198,7 +199,7 @@ def test_what_the_hub_left_is_found_without_a_network(tmp_path):
 def test_licences_are_said_where_they_are_certain(tmp_path, tag, licence):
     fields = default.get_config()
     fields.clip.pretrained = tag
-    assert clip_source.weight_file(fields.clip, tmp_path).licence == licence
+    assert clip.weight_file(fields.clip, tmp_path).licence == licence
 
 
 def test_a_model_config_that_states_no_licence_is_not_given_one(config, capsys):
@@ -214,7 +215,7 @@ def test_a_run_without_weights_names_the_command(tmp_path):
 
 def test_the_release_is_fetched_from_the_server_that_is_named(config, server, tmp_path, monkeypatch):
     serve(server, monkeypatch)
-    release_at(monkeypatch, "http://127.0.0.1:9/", sam_files.RELEASES["vit_b"].sha256)
+    release_at(monkeypatch, "http://127.0.0.1:9/", sam.RELEASES["vit_b"].sha256)
     monkeypatch.setenv("SAM_ENDPOINT", server.url)
     assert run(config) == 0
     assert (tmp_path / "weights" / VIT_B).is_file()

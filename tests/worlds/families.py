@@ -1,4 +1,4 @@
-"""One small random member of each family of encoders of timm, in files as labelgen.timm_encoder reads them."""
+"""One small random member of each family of encoders of timm, in files as labelgen.models.trunks reads them."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from labelgen.libraries import timm
-from labelgen.patch_encoder import PatchEncoder
-from labelgen.timm_encoder import load_encoder
-from tests.worlds import tiny_models  # makes torchvision importable
+from labelgen.models.libraries import timm
+from labelgen.models.patch_encoder import PatchEncoder
+from labelgen.models.trunks import load_timm
+from tests.worlds import tiny_models
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -69,4 +69,4 @@ def load(folder: Path, title: str, **fields: Any) -> PatchEncoder:
     known = {"name": f"{title}.json", "weights": f"{title}.safetensors", "sha256": "", "layers": (-1,)}
     known |= {"join": "concatenate", "size_px": FAMILIES[title].size_px}
     known |= {"height_px": 0, "window_px": 0, "stride_px": 0}
-    return load_encoder(SimpleNamespace(**{**known, **fields}), folder, "cpu", "float32")
+    return load_timm(SimpleNamespace(**{**known, **fields}), folder, "cpu", "float32")

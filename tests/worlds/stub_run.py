@@ -33,7 +33,9 @@ GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
 
 
 class StubEncoders:
-    """What labelgen.encode.Encoders is to the stages. STUB_WEIGHTS in the environment stands for the weight files."""
+    """What labelgen.models.teachers.Encoders is to the stages. STUB_WEIGHTS in the environment stands for the weight
+    files.
+    """
 
     grid_hw = (GRID, GRID)
     feature_width = WIDTH

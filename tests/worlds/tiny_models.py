@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from safetensors.torch import save_file
 
 from configs.default import get_config
-from labelgen.libraries import CLIP, ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer, timm
+from labelgen.models.libraries import CLIP, ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer, timm
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 CLIP_JSON = {

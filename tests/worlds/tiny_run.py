@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from labelgen.clip import load_clip
 from labelgen.core.ontology import parse_words
-from labelgen.timm_encoder import load_encoder
+from labelgen.models.clip import load_clip
+from labelgen.models.trunks import load_timm
 from tests.worlds import tiny_models
 from tests.worlds.run import write_run
 
@@ -19,7 +19,7 @@ def write(folder: Path, weights: Path) -> Path:
     """RUN in `folder`; weights: what tiny_models.write wrote."""
     config = tiny_models.config(weights)
     common = (config.weights_dir, config.device, config.dtype)
-    clip, encoder = load_clip(config.clip, *common), load_encoder(config.encoder, *common)
+    clip, encoder = load_clip(config.clip, *common), load_timm(config.encoder, *common)
     prototypes = clip.text(WORDS.words, config.labels.templates)
     identities = {"clip": clip.identity(), "encoder": encoder.identity()}
     return write_run(folder, config, KERNEL, WORDS, prototypes, identities)

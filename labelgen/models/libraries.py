@@ -1,12 +1,12 @@
 """The libraries of the frozen teachers, handed on in an order in which they can be imported.
 
 timm, open_clip and segment_anything all import torchvision, whose public wheel does not load beside a CPU build of
-torch without labelgen.torchvision_shim. Nothing else imports them by themselves.
+torch without labelgen.models.torchvision_shim. Nothing else imports them by themselves.
 """
 
 # ruff: noqa: E402  (after the shim)
 
-from labelgen.torchvision_shim import install
+from labelgen.models.torchvision_shim import install
 
 install()
 

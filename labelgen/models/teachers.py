@@ -1,26 +1,32 @@
 """The frozen encoders and what they make of one photo: its features, its evidence, its truth. No words here.
 
 Data flow: Photo -> patch features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
+
+The three models of a config and their weight files: what is there, what it weighs, what it may be used for.
+
+Data flow: config -> Needed, which `labelgen.weights` fetches and `labelgen.budget` adds up.
 """
 
 from collections.abc import Generator, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen import compute
-from labelgen.choose_encoder import load_encoder
-from labelgen.clip import ClipEncoder, load_clip
 from labelgen.core.config import encoder_settings
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
 from labelgen.core.progress import StageTimes
 from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
-from labelgen.dense import check_variants, window_maps
-from labelgen.sam import load_sam
+from labelgen.models import clip, compute, sam, trunks
+from labelgen.models.clip import ClipEncoder, load_clip
+from labelgen.models.dense_clip import check_variants, window_maps
+from labelgen.models.sam import load_sam
+from labelgen.models.trunks import load_encoder
+from labelgen.models.weight_files import WeightFile, digest
 from labelgen.sources.photos import Photo
 
 Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
@@ -147,3 +153,49 @@ class ClipViews:
         boxes = {key: box for part in crops for key, box in zip(part.keys(), part.boxes(), strict=True)}
         rows = torch.stack([embedded[key] for key in boxes]).cpu().numpy()
         return rows.astype(np.float16), np.stack(list(boxes.values())), dense
+
+
+class Needed(NamedTuple):
+    """A model of the config and its file."""
+
+    role: str
+    name: str
+    file: WeightFile
+
+    def to_fetch(self) -> int:
+        """Bytes that have still to come: of the parameters in float32; some files are stored smaller."""
+        if self.file.there() or not self.file.parameters:
+            return 0
+        return 4 * self.file.parameters()
+
+
+def needs(config: ConfigDict) -> list[Needed]:
+    """The files of CLIP, SAM and the patch encoder, unless that is one of them. UserError for an unknown model."""
+    folder, patches = config.weights_dir, trunks.weight_file(config)
+    return [
+        Needed("CLIP", f"{config.clip.name} {config.clip.pretrained}", clip.weight_file(config.clip, folder)),
+        Needed("SAM", config.sam.name, sam.weight_file(config.sam, folder)),
+        *([Needed("encoder", config.encoder.name, patches)] if patches else []),
+    ]
+
+
+def entry(need: Needed) -> str:
+    """What is told of one file, a line a fact."""
+    file, path = need.file, need.file.there()
+    lines = {
+        "model": f"{need.role} {need.name}",
+        "file": str(path or file.wanted) + ("" if path else "  MISSING"),
+        "size": _size(need, path),
+        "licence": file.licence,
+        "source": file.source or "beside its model config",
+    }
+    if path is not None:
+        lines["sha256"] = digest(path)[:16] + "..."
+    return "\n".join(f"{name:8s} {text}" for name, text in lines.items())
+
+
+def _size(need: Needed, path: Path | None) -> str:
+    """Of the file that is there, else of its parameters; MB are 10^6 bytes."""
+    if path is not None:
+        return f"{path.stat().st_size / 1e6:.1f} MB"
+    return f"about {need.to_fetch() / 1e6:.0f} MB" if need.file.parameters else "unknown"

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labelgen import compute
-from labelgen.clip import Block, ClipEncoder, unit
 from labelgen.core import geometry
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, Windows
+from labelgen.models import compute
+from labelgen.models.clip import Block, ClipEncoder, unit
 
 SIGMA = 5.0
 """NACLIP: width of the neighbourhood, patches."""

@@ -2,10 +2,16 @@
 
 Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up
 in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
+
+The official weight files of SAM and MobileSAM: which there are, and the one that a config means, checked.
+
+Data flow: config + weights_dir -> a checked file -> load_sam (labelgen.models.sam).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -17,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from labelgen import bitmaps, compute, mobile_sam, sam_vit, weight_files
-from labelgen.alike import Bits, share
 from labelgen.core.download import Remote, download
+from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, resize
 from labelgen.core.threads import Busy
 from labelgen.data.rle import MaskSet
-from labelgen.libraries import (
+from labelgen.models import compute, mobile_sam, sam_masks, sam_network, weight_files
+from labelgen.models.libraries import (
     ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,
@@ -34,8 +40,86 @@ from labelgen.libraries import (
     calculate_stability_score,
     sam_model_registry,
 )
-from labelgen.sam_decoder import PointDecoder
-from labelgen.sam_files import NEEDED, RELEASES, weight_file
+from labelgen.models.sam_masks import Bits, share
+from labelgen.models.sam_network import PointDecoder
+from labelgen.models.weight_files import WeightFile
+
+NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
+"""What a model config must have."""
+
+META = "https://dl.fbaipublicfiles.com/segment_anything/"
+MOBILE = "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/"
+
+
+class Release(NamedTuple):
+    """An official weight file: its name, hex sha256 and the folder it is downloaded from."""
+
+    file: str
+    sha256: str
+    folder: str
+
+    @property
+    def url(self) -> str:
+        """SAM_ENDPOINT names another server that has the files, as HF_ENDPOINT does for the hub's."""
+        folder = os.environ.get("SAM_ENDPOINT", self.folder)
+        return f"{folder.rstrip('/')}/{self.file}"
+
+
+RELEASES = {
+    "vit_h": Release("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", META),
+    "vit_l": Release("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", META),
+    "vit_b": Release("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", META),
+    "mobile_sam": Release("mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE),
+}
+"""sam.name -> its file. The six digits in Meta's names begin the file's md5; the sha256 here are those that projects
+which download the files check them against (micro-sam for one)."""
+
+
+class Wanted(Protocol):
+    """The fields of `config.sam` that say which file is meant."""
+
+    name: str
+    weights: str
+    sha256: str
+
+
+def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
+    """The file of config.sam: an official one, somebody's own training of such a model, or that of a model config.
+
+    UserError for a name that there is not, and for the official file of another model.
+    """
+    if config.name.endswith(".json"):
+        fields = weight_files.read_config(weights_dir, config.name, NEEDED)
+        return weight_files.described(weights_dir, config.weights, config.sha256, fields)
+    if config.name not in RELEASES:
+        raise UserError(
+            f"sam.name = {config.name!r}; choose one of {', '.join(RELEASES)}, or name a *.json in weights_dir"
+        )
+    release, path = RELEASES[config.name], Path(weights_dir, config.weights)
+    _refuse_another(config, release)
+    build = mobile_sam.build if config.name == "mobile_sam" else sam_model_registry[config.name]
+    file = WeightFile(
+        path.parent,
+        [path.name],
+        config.sha256,
+        source=release.url,
+        licence="Apache-2.0",
+        parameters=partial(compute.parameters, build),
+    )
+    if config.weights != release.file:  # somebody's own training of that architecture
+        return file
+    fetch = partial(from_url, release.url, path, config.sha256 or release.sha256)
+    return file._replace(fetch=fetch, official=release.sha256)
+
+
+def _refuse_another(config: Wanted, release: Release) -> None:
+    other = next((name for name, known in RELEASES.items() if known.file == config.weights), config.name)
+    if other != config.name:
+        raise UserError(
+            f"sam.weights = {config.weights!r} is the file of {other}, but sam.name = {config.name!r}; "
+            f"set sam.weights = {release.file!r}, or sam.name = {other!r}"
+        )
+
 
 T = TypeVar("T")
 STABILITY_OFFSET = 1.0
@@ -165,7 +249,7 @@ class SamEncoder:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
         with self.busy(), compute.autocast(self.device, self.dtype):
-            features = sam_vit.embed(self.model.image_encoder, self.model.preprocess(image))
+            features = sam_network.embed(self.model.image_encoder, self.model.preprocess(image))
         return features.float()
 
     def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +261,7 @@ class SamEncoder:
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
         threshold = self.model.mask_threshold
         parts = self._upscaled(
-            answers, ids, lambda logits: (bitmaps.extent(logits, threshold), self._stability(logits))
+            answers, ids, lambda logits: (sam_masks.extent(logits, threshold), self._stability(logits))
         )
         if not parts:
             return np.zeros(0, np.int64)
@@ -215,7 +299,7 @@ class SamEncoder:
         rows, columns = (-(-length * self.low_px // self.input_px) for length in answers.input_hw)
         within, threshold = answers.low[:, :rows, :columns], self.model.mask_threshold
         most = self._at_a_time((rows, columns))
-        parts = self._full.over(within, lambda part: bitmaps.words(part > threshold), most=most)
+        parts = self._full.over(within, lambda part: sam_masks.words(part > threshold), most=most)
         return torch.cat(parts).cpu().numpy().view(np.uint64)
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
@@ -224,7 +308,7 @@ class SamEncoder:
         threshold = self.model.mask_threshold
 
         def run(logits: Tensor) -> tuple[list[NDArray[np.uint32]], Tensor, Tensor]:
-            return bitmaps.encode(logits > threshold), bitmaps.extent(logits, threshold), self._stability(logits)
+            return sam_masks.encode(logits > threshold), sam_masks.extent(logits, threshold), self._stability(logits)
 
         parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
         if not parts:

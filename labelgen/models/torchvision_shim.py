@@ -7,8 +7,6 @@ two operators whose absence breaks the import, with a CPU implementation of `nms
 here (by SamAutomaticMaskGenerator).
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from typing import Any

@@ -1,8 +1,23 @@
 """Any model of timm that gives patch tokens or a feature map, as a trunk of patch features.
 
 Data flow: encoder.name and its weight file -> the model, strictly of these weights -> maps [h, w, D] for
-labelgen.patch_encoder. Prefix tokens, pixels' mean and std, interpolation, strides, channels, and whether the input has
-one size only, are what timm says of the model; nothing is read from its name.
+labelgen.models.patch_encoder. Prefix tokens, pixels' mean and std, interpolation, strides, channels, and whether the
+input has one size only, are what timm says of the model; nothing is read from its name.
+
+CLIP's own visual tower as a trunk of patch features: plain hidden states, not the dense variants of
+labelgen.models.dense_clip.
+
+Data flow: labelgen.models.clip's tower -> maps [h, w, width] for labelgen.models.patch_encoder.
+
+SAM's image encoder as a trunk of patch features.
+
+Data flow: labelgen.models.sam's image encoder -> its image embedding [h, w, C] for labelgen.models.patch_encoder.
+
+DINOv2's position embeddings where its own code resizes them otherwise than timm. Used by labelgen.models.trunks.
+
+Which encoder gives the patch features: CLIP's own trunk, SAM's image encoder, or any fitting model of timm.
+
+Data flow: config.encoder (and config.clip or config.sam, where it names them) -> PatchEncoder, weight file.
 """
 
 import sys
@@ -13,16 +28,119 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from labelgen import compute, weight_files
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
-from labelgen.dinov2 import NO_REGISTERS, OriginalPositions
-from labelgen.layers import Layer, Layers
-from labelgen.libraries import timm
-from labelgen.patch_encoder import PatchEncoder, View
-from labelgen.weight_files import WeightFile
+from labelgen.models import compute, sam_network, weight_files
+from labelgen.models.clip import ClipEncoder, load_clip
+from labelgen.models.libraries import timm
+from labelgen.models.patch_encoder import Layer, Layers, PatchEncoder, View
+from labelgen.models.sam import SamEncoder, load_sam
+from labelgen.models.weight_files import WeightFile
+
+
+class ClipTrunk:
+    """See labelgen.models.patch_encoder.Trunk. A layer is a block's output after LN_post, before the visual
+    projection.
+    """
+
+    canvas_hw: HW | None = None
+    """Position embeddings are resized."""
+
+    def __init__(self, clip: ClipEncoder, layers: Sequence[int], join: str) -> None:
+        """UserError for a layer that there is not."""
+        self._clip, self.device, self.dtype = clip, clip.device, clip.dtype
+        there = [Layer(clip.visual.conv1.out_channels, clip.patch_px)] * len(clip.blocks)
+        self._layers = Layers(layers, join, there, "clip")
+        self.patch_px, self.width = self._layers.patch_px, self._layers.width
+        self.mean, self.std = clip.source.mean, clip.source.std
+        self.interpolation = clip.source.interpolation
+
+    @torch.inference_mode()
+    def maps(self, pixels: Tensor) -> Tensor:
+        """float32 [B, h, w, D]; the CLS token is left out."""
+        clip, kept = self._clip, []
+        grid_hw = [side // self.patch_px for side in pixels.shape[-2:]]
+        with compute.autocast(clip.device, clip.dtype):
+            x = clip.embed(pixels)
+            for i, block in enumerate(clip.blocks[: self._layers.indices[-1] + 1]):
+                x = block.module(x)
+                if i in self._layers.indices:
+                    kept.append(clip.visual.ln_post(x)[:, 1:].unflatten(1, grid_hw))
+        return self._layers.joined(kept)
+
+    def identity(self) -> dict[str, Any]:
+        """As Trunk's."""
+        path = self._clip.source.path
+        return {"weights": path.name, "sha256": weight_files.digest(path), **self._layers.identity()}
+
+
+class SamTrunk:
+    """See labelgen.models.patch_encoder.Trunk. Its one layer is the neck's output, what the mask decoder sees."""
+
+    interpolation = "bilinear"
+    """As labelgen.models.sam resizes photos."""
+
+    def __init__(self, sam: SamEncoder, layers: Sequence[int], join: str) -> None:
+        """UserError for a layer that there is not."""
+        self._sam, self.device, self.dtype = sam, sam.device, sam.dtype
+        prompts = sam.model.prompt_encoder
+        there = [Layer(prompts.embed_dim, sam.input_px // prompts.image_embedding_size[0])]
+        self._layers = Layers(layers, join, there, "sam")
+        self.patch_px, self.width = self._layers.patch_px, self._layers.width
+        self.canvas_hw: HW | None = (sam.input_px, sam.input_px)
+        self.mean, self.std = (
+            tuple((value.flatten() / 255).tolist()) for value in (sam.model.pixel_mean, sam.model.pixel_std)
+        )
+
+    @torch.inference_mode()
+    def maps(self, pixels: Tensor) -> Tensor:
+        """float32 [B, h, w, C]."""
+        with compute.autocast(self.device, self._sam.dtype):
+            embedding = sam_network.embed(self._sam.model.image_encoder, pixels)
+        return self._layers.joined([embedding.permute(0, 2, 3, 1)])
+
+    def identity(self) -> dict[str, Any]:
+        """As Trunk's."""
+        path = self._sam.path
+        return {"weights": path.name, "sha256": weight_files.digest(path), **self._layers.identity()}
+
+
+NO_REGISTERS = {f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
+"""timm's architectures that this concerns."""
+OFFSET = 0.1
+"""Patches that Meta's code adds to a side before it scales them."""
+
+
+class OriginalPositions:
+    """timm's `_pos_embed` with other grids' position embeddings as DINOv2's own vision_transformer.py resizes them.
+
+    Bicubic, not antialiased, by the scale (side + OFFSET) / trained side: so the models without registers were trained
+    and measured. Those with registers are antialiased, to the grid's size, as timm does it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Embedded patches [B, h, w, D] -> tokens [B, 1 + h w, D]."""
+        cls = self.model.cls_token.expand(len(x), -1, -1)
+        return torch.cat([cls, x.flatten(1, 2)], 1) + self._at(*x.shape[1:3])
+
+    def _at(self, h: int, w: int) -> Tensor:
+        """[1, 1 + h w, D]."""
+        positions: Tensor = self.model.pos_embed
+        rows, columns = self.model.patch_embed.grid_size
+        if (h, w) == (rows, columns):
+            return positions
+        grid = positions[:, 1:].view(1, rows, columns, -1).permute(0, 3, 1, 2)
+        scale = (h + OFFSET) / rows, (w + OFFSET) / columns
+        with torch.autocast(grid.device.type, enabled=False):
+            resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], 1)
+
 
 HUB_FILE = "model.safetensors"
 FREE_SIZE = "dynamic_img_size"
@@ -44,7 +162,7 @@ class EncoderConfig(Protocol):
 
 
 class TimmTrunk:
-    """A frozen model of timm. See labelgen.patch_encoder.Trunk."""
+    """A frozen model of timm. See labelgen.models.patch_encoder.Trunk."""
 
     def __init__(
         self,
@@ -107,14 +225,14 @@ def norm_after_pooling(model: Any) -> nn.LayerNorm | None:
     return next((norm for norm in after if isinstance(norm, nn.LayerNorm)), None)
 
 
-def load_encoder(config: EncoderConfig, weights_dir: str | Path, device: str, dtype: str) -> PatchEncoder:
+def load_timm(config: EncoderConfig, weights_dir: str | Path, device: str, dtype: str) -> PatchEncoder:
     """The model of a timm name, or of a model config (`name`, `model_args`) and a weight file in weights_dir.
 
     UserError when the name or file is not there, when the digest is another, when the file is of another model, or when
     the model gives neither patch tokens nor a map.
     """
     on = compute.torch_device(device)
-    path = weight_files.find(weight_file(config, weights_dir))
+    path = weight_files.find(timm_file(config, weights_dir))
     view = View(config.size_px, config.height_px, config.window_px, config.stride_px)
     name, model_args = config.name, {}
     if name.endswith(".json"):
@@ -186,7 +304,7 @@ def _canvas(model: Any, built_px: int | None, pass_hw: HW) -> HW:
     return pass_hw
 
 
-def weight_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
+def timm_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
     """The file of config.encoder. UserError for an unknown name.
 
     Of a timm name it is encoder.weights, NAME.safetensors or Meta's release file in weights_dir, else timm's own on the
@@ -210,3 +328,30 @@ def weight_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
         licence={"apache-2.0": "Apache-2.0"}.get(tag.license, tag.license or weight_files.UNKNOWN_LICENCE),
         parameters=lambda: compute.parameters(lambda: timm.create_model(config.name, num_classes=0)),
     )
+
+
+def load_encoder(
+    config: ConfigDict,
+    weights_dir: str | Path = "",
+    clip: ClipEncoder | None = None,
+    sam: SamEncoder | None = None,
+) -> PatchEncoder:
+    """The encoder of config.encoder. Reads encoder, clip, sam, device, dtype, weights_dir (unless given).
+
+    clip, sam: those of the config where they are loaded already. UserError as their loaders, timm_encoder.load_encoder
+    and PatchEncoder.
+    """
+    fields, common = config.encoder, (weights_dir or config.weights_dir, config.device, config.dtype)
+    view = View(fields.size_px, fields.height_px, fields.window_px, fields.stride_px)
+    if fields.name == "clip":
+        return PatchEncoder(ClipTrunk(clip or load_clip(config.clip, *common), fields.layers, fields.join), view)
+    if fields.name == "sam":
+        return PatchEncoder(SamTrunk(sam or load_sam(config.sam, *common), fields.layers, fields.join), view)
+    return load_timm(fields, *common)
+
+
+def weight_file(config: ConfigDict) -> WeightFile | None:
+    """The file of config.encoder; None where it is CLIP's or SAM's. UserError for an unknown name."""
+    if config.encoder.name in ("clip", "sam"):
+        return None
+    return timm_file(config.encoder, config.weights_dir)

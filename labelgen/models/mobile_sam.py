@@ -1,6 +1,6 @@
 """MobileSAM (Zhang et al., arXiv:2306.14289): segment_anything's Sam with timm's TinyViT-5M for an image encoder.
 
-Data flow: release file mobile_sam.pt -> its keys as timm names them -> Sam. Used by labelgen.sam.
+Data flow: release file mobile_sam.pt -> its keys as timm names them -> Sam. Used by labelgen.models.sam.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from labelgen import weight_files
-from labelgen.libraries import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TinyVit, TwoWayTransformer
+from labelgen.models import weight_files
+from labelgen.models.libraries import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TinyVit, TwoWayTransformer
 
 INPUT_PX = 1024
 STRIDE_PX = 16
