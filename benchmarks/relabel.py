@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.setting import median, publish, spread, table
-from labelgen.calibration import Calibration
 from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.ontology import Ontology
 from labelgen.data import rle
 from labelgen.data.records import EvidenceRow
 from labelgen.data.rle import MaskSet
-from labelgen.label import LabelSettings, label_photo
+from labelgen.labels.free_labels import LabelSettings, label_photo
+from labelgen.labels.presence import Calibration
 
 Vectors = NDArray[np.float32]
 GOALS = {"pocket": 100, "21 classes": 20, "171 classes": 20}

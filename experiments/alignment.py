@@ -12,8 +12,8 @@ from experiments.verdict import DENSE, Claim, Comparison, Row
 from fmbseg_jax.checkpoint import restore_run
 from labelgen.core.ontology import class_scores
 from labelgen.data.records import EvidenceRow
-from labelgen.merge import patch_targets
-from labelgen.presence import dense_logits
+from labelgen.labels.free_labels import patch_targets
+from labelgen.labels.presence import dense_logits
 
 Array = NDArray[np.float32]
 PICTURE = "similarity.png"

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.bench import Bench, label, lines_of, word_lines
-from labelgen.calibration import Calibration
 from labelgen.core.ontology import BACKGROUND
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow
-from labelgen.label import LabelSettings, Stages, label_stages
+from labelgen.labels.free_labels import LabelSettings, Stages, label_stages
+from labelgen.labels.presence import Calibration
+from labelgen.labels.scores import IGNORE, TruthReader
 from labelgen.quality import Vocabulary
-from labelgen.truth import IGNORE, TruthReader
 
 OWN = "own-photos"
 """Name of the free labels of the photos that one is judged on."""

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.bench import Bench
 from experiments.dealt import labelled_split, photos
 from experiments.verdict import LABELS, Claim, Comparison, Row
-from labelgen.metrics import Counts, confusion, scores
+from labelgen.labels.scores import Counts, confusion, scores
 from labelgen.quality import presence_pairs, readings
 
 

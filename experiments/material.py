@@ -4,7 +4,7 @@ from experiments.bench import Bench, label, lines_of, word_lines
 from experiments.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
 from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.core.ontology import BACKGROUND, read_words
-from labelgen.metrics import Counts
+from labelgen.labels.scores import Counts
 
 MATERIAL, REST = "water", "everything else"
 

@@ -9,8 +9,8 @@ from experiments.verdict import Claim, Comparison, Row
 from experiments.zero_shot import head_miou
 from fmbseg_jax.feed import split_rows
 from labelgen.data.records import EvidenceRow
-from labelgen.label import label_stages
-from labelgen.metrics import Counts, confusion
+from labelgen.labels.free_labels import label_stages
+from labelgen.labels.scores import Counts, confusion
 
 
 def run(bench: Bench) -> Claim:

@@ -27,9 +27,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import digest
 from labelgen.data.dataset import Dataset, Labels
 from labelgen.data.records import EvidenceRow, FeatureRow
-from labelgen.label import LabelSettings
-from labelgen.metrics import Counts, confusion, scores
-from labelgen.truth import TruthReader
+from labelgen.labels.free_labels import LabelSettings
+from labelgen.labels.scores import Counts, TruthReader, confusion, scores
 
 TUNING: dict[str, Any] = {"train.holdout": 0.3}
 """What is tuned is tuned by trainings of their own, on the photos of the training split that these hold out."""

@@ -13,10 +13,8 @@ from experiments.dealt import Photo, labelled_split, photos
 from experiments.runs import miou
 from experiments.verdict import LABELS, Claim, Comparison, Plot, Row
 from labelgen.core.ontology import BACKGROUND
-from labelgen.coverage import coverage
-from labelgen.masks import strongest
-from labelgen.metrics import confusion
-from labelgen.points import prompt_masks
+from labelgen.labels.free_labels import coverage, prompt_masks, strongest
+from labelgen.labels.scores import confusion
 
 LabelMap = NDArray[np.int64]
 COCO_PHOTO = 640 * 480

@@ -9,7 +9,7 @@ from experiments.runs import Question, best_dense, dense_counts, head_counts, mi
 from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
 from labelgen.core.ontology import BACKGROUND, Ontology, read_words
 from labelgen.data.dataset import Labels
-from labelgen.metrics import Counts
+from labelgen.labels.scores import Counts
 
 READINGS = {
     "head": "head with the dense map, trained without them",

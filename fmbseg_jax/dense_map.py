@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmbseg_jax import hosts
-from labelgen.calibration import sample
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow
-from labelgen.presence import dense_map
+from labelgen.labels.presence import dense_map, sample
 
 Array = NDArray[np.float32]
 PHOTOS = 256

@@ -40,10 +40,9 @@ from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow, check_same_photo
 from labelgen.data.staging import open_data
-from labelgen.label import LabelSettings
-from labelgen.metrics import scores
-from labelgen.presence import PresenceSettings, detect
-from labelgen.truth import TruthReader
+from labelgen.labels.free_labels import LabelSettings
+from labelgen.labels.presence import PresenceSettings, detect
+from labelgen.labels.scores import TruthReader, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]

@@ -22,8 +22,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.data.dataset import Dataset, DirectReader
 from labelgen.data.records import FeatureRow, LabelRow, check_same_photo
-from labelgen.merge import patch_targets
-from labelgen.truth import TruthReader
+from labelgen.labels.free_labels import patch_targets
+from labelgen.labels.scores import TruthReader
 
 Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]

@@ -9,7 +9,7 @@ from fmbseg_jax.checkpoint import Restored
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology
 from labelgen.data.dataset import Dataset
-from labelgen.truth import IGNORE
+from labelgen.labels.scores import IGNORE
 
 
 def class_names(ontology: Ontology, threshold: float) -> tuple[str, ...]:

@@ -39,7 +39,6 @@ from fmbseg_jax.report_photo import Labelling, Look, Looker, payload, script, sh
 from fmbseg_jax.segment import Background
 from fmbseg_jax.tally import read_tally
 from fmbseg_jax.words import split_words
-from labelgen.calibration import Calibration, sample
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import naming, write_atomic
@@ -48,10 +47,11 @@ from labelgen.data.dataset import Dataset, SplitReader
 from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.data.staging import open_data
 from labelgen.formats.palette import palette
-from labelgen.label import LabelSettings
+from labelgen.labels.free_labels import LabelSettings
+from labelgen.labels.presence import Calibration, sample
+from labelgen.labels.scores import TruthReader
 from labelgen.sources.photos import PhotoError, Source
 from labelgen.sources.registry import open_source
-from labelgen.truth import TruthReader
 
 PHOTOS = 60
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ import numpy as np
 from fmbseg_jax.protocol import summary
 from fmbseg_jax.tally import Tallied, read_tally
 from labelgen.core.files import read_json
-from labelgen.metrics import Counts
+from labelgen.labels.scores import Counts
 
 Json = dict[str, Any]
 HEAD, REFINED, DENSE, PRESENT = "head", "head, refined", "dense CLIP, ", ", present classes"

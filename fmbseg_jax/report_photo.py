@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.asked import Asked
 from fmbseg_jax.segment import Background, pixel_classes, refined
-from labelgen.calibration import Calibration
 from labelgen.core.ontology import Ontology, class_scores, ignore_value
 from labelgen.data import rle
 from labelgen.data.records import EvidenceRow, LabelRow
-from labelgen.label import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
-from labelgen.metrics import confusion, scores
-from labelgen.presence import Presence, dense_map, detect
+from labelgen.labels.free_labels import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
+from labelgen.labels.presence import Calibration, Presence, dense_map, detect
+from labelgen.labels.scores import confusion, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]
@@ -103,7 +102,7 @@ class Look:
 
 
 def range_names(classes: int) -> list[str]:
-    """Names for `labelgen.metrics` where indices are wanted."""
+    """Names for `labelgen.labels.scores` where indices are wanted."""
     return [str(c) for c in range(classes)]
 
 

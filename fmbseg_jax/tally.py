@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fmbseg_jax import hosts
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
-from labelgen.metrics import Counts, confusion, scores
+from labelgen.labels.scores import Counts, confusion, scores
 
 PhotoScores = dict[str, tuple[float, float]]
 """Reading -> (mIoU, pixel accuracy) of one photo."""

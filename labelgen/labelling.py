@@ -12,20 +12,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen import calibration
-from labelgen.calibration import Calibration
 from labelgen.core.config import identity
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json, write_atomic, write_json
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.data.dataset import read_prototypes
 from labelgen.data.manifest import check_dtype, check_same, claim, finish_labels
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
-from labelgen.label import LabelSettings, label_photo
+from labelgen.labels import presence
+from labelgen.labels.corrected import Corrected, CorrectedFrom, open_corrected
+from labelgen.labels.free_labels import LabelSettings, label_photo
+from labelgen.labels.presence import Calibration
 
 Prototypes = NDArray[np.float32]
 
@@ -164,7 +164,7 @@ def _labeller(
     if not path.exists():
         with times("calibrate"):
             rows = _sample(data, _labelled(config, shards), config.labels.calibration_photos)
-            write_json(path, calibration.measure(rows, config.labels.variant, prototypes, words).to_json())
+            write_json(path, presence.measure(rows, config.labels.variant, prototypes, words).to_json())
     scale = Calibration.from_json(read_json(path, mend=f"delete {path}"))
     return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
 
@@ -173,7 +173,7 @@ def _sample(data: Path, shards: Sequence[Shard], most: int) -> Iterator[Evidence
     """Photos of all shards alike, at most `most`."""
     readers = [ShardReader(data / "evidence" / shard.name) for shard in shards]
     places = [(reader, row) for reader in readers for row in range(len(reader))]
-    for i in calibration.sample(len(places), most):
+    for i in presence.sample(len(places), most):
         reader, row = places[i]
         yield EvidenceRow.decode(reader[row])
 

@@ -23,7 +23,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen.calibration import Calibration
 from labelgen.core.command import command, parser, same_config, table, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
@@ -34,10 +33,9 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, LabelRow
 from labelgen.data.staging import open_data
-from labelgen.label import LabelSettings, Stages, label_stages
-from labelgen.metrics import Counts, confusion, scores
-from labelgen.presence import dense_logits
-from labelgen.truth import TruthReader
+from labelgen.labels.free_labels import LabelSettings, Stages, label_stages
+from labelgen.labels.presence import Calibration, dense_logits
+from labelgen.labels.scores import Counts, TruthReader, confusion, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]

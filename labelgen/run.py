@@ -40,8 +40,8 @@ from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
-from labelgen.corrected import CorrectedFrom
 from labelgen.data.shards import owned
+from labelgen.labels.corrected import CorrectedFrom
 
 PREEMPTED = 75
 

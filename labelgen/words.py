@@ -28,8 +28,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen import vocabulary
-from labelgen.calibration import sample
 from labelgen.core.command import columns, command, parser, same_config, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
@@ -38,9 +36,10 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset, read_prototypes
 from labelgen.data.records import EvidenceRow
 from labelgen.data.staging import open_data
-from labelgen.label import LabelSettings
-from labelgen.presence import detect
-from labelgen.vocabulary import Array, Pair, Spread, Tokenizer
+from labelgen.labels import vocabulary
+from labelgen.labels.free_labels import LabelSettings
+from labelgen.labels.presence import detect, sample
+from labelgen.labels.vocabulary import Array, Pair, Spread, Tokenizer
 
 NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40
 PHOTOS = 256

@@ -5,8 +5,8 @@ import pytest
 
 from labelgen.core.config import load_config
 from labelgen.core.ontology import read_words
+from labelgen.labels.scores import lookup
 from labelgen.sources.registry import open_source
-from labelgen.truth import lookup
 from tests.worlds.paths import ASSETS, ROOT
 
 PHOTOS = ASSETS / "photos"

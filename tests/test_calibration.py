@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labelgen.calibration import ENOUGH_PHOTOS, Calibration, measure, sample
-from labelgen.label import label_stages
+from labelgen.labels.free_labels import label_stages
+from labelgen.labels.presence import ENOUGH_PHOTOS, Calibration, measure, sample
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 

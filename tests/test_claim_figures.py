@@ -12,8 +12,8 @@ from experiments.encoders import untrained
 from experiments.labels import presence_row
 from experiments.little_data import reached, sizes
 from labelgen.core.ontology import parse_words
-from labelgen.label import label_stages
-from labelgen.metrics import confusion
+from labelgen.labels.free_labels import label_stages
+from labelgen.labels.scores import confusion
 from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence, truth
 
 

@@ -19,8 +19,8 @@ from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
 from labelgen.core.command import command
 from labelgen.core.files import write_json
 from labelgen.data.records import LabelRow
-from labelgen.merge import patch_targets
-from labelgen.truth import TruthReader
+from labelgen.labels.free_labels import patch_targets
+from labelgen.labels.scores import TruthReader
 from tests.worlds import tiny
 from tests.worlds.data import write_family, write_labels
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES

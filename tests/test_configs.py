@@ -7,8 +7,8 @@ import pytest
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import read_words
+from labelgen.labels.scores import lookup
 from labelgen.sources.folders import read_table
-from labelgen.truth import lookup
 from tests.worlds.paths import ROOT
 
 TABLES = {

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.corrections import match
+from labelgen.labels.corrected import match
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
 from tests.worlds.labelgen_run import run

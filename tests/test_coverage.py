@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labelgen.coverage import coverage
 from labelgen.data.rle import MaskSet
+from labelgen.labels.free_labels import coverage
 from tests.worlds.rows import mask_set
 
 

@@ -9,7 +9,7 @@ from configs.default import get_config
 from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.dense_map import RIDGE, densely_embedded, fit_dense_map
 from labelgen.data.dataset import Dataset
-from labelgen.presence import dense_map
+from labelgen.labels.presence import dense_map
 from tests.worlds import tiny
 from tests.worlds.run import write_run
 

@@ -5,12 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labelgen import label
 from labelgen.data.rle import MaskSet
-from labelgen.label import label_photo, label_stages
-from labelgen.merge import merge, patch_targets
-from labelgen.points import query_points
-from labelgen.presence import detect
+from labelgen.labels import free_labels
+from labelgen.labels.free_labels import label_photo, label_stages, merge, patch_targets, query_points
+from labelgen.labels.presence import detect
 from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 
 
@@ -102,7 +100,7 @@ def test_row_is_what_the_stages_say() -> None:
 
 
 def test_a_large_photo_is_labelled_smaller_and_written_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label, "WORKING_PX", 32)
+    monkeypatch.setattr(free_labels, "WORKING_PX", 32)
     row = label_photo(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL, (8, 8))
     assert row.label_map.shape == row.confidence.shape == SIZE
     np.testing.assert_array_equal(row.label_map, truth())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labelgen.metrics import confusion, scores
+from labelgen.labels.scores import confusion, scores
 
 TRUTH = np.array([[0, 0, 1], [1, 255, 2]], np.uint8)
 PREDICTION = np.array([[0, 1, 1], [-1, 0, 2]])

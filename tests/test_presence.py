@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from labelgen import calibration
 from labelgen.data.records import EvidenceRow
-from labelgen.label import label_stages
-from labelgen.presence import dense_logits, dense_map
+from labelgen.labels import presence
+from labelgen.labels.free_labels import label_stages
+from labelgen.labels.presence import dense_logits, dense_map
 from tests.worlds.labelling import NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, evidence
 
 
@@ -37,8 +37,8 @@ def test_a_class_scores_by_its_best_word_in_the_mean_and_not_by_the_mean_of_its_
 
 def test_calibration_and_labels_read_the_mean() -> None:
     row = two_variants()
-    measured = calibration.measure([row], "naclip+proxyclip", PROTOTYPES, ONTOLOGY)
-    alone = calibration.measure([row], "naclip", PROTOTYPES, ONTOLOGY)
+    measured = presence.measure([row], "naclip+proxyclip", PROTOTYPES, ONTOLOGY)
+    alone = presence.measure([row], "naclip", PROTOTYPES, ONTOLOGY)
     assert measured.mean[1] - measured.mean[2] == pytest.approx(1.25 / 48 / 9)  # of one photo a ninth is believed
     assert alone.mean[1] - alone.mean[2] == pytest.approx(0.5 / 48 / 9)
     settings = replace(SETTINGS, variant="naclip+proxyclip", presence=replace(SETTINGS.presence, gate=0.0))

@@ -9,7 +9,7 @@ from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import TruthRow
 from labelgen.data.tfrecord import ShardWriter, shard_name
-from labelgen.truth import TruthReader, lookup
+from labelgen.labels.scores import TruthReader, lookup
 
 VOC = ("background", "cat", "dog")
 

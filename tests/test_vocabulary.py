@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from labelgen import vocabulary
 from labelgen.core.ontology import Ontology, parse_words
-from labelgen.vocabulary import Pair
+from labelgen.labels import vocabulary
+from labelgen.labels.vocabulary import Pair
 
 
 def circle(*degrees: float) -> np.ndarray:

@@ -20,9 +20,9 @@ from labelgen.core.command import command, parser
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow
 from labelgen.formats.palette import overlay, palette
-from labelgen.presence import dense_map
+from labelgen.labels.presence import dense_map
+from labelgen.labels.scores import TruthReader
 from labelgen.sources.registry import open_source
-from labelgen.truth import TruthReader
 
 SIDE_PX, GAP_PX = 160, 6
 

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from labelgen.calibration import Calibration
 from labelgen.core.files import write_json
 from labelgen.core.ontology import Ontology
 from labelgen.data.tfrecord import ShardWriter, shard_name
+from labelgen.labels.presence import Calibration
 
 
 class Row(Protocol):

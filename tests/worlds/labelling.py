@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from labelgen.calibration import Calibration
 from labelgen.core.ontology import Ontology
 from labelgen.data import rle
 from labelgen.data.records import EvidenceRow
 from labelgen.data.rle import MaskSet
-from labelgen.label import LabelSettings
-from labelgen.presence import PresenceSettings
+from labelgen.labels.free_labels import LabelSettings
+from labelgen.labels.presence import Calibration, PresenceSettings
 
 SIZE, GRID = (48, 64), (6, 8)
 ONTOLOGY = Ontology(

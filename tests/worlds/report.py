@@ -21,7 +21,7 @@ from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.ontology import Ontology
 from labelgen.data.records import FeatureRow, TruthRow
-from labelgen.label import label_photo
+from labelgen.labels.free_labels import label_photo
 from tests.worlds import data
 from tests.worlds import run as run_world
 from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth

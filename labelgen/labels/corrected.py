@@ -1,20 +1,31 @@
-"""Label maps as a person gives them back: PNGs, LabelMe's files or a COCO json, in the classes of the words.
+"""Labels that a person has corrected take the place of the free ones.
+
+Data flow: corrected files + photos of DATA -> a label map a photo -> LabelRow, which the label stage writes and
+training reads like any other. All files are looked at before the first photo is labelled.
+
+Label maps as a person gives them back: PNGs, LabelMe's files or a COCO json, in the classes of the words.
 
 What is read here is what labelgen.formats writes, and what tools make of it: names of pictures with other folders in
 front, other ids, other orders of classes. UserErrors name the file.
 """
 
+import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
-from labelgen.core.ontology import UNLABELLED, Ontology
+from labelgen.core.ontology import UNLABELLED, Ontology, label_dtype
+from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
+from labelgen.data.shards import Shard
+from labelgen.data.tfrecord import ShardReader
+from labelgen.labels.free_labels import WORKING_PX, nearest, patch_targets
 from labelgen.sources.coco import AS_PUBLISHED, Annotation, read_annotations
 from labelgen.sources.coco_masks import mask_of, polygon_mask
 from labelgen.sources.photos import read_mask
@@ -223,3 +234,125 @@ def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[Pho
             keys.append((split, photo_id))
     in_split = [key for key in keys if key[0] in parts[: len(parts) - len(PurePosixPath(key[1]).parts)]]
     return in_split or keys
+
+
+HW = tuple[int, int]
+
+
+class CorrectedFrom(NamedTuple):
+    """What the command line says of corrected labels."""
+
+    folder: Path
+    only: bool
+    """Photos that have none are left unlabelled, instead of having the free labels."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Corrected label maps of some photos."""
+
+    source: Corrections
+    names: Mapping[PhotoKey, str]
+    """Photo -> what `source` calls its label map."""
+    digest: str
+    only: bool
+    classes: int
+    grid_hw: HW
+    """The fixed patch grid of DATA."""
+
+    def settings(self) -> dict[str, Any]:
+        """What labels/NAME depends on, for config.json and labels.json."""
+        others = "unlabelled" if self.only else "free labels"
+        return {"corrected": {"photos": len(self.names), "sha256": self.digest, "other_photos": others}}
+
+    def said(self) -> str:
+        """For the last line of the command."""
+        return f", {len(self.names)} photos as corrected" + ", the others unlabelled" * self.only
+
+    def record(self, split: str, evidence: bytes, label: Callable[[bytes], bytes]) -> bytes:
+        """The LabelRow's record of an EvidenceRow's; label: makes the free one, where it is wanted."""
+        seen = EvidenceRow.decode(evidence)
+        name = self.names.get((split, seen.photo_id))
+        if name is None and not self.only:
+            return label(evidence)
+        start = unlabelled_row(seen, self.classes, self.grid_hw) if self.only else LabelRow.decode(label(evidence))
+        return start.encode() if name is None else corrected_row(start, self.source.load(name), seen.grid_hw).encode()
+
+
+def unlabelled_row(seen: EvidenceRow, classes: int, grid_hw: HW) -> LabelRow:
+    """The row of a photo of which nothing is known; grid_hw: the fixed patch grid."""
+    dtype = label_dtype(classes)
+    return LabelRow(
+        seen.photo_id,
+        np.zeros(0, np.int32),
+        np.zeros(0, np.float32),
+        np.full(seen.size_hw, np.iinfo(dtype).max, dtype),
+        np.zeros(seen.size_hw, np.uint8),
+        np.zeros((*grid_hw, SLOTS), np.uint16),
+        np.zeros((*grid_hw, SLOTS), np.uint8),
+    )
+
+
+def corrected_row(row: LabelRow, label_map: LabelMap, grid_hw: HW) -> LabelRow:
+    """The row with label_map [H, W] (class, -1 unlabelled) in its map's place; the row itself where they are the same.
+
+    Classes are those with a pixel, with score 1; confidence is 1 where the map was changed, 0 where a label was taken
+    away; patch targets are made as those of free labels. grid_hw: the photo's valid patches.
+    """
+    dtype = row.label_map.dtype
+    packed = np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype)
+    changed = packed != row.label_map
+    if not changed.any():
+        return row
+    classes = np.unique(label_map[label_map >= 0]).astype(np.int32)
+    fixed_hw = row.target_classes.shape[0], row.target_classes.shape[1]
+    target_classes, target_shares = patch_targets(_at_working_size(label_map), grid_hw, fixed_hw)
+    return LabelRow(
+        row.photo_id,
+        classes,
+        np.ones(len(classes), np.float32),
+        packed,
+        np.where(changed, np.where(label_map < 0, 0, 255), row.confidence).astype(np.uint8),
+        target_classes,
+        target_shares,
+    )
+
+
+def _at_working_size(label_map: LabelMap) -> NDArray[np.int64]:
+    """At the size at which free labels are made."""
+    height, width = label_map.shape
+    longest = max(height, width)
+    if longest > WORKING_PX:
+        label_map = nearest(label_map, (max(1, height * WORKING_PX // longest), max(1, width * WORKING_PX // longest)))
+    return label_map.astype(np.int64)
+
+
+def open_corrected(wanted: CorrectedFrom, words: Ontology, data: Path, shards: Sequence[Shard]) -> Corrected:
+    """shards: those of DATA that are to be labelled, all of them encoded.
+
+    UserError, naming the file, when there is none, and for one that belongs to no photo or to several, has another
+    size, or has classes that the words lack.
+    """
+    source = open_corrections(wanted.folder, words)
+    photos = dict(sizes(data, shards))
+    names = match(source, photos)
+    content = hashlib.sha256()
+    for key, name in sorted(names.items()):
+        label_map, size_hw = source.load(name), photos[key]
+        if label_map.shape != size_hw:
+            raise UserError(
+                f"{source.where(name)}: {label_map.shape[1]} x {label_map.shape[0]} px, but its photo {'/'.join(key)} "
+                f"has {size_hw[1]} x {size_hw[0]}; draw on the photo upright and in its size"
+            )
+        content.update("/".join(key).encode() + b"\0" + label_map.tobytes())
+    height, width = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")["grid_hw"]
+    return Corrected(source, names, content.hexdigest(), wanted.only, len(words.names), (height, width))
+
+
+def sizes(data: Path, shards: Sequence[Shard]) -> Iterator[tuple[PhotoKey, HW]]:
+    """((split, photo id), size_hw) of every photo of these shards."""
+    for shard in shards:
+        evidence = ShardReader(data / "evidence" / shard.name)
+        for i in range(len(evidence)):
+            row = EvidenceRow.decode(evidence[i])
+            yield (shard.split, row.photo_id), row.size_hw
