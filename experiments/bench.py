@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from labelgen import labelling
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
@@ -22,6 +21,7 @@ from labelgen.core.ontology import Ontology, parse_words, read_words
 from labelgen.core.progress import StageTimes
 from labelgen.data.dataset import Dataset, Labels
 from labelgen.data.manifest import claim
+from labelgen.stages import labelling
 
 SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")
 """Groups of the config that what lies in OUT depends on."""

@@ -44,9 +44,9 @@ from labelgen.data.manifest import check_same, claim, sizes
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
 from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
-from labelgen.encoding import READ_AHEAD, READERS
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
+from labelgen.stages.encoding import READ_AHEAD, READERS
 
 if TYPE_CHECKING:
     from labelgen.models.compute import Lanes

@@ -34,7 +34,6 @@ from types import FrameType
 
 from ml_collections import ConfigDict
 
-from labelgen import encoding, labelling
 from labelgen.core.command import GOES_ON, command, parser, same_config, share, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
@@ -42,6 +41,7 @@ from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
 from labelgen.data.shards import owned
 from labelgen.labels.corrected import CorrectedFrom
+from labelgen.stages import encoding, labelling
 
 PREEMPTED = 75
 
@@ -90,7 +90,7 @@ def _on_cluster(
     load: encoding.Loader,
 ) -> list[str]:
     """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
-    from labelgen import cluster_worker, ray_engine  # only for who has a cluster
+    from labelgen.stages import cluster  # only for who has a cluster
 
     if args.worker != (0, 1):
         raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
@@ -105,19 +105,19 @@ def _on_cluster(
     said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
     if args.stage != "label":
         data_plan = encoding.prepare(config, data, args.limit, words)
-    with ray_engine.cluster(address, data) as token:
+    with cluster.cluster(address, data) as token:
         shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, load)
         if args.stage != "label":
             with times("encode on the cluster"):
                 left = encoding.unfinished(data_plan, data_plan.shards)
-                ray_engine.run_stage(cluster_worker.Job("encode", *shared), left, stop.asked)
+                cluster.run_stage(cluster.Job("encode", *shared), left, stop.asked)
             said.append(encoding.complete(data_plan))
         if args.stage != "encode" and words is not None:
             shards = labelling.prepare(config, data)
             begun = labelling.begin(config, data, words, shards, times)
             with times("label on the cluster"):
                 unlabelled = labelling.unlabelled(begun, config, shards)
-                ray_engine.run_stage(cluster_worker.Job("label", *shared), unlabelled, stop.asked)
+                cluster.run_stage(cluster.Job("label", *shared), unlabelled, stop.asked)
             said.append(labelling.complete(begun, config, shards))
     return said
 

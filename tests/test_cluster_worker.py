@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from labelgen import cluster_worker
-from labelgen.cluster_worker import SHARED, Failed, Tally, Told, check_shared
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
+from labelgen.stages import cluster
+from labelgen.stages.cluster import SHARED, Failed, Tally, Told, check_shared
 
 
 def test_a_disk_that_is_not_shared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_worker, "_SEEN_S", 0.0)
+    monkeypatch.setattr(cluster, "_SEEN_S", 0.0)
     for token in (None, "another"):
         if token:
             write_json(tmp_path / SHARED, {"token": token})

@@ -2,9 +2,9 @@
 
 import pytest
 
-from labelgen import dispatch
 from labelgen.core.errors import UserError
-from labelgen.dispatch import Board
+from labelgen.stages import cluster
+from labelgen.stages.cluster import Board
 
 
 class Clock:
@@ -38,7 +38,7 @@ def test_a_straggler_is_given_to_one_idle_worker_more() -> None:
         board.give(worker)
     clock.now = 10.0
     board.finished(1)
-    clock.now = 10.0 * dispatch.SLOW
+    clock.now = 10.0 * cluster.SLOW
     assert board.give(1) is None  # not later than three times the median, yet
     clock.now += 1
     assert (board.give(1), board.give(4), board.give(5)) == (1, 2, None)
@@ -56,15 +56,15 @@ def test_short_shards_are_not_done_twice() -> None:
     board.give(1), board.give(2)
     clock.now = 0.5
     board.finished(1)
-    clock.now = dispatch.LEAST_S
+    clock.now = cluster.LEAST_S
     assert board.give(1) is None
 
 
 def test_a_shard_that_kills_its_workers_is_named() -> None:
     board = Board(1)
-    for worker in range(dispatch.DEATHS - 1):
+    for worker in range(cluster.DEATHS - 1):
         assert board.give(worker) == 0
         board.lost(worker)
     board.give(99)
-    with pytest.raises(UserError, match=f"{dispatch.DEATHS} workers died, one after the other, at one shard"):
+    with pytest.raises(UserError, match=f"{cluster.DEATHS} workers died, one after the other, at one shard"):
         board.lost(99)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labelgen import labelling
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.data.dataset import read_prototypes
+from labelgen.stages import labelling
 from tests.worlds import stub_run
 
 SYNONYMS = "sky: heaven\ngrass: meadow, turf\nball: globe\n"

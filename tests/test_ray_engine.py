@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from labelgen.cluster_worker import Job, Told
 from labelgen.core.errors import UserError
 from labelgen.data.shards import Shard
-from labelgen.ray_engine import run_stage, slots
+from labelgen.stages.cluster import Job, Told, run_stage, slots
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, process, run, same
 from tests.worlds.paths import ROOT

@@ -1,6 +1,6 @@
 """Stages that overlap: work of several items at a time in threads, results in their order, never far ahead.
 
-Used by labelgen.encoding (photos read, rows written) and labelgen.models.teachers (photos through the models).
+Used by labelgen.stages.encoding (photos read, rows written) and labelgen.models.teachers (photos through the models).
 """
 
 import time

@@ -20,13 +20,14 @@ import ml_dtypes
 import numpy as np
 from PIL import Image
 
-from labelgen import dispatch, run
+from labelgen import run
 from labelgen.core.command import command
 from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
 from labelgen.core.threads import in_order
 from labelgen.data.records import EvidenceRow, FeatureRow, TruthRow
 from labelgen.sources.photos import Photo
+from labelgen.stages import cluster
 from tests.worlds.rows import mask_set
 
 GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
@@ -117,7 +118,7 @@ def get_config():
 
 def main(argv: list[str]) -> int:
     """labelgen.run with the stub."""
-    dispatch.LEAST_S = float(os.environ.get("STUB_LEAST_S", dispatch.LEAST_S))
+    cluster.LEAST_S = float(os.environ.get("STUB_LEAST_S", cluster.LEAST_S))
     return command(partial(run.main, load=StubEncoders), run.arguments(), argv)
 
 
