@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from fmbseg_jax import optim
-from fmbseg_jax.config import HeadConfig, LossConfig
 from fmbseg_jax.gather import Batch
-from fmbseg_jax.head import make_head
 from fmbseg_jax.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.mesh import make_mesh
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.step import Objective, Outcome, Teacher, compile_train_step, init_state, row_keys
 from labelgen.core.command import command, parser
 

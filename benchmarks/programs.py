@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.setting import Shape
 from fmbseg_jax import optim
-from fmbseg_jax.config import HeadConfig, LossConfig, TrainConfig, train_config
 from fmbseg_jax.gather import Batch
-from fmbseg_jax.head import State, make_head
 from fmbseg_jax.mesh import make_mesh, over_data, replicated
+from fmbseg_jax.runs.head import State, make_head
+from fmbseg_jax.runs.settings import HeadConfig, LossConfig, TrainConfig, train_config
 from fmbseg_jax.step import Objective, Teacher, born_sharded, compile_train_step, init_state
 from labelgen.core.config import load_config
 

@@ -105,7 +105,7 @@ def draw_patches(shares: Tensor, count: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """fmbseg_jax.head.Block."""
+    """fmbseg_jax.runs.head.Block."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """fmbseg_jax.head.Head without a hidden layer."""
+    """fmbseg_jax.runs.head.Head without a hidden layer."""
 
     def __init__(self, width: int, text_width: int, blocks: int, heads: int):
         super().__init__()

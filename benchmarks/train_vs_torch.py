@@ -26,8 +26,8 @@ from jax.sharding import Mesh
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from benchmarks.setting import POCKET, REAL, Shape, fresh_process, median, publish, scratch_data, spread, table
-from fmbseg_jax.config import TrainConfig, train_config
-from fmbseg_jax.head import make_head
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import TrainConfig, train_config
 from fmbseg_jax.step import Objective, Teacher, init_state
 from fmbseg_jax.task import open_task
 from labelgen.core.command import command, parser

@@ -9,7 +9,7 @@ from PIL import Image
 from experiments.bench import Bench
 from experiments.runs import Question, embedded, shipped_question, trained, truth_of
 from experiments.verdict import DENSE, Claim, Comparison, Row
-from fmbseg_jax.checkpoint import restore_run
+from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.ontology import class_scores
 from labelgen.data.records import EvidenceRow
 from labelgen.labels.free_labels import patch_targets

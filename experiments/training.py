@@ -10,7 +10,7 @@ import jax
 from experiments.bench import Bench, Fields, label, lines_of, once, word_lines
 from experiments.runs import head_counts, miou, shipped_question, trained
 from experiments.verdict import Claim, Comparison, Plot, Row
-from fmbseg_jax.checkpoint import restore_run
+from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
 from labelgen.stages import encoding

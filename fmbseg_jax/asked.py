@@ -1,17 +1,17 @@
 """Any list of words, asked of a head that was trained with other ones.
 
 Every asked class is either known, near a trained one, or new. Probabilities come in three steps: the dense map, which
-knows no words (fmbseg_jax.dense_map), deals a patch among all asked classes; what it gives to known ones is dealt anew
-by the head, which tells these apart far better; and where several asked classes are near the same trained one, so that
-the head cannot tell them apart, the dense map deals that one's part among them. With nothing but trained words this is
-the head alone.
+knows no words (fmbseg_jax.runs.dense_map), deals a patch among all asked classes; what it gives to known ones is dealt
+anew by the head, which tells these apart far better; and where several asked classes are near the same trained one, so
+that the head cannot tell them apart, the dense map deals that one's part among them. With nothing but trained words
+this is the head alone.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
-from fmbseg_jax.checkpoint import Restored
+from fmbseg_jax.runs.checkpoint import Restored
 from labelgen.core.ontology import Ontology, class_scores
 
 Array = NDArray[np.float32]

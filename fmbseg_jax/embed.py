@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax.checkpoint import Restored
-from fmbseg_jax.dense_map import densely_embedded
+from fmbseg_jax.runs.checkpoint import Restored
+from fmbseg_jax.runs.dense_map import densely_embedded
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FeatureRow

@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic

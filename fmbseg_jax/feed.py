@@ -15,9 +15,9 @@ import grain
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax import hosts
-from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.memory import BatchMemory
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.settings import FeedConfig
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.data.dataset import Dataset, DirectReader

@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding
 
 from fmbseg_jax.feed import Rows, held_out_batches
 from fmbseg_jax.gather import Batch
-from fmbseg_jax.head import State
 from fmbseg_jax.place import place
+from fmbseg_jax.runs.head import State
 from fmbseg_jax.step import Outcome, Teacher
 from fmbseg_jax.task import Task
 

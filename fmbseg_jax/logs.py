@@ -8,8 +8,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from fmbseg_jax import hosts
-from fmbseg_jax.runs import Run
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.run_folder import Run
 from labelgen.core.files import naming, write_atomic
 
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fmbseg_jax import hosts
-from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Example, Examples, Feed, Order, Rows
 from fmbseg_jax.gather import Batch
 from fmbseg_jax.resident import Resident, fits
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.settings import FeedConfig
 from labelgen.core.progress import Progress
 
 

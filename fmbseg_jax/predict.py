@@ -6,7 +6,7 @@
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
 classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
-dense map (fmbseg_jax.dense_map). Writes into MASKS, as --format says:
+dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
 
     masks/ID.png        png: class index a pixel, exactly the photo's size (palette PNG; 16-bit grey beyond 255 classes)
     classes.json        png: name -> index, colour, words
@@ -32,12 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg_jax import hosts
 from fmbseg_jax.asked import Asked
-from fmbseg_jax.checkpoint import restore_run
 from fmbseg_jax.embed import Embedder
 from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
 from fmbseg_jax.protocol import class_names
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.checkpoint import restore_run
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
 from labelgen.core.command import command, parser

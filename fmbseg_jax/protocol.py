@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmbseg_jax.checkpoint import Restored
+from fmbseg_jax.runs.checkpoint import Restored
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology
 from labelgen.data.dataset import Dataset

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fmbseg_jax.asked import Asked
-from fmbseg_jax.checkpoint import Restored, restore_run
 from fmbseg_jax.embed import Embedder
+from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.segment import Background, pixel_classes
 from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError

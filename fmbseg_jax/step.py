@@ -18,9 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from fmbseg_jax.chunks import in_chunks
-from fmbseg_jax.config import LossConfig
 from fmbseg_jax.gather import Batch, at_step, features_of, with_rows
-from fmbseg_jax.head import Head, State
 from fmbseg_jax.losses import (
     Contrast,
     Patches,
@@ -33,6 +31,8 @@ from fmbseg_jax.losses import (
     target_shares,
 )
 from fmbseg_jax.mesh import over_data, replicated, state_shardings
+from fmbseg_jax.runs.head import Head, State
+from fmbseg_jax.runs.settings import LossConfig
 
 Metrics = dict[str, jax.Array]
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing

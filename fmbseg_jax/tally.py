@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax import hosts
+from fmbseg_jax.runs import hosts
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
 from labelgen.labels.scores import Counts, confusion, scores

@@ -9,12 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from fmbseg_jax import hosts
-from fmbseg_jax.checkpoint import refuse_other
-from fmbseg_jax.config import TrainConfig
 from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, training_rows
 from fmbseg_jax.losses import class_weights
-from fmbseg_jax.runs import Run
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.checkpoint import refuse_other
+from fmbseg_jax.runs.run_folder import Run
+from fmbseg_jax.runs.settings import TrainConfig
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
 from labelgen.core.ontology import Ontology

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax.checkpoint import Restored
 from fmbseg_jax.embed import check_same_weights
+from fmbseg_jax.runs.checkpoint import Restored
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.photos import Photo
 

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from fmbseg_jax.checkpoint import Restored
+from fmbseg_jax.runs.checkpoint import Restored
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.ontology import Ontology, read_words

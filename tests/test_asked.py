@@ -11,7 +11,7 @@ from PIL import Image
 from configs.default import get_config
 from fmbseg_jax import evaluate, predict
 from fmbseg_jax.asked import Asked, groups, known_words
-from fmbseg_jax.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.towers import Towers
 from labelgen.core.command import command
 from labelgen.core.ontology import parse_words

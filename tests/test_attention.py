@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax.attention import attend, on_cpu
+from fmbseg_jax.runs.head import attend, on_cpu
 
 B, N, HEADS, WIDTH = 2, 7, 3, 4
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from fmbseg_jax.checkpoint import Checkpoints, refuse_other, restore_run
-from fmbseg_jax.head import State
+from fmbseg_jax.runs.checkpoint import Checkpoints, refuse_other, restore_run
+from fmbseg_jax.runs.head import State
 from labelgen.core.errors import UserError
 from tests.worlds.checkpoints import IDENTITY, PROTOTYPES, facts, kept, same, train
 from tests.worlds.stepping import CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, mesh_of

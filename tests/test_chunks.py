@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fmbseg_jax import chunks
-from fmbseg_jax.config import HeadConfig, LossConfig
-from fmbseg_jax.head import make_head
 from fmbseg_jax.losses import Contrast, Patches
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.step import Given, Objective, Teacher
 from tests.worlds import reference
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, Bench, mesh_of

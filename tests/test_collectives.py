@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fmbseg_jax import optim
-from fmbseg_jax.config import HeadConfig, LossConfig
-from fmbseg_jax.head import make_head
 from fmbseg_jax.mesh import over_data, replicated, state_shardings
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state
 from tests.worlds.stepping import SUPCON, mesh_of
 from tests.worlds.synthetic import CLASSES, ONTOLOGY

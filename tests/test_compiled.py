@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import pytest
 
-from fmbseg_jax.compiled import keep_compiled
-from fmbseg_jax.config import train_config
-from fmbseg_jax.runs import open_run
+from fmbseg_jax.runs.run_folder import keep_compiled, open_run
+from fmbseg_jax.runs.settings import train_config
 from labelgen.core.config import ROOT, load_config
 from labelgen.core.errors import UserError
 from tests.worlds.processes import HOST_RUN, Ended, hosts

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs.default import get_config
-from fmbseg_jax.checkpoint import restore_run
-from fmbseg_jax.dense_map import RIDGE, densely_embedded, fit_dense_map
+from fmbseg_jax.runs.checkpoint import restore_run
+from fmbseg_jax.runs.dense_map import RIDGE, densely_embedded, fit_dense_map
 from labelgen.data.dataset import Dataset
 from labelgen.labels.presence import dense_map
 from tests.worlds import tiny

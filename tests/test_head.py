@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax.head import Block, Head
+from fmbseg_jax.runs.head import Block, Head
 
 KEY = jax.random.key(0)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.loss_memory import AtOnce, hlo_flops, line
-from fmbseg_jax.config import LossConfig
-from fmbseg_jax.head import make_head
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import LossConfig
 from tests.worlds.stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from fmbseg_jax import resident
-from fmbseg_jax.config import FeedConfig
 from fmbseg_jax.feed import Examples, Feed, Order, free_labels, split_rows
 from fmbseg_jax.gather import at_step, features_of, with_rows
 from fmbseg_jax.mesh import over_data
 from fmbseg_jax.place import Placed, open_batches
 from fmbseg_jax.resident import Resident
+from fmbseg_jax.runs.settings import FeedConfig
 from labelgen.data.dataset import Dataset
 from tests.worlds import training
 from tests.worlds.stepping import mesh_of

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmbseg_jax import evaluate, predict
-from fmbseg_jax import hosts as fmbseg_hosts
+from fmbseg_jax.runs import hosts as fmbseg_hosts
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from tests.worlds import tiny

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fmbseg_jax import segmenter as segmenter_module
 from fmbseg_jax.asked import Asked
-from fmbseg_jax.checkpoint import restore_run
+from fmbseg_jax.runs.checkpoint import restore_run
 from fmbseg_jax.segmenter import Recent, Segmentation, Segmenter
 from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError

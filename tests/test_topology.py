@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from configs.default import get_config
-from fmbseg_jax.checkpoint import Checkpoints
-from fmbseg_jax.checksum import checksum
-from fmbseg_jax.config import hosts_config
-from fmbseg_jax.hosts import check
+from fmbseg_jax.runs.checkpoint import Checkpoints, checksum
+from fmbseg_jax.runs.hosts import check
+from fmbseg_jax.runs.settings import hosts_config
 from labelgen.core.errors import UserError
 from tests.worlds.hosts_check import HIDDEN, IDENTITY, PROTOTYPES
 from tests.worlds.processes import HOST_RUN, free_port, hosts, pair

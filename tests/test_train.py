@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmbseg_jax.checkpoint import restore_run
+from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.files import read_json, write_json
 from labelgen.core.ontology import class_scores, parse_words
 from labelgen.data.dataset import Dataset

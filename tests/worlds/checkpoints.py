@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from configs.default import get_config
-from fmbseg_jax.checkpoint import Checkpoints
-from fmbseg_jax.config import LossConfig
+from fmbseg_jax.runs.checkpoint import Checkpoints
+from fmbseg_jax.runs.settings import LossConfig
 from tests.worlds import run
 from tests.worlds.stepping import CE, TEXT_WIDTH, WIDTH, Bench
 from tests.worlds.synthetic import ONTOLOGY, unit_rows

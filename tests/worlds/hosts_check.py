@@ -1,4 +1,4 @@
-"""What fmbseg_jax.hosts and meshes say in one process of several.
+"""What fmbseg_jax.runs.hosts and meshes say in one process of several.
 
 `python -m tests.worlds.hosts_check ADDRESS:PORT,COUNT,ID OUT` writes OUT/ID.json; all together write
 OUT/checkpoints, of a head whose parameters are spread over the processes.
@@ -13,13 +13,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fmbseg_jax import hosts
-from fmbseg_jax.checkpoint import Checkpoints
-from fmbseg_jax.checksum import checksum
-from fmbseg_jax.config import FeedConfig, HeadConfig
 from fmbseg_jax.feed import check_whole_shards
 from fmbseg_jax.mesh import make_mesh, over_data, own_places
 from fmbseg_jax.place import place
+from fmbseg_jax.runs import hosts
+from fmbseg_jax.runs.checkpoint import Checkpoints, checksum
+from fmbseg_jax.runs.settings import FeedConfig, HeadConfig
 from labelgen.core.errors import UserError
 from tests.worlds.stepping import SUPCON, TEXT_WIDTH, arrays
 from tests.worlds.stepping import Bench as OneProcessBench

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmbseg_jax.checkpoint import Checkpoints
-from fmbseg_jax.head import State
+from fmbseg_jax.runs.checkpoint import Checkpoints
+from fmbseg_jax.runs.head import State
 from labelgen.core.ontology import Ontology
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 

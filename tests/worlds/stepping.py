@@ -6,9 +6,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from fmbseg_jax import optim
-from fmbseg_jax.config import HeadConfig, LossConfig
-from fmbseg_jax.head import make_head
 from fmbseg_jax.mesh import batch_sharding, replicated
+from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.step import (
     Objective,
     Teacher,

@@ -2,15 +2,21 @@
 
 Alone (`config.distributed` off) everything here is at hand: no process waits for another. Sums are made in numpy, in
 the order of the processes, so that integers and float64 come out the same to the last digit on every host.
+
+Signals that stop a training: they are noted, and the loop ends when its step does.
 """
 
 import functools
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import jax
@@ -193,3 +199,27 @@ def _gather_bytes(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 [processes, n] of each one's [n]."""
     with jax.transfer_guard("allow"):
         return np.ascontiguousarray(multihost_utils.process_allgather(data))
+
+
+@contextmanager
+def preemption() -> Iterator[list[int]]:
+    """Within it, SIGTERM and a first Ctrl-C end nothing; they are added to the list that is given.
+
+    What is ignored, as Ctrl-C is in a shell's background, stays ignored.
+    """
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if number in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        if number == signal.SIGINT:
+            os.write(2, b"\nstopping after this step, to save it; Ctrl-C again ends at once\n")  # as a handler may
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in heard}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,7 +8,7 @@ training split, keeps what the features can tell: sharper than the maps that it 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax import hosts
+from fmbseg_jax.runs import hosts
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmbseg_jax import hosts
+from fmbseg_jax.runs import hosts
 from labelgen.core.errors import UserError
 from labelgen.core.remote import is_remote
 
@@ -62,7 +62,7 @@ class FeedConfig:
 
 @dataclass(frozen=True)
 class HostsConfig:
-    """How the processes of a run find each other (fmbseg_jax.hosts.start)."""
+    """How the processes of a run find each other (fmbseg_jax.runs.hosts.start)."""
 
     distributed: str
     distributed_start_s: int
