@@ -30,9 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.setting import POCKET, REAL, Shape, median, publish, scratch_data, spread, table
-from fmbseg_jax.feed import Examples, Feed, free_labels
-from fmbseg_jax.memory import BatchMemory
 from fmbseg_jax.runs.settings import FeedConfig, train_config
+from fmbseg_jax.training.feed import BatchMemory, Examples, Feed, free_labels
 from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError

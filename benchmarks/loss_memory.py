@@ -21,13 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fmbseg_jax import optim
-from fmbseg_jax.gather import Batch
-from fmbseg_jax.losses import class_scores, take_patches, target_shares
-from fmbseg_jax.mesh import make_mesh
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.step import Objective, Outcome, Teacher, compile_train_step, init_state, row_keys
+from fmbseg_jax.training.losses import class_scores, take_patches, target_shares
+from fmbseg_jax.training.mesh import make_mesh
+from fmbseg_jax.training.step import Batch, Objective, Outcome, Teacher, adamw, compile_train_step, init_state, row_keys
 from labelgen.core.command import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
@@ -86,7 +84,7 @@ def cost(kind: type[Objective], loss: str, patches_per_photo: int, classes: int,
     """Bytes and operations of one training step."""
     settings = LossConfig(loss, True, 0.5, 0.1, True, patches_per_photo, SAMPLES, 1.0)
     head = make_head(HeadConfig(0, 1, 0, "float32"), TEXT_WIDTH)
-    optimiser, mesh = optim.adamw(1e-3, 1, 10, 0.01, 1.0), make_mesh(-1, 1)
+    optimiser, mesh = adamw(1e-3, 1, 10, 0.01, 1.0), make_mesh(-1, 1)
     state = jax.eval_shape(lambda key: init_state(head, settings, optimiser, FEATURE_WIDTH, key), jax.random.key(0))
     objective = kind(head, settings, tuple(range(classes)), mesh)
     step: Any = compile_train_step(objective, optimiser, 0, state, mesh)

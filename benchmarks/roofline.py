@@ -23,8 +23,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.programs import Program, program
 from benchmarks.setting import Shape, median, publish, spread, table
-from fmbseg_jax.costs import matmul_flops
 from fmbseg_jax.runs.settings import train_config
+from fmbseg_jax.training.costs import matmul_flops
 from labelgen.core.command import command, parser
 from labelgen.core.config import ROOT, load_config
 from labelgen.core.errors import UserError

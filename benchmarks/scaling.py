@@ -23,8 +23,8 @@ import jax
 
 from benchmarks.programs import LARGE, program, settings_of
 from benchmarks.setting import REAL, fresh_process, publish, table
-from fmbseg_jax.costs import matmul_flops
 from fmbseg_jax.runs import hosts
+from fmbseg_jax.training.costs import matmul_flops
 from labelgen.core.command import command, parser
 
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 8))

@@ -28,8 +28,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from benchmarks.setting import POCKET, REAL, Shape, fresh_process, median, publish, scratch_data, spread, table
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import TrainConfig, train_config
-from fmbseg_jax.step import Objective, Teacher, init_state
-from fmbseg_jax.task import open_task
+from fmbseg_jax.training.step import Objective, Teacher, init_state
+from fmbseg_jax.training.task import open_task
 from labelgen.core.command import command, parser
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError

@@ -15,7 +15,7 @@ from experiments.bench import Bench, Fields, text
 from experiments.dealt import own_photos
 from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from experiments.verdict import DENSE, Claim, Comparison, Row
-from fmbseg_jax.feed import split_rows
+from fmbseg_jax.training.feed import split_rows
 from labelgen.core.errors import UserError
 from labelgen.models.trunks import weight_file
 from labelgen.models.weight_files import read_state

@@ -7,7 +7,7 @@ from experiments.dealt import labelled, own_labels
 from experiments.runs import Question, asked_names, miou, shipped_question, truth_of
 from experiments.verdict import Claim, Comparison, Row
 from experiments.zero_shot import head_miou
-from fmbseg_jax.feed import split_rows
+from fmbseg_jax.training.feed import split_rows
 from labelgen.data.records import EvidenceRow
 from labelgen.labels.free_labels import label_stages
 from labelgen.labels.scores import Counts, confusion

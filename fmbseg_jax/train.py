@@ -26,14 +26,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fmbseg_jax import optim
-from fmbseg_jax.costs import Cost, cost
-from fmbseg_jax.feed import check_whole_shards
-from fmbseg_jax.gather import Batch
-from fmbseg_jax.held_out import HeldOut
-from fmbseg_jax.logs import MetricsLog, NoLog, open_log
-from fmbseg_jax.mesh import batch_sharding, make_mesh, own_places, replicated
-from fmbseg_jax.place import Batches, open_batches, place_flags
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Checkpoints
 from fmbseg_jax.runs.dense_map import fit_dense_map
@@ -41,8 +33,23 @@ from fmbseg_jax.runs.head import State, make_head
 from fmbseg_jax.runs.hosts import preemption
 from fmbseg_jax.runs.run_folder import Run, keep_compiled, open_run
 from fmbseg_jax.runs.settings import TrainConfig, train_config
-from fmbseg_jax.step import Metrics, Objective, Teacher, born_sharded, compile_held_out, compile_train_step, init_state
-from fmbseg_jax.task import keep_config, open_task, run_facts, stage_rows
+from fmbseg_jax.training.costs import Cost, cost
+from fmbseg_jax.training.device_batches import Batches, open_batches, place_flags
+from fmbseg_jax.training.feed import check_whole_shards
+from fmbseg_jax.training.logs import MetricsLog, NoLog, open_log
+from fmbseg_jax.training.mesh import batch_sharding, make_mesh, own_places, replicated
+from fmbseg_jax.training.step import (
+    Batch,
+    Metrics,
+    Objective,
+    Teacher,
+    adamw,
+    born_sharded,
+    compile_held_out,
+    compile_train_step,
+    init_state,
+)
+from fmbseg_jax.training.task import HeldOut, keep_config, open_task, run_facts, stage_rows
 from labelgen.core.command import INTERRUPTED, command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.files import write_json
@@ -90,7 +97,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
 
     with times("state"):
         head = make_head(settings.head, data.text_width)
-        optimiser = optim.adamw(**vars(settings.optim))
+        optimiser = adamw(**vars(settings.optim))
         fresh = born_sharded(
             lambda key: init_state(head, settings.loss, optimiser, data.feature_width, key), seed, mesh
         )

@@ -18,9 +18,9 @@ from benchmarks.programs import program, settings_of
 from benchmarks.scaling import Chip, collectives, sent, step_seconds
 from benchmarks.setting import Shape, spread, table, write_data
 from benchmarks.train_vs_torch import check_same, first_figures, overrides, torch_settings
-from fmbseg_jax.costs import matmul_flops
-from fmbseg_jax.mesh import make_mesh
 from fmbseg_jax.runs.settings import train_config
+from fmbseg_jax.training.costs import matmul_flops
+from fmbseg_jax.training.mesh import make_mesh
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 

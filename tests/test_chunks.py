@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax import chunks
-from fmbseg_jax.losses import Contrast, Patches
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.step import Given, Objective, Teacher
+from fmbseg_jax.training import losses
+from fmbseg_jax.training.losses import Contrast, Patches
+from fmbseg_jax.training.step import Given, Objective, Teacher
 from tests.worlds import reference
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, Bench, mesh_of
 
@@ -26,7 +26,7 @@ def chunk_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], N
     """Sets how many patches a chunk may have when there are so many columns."""
 
     def limit(patches: int, columns: int) -> None:
-        monkeypatch.setattr(chunks, "chunk_bytes", lambda: 4 * columns * patches)
+        monkeypatch.setattr(losses, "chunk_bytes", lambda: 4 * columns * patches)
 
     yield limit
 
@@ -82,7 +82,7 @@ class Case:
         def total(z: jax.Array, temperature: jax.Array) -> jax.Array:
             contrast = Contrast(z[self.sample], label[self.sample], ids[self.sample])
             given = Given(teacher, temperature, contrast if self.loss.loss == "t_supcon" else None)
-            return chunks.in_chunks(objective.sums, Patches(z, classes, shares, ids), given, self.columns)[0]
+            return losses.in_chunks(objective.sums, Patches(z, classes, shares, ids), given, self.columns)[0]
 
         return jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.float32(self.z), jnp.float32(TEMPERATURE))
 
@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_patches_times_classes(chunk_of: Callable[[int
 
     def gradient(patches: Patches, given: Given) -> jax.Array:
         def total(z: jax.Array) -> jax.Array:
-            return chunks.in_chunks(objective.sums, patches._replace(z=z), given, words)[0]
+            return losses.in_chunks(objective.sums, patches._replace(z=z), given, words)[0]
 
         return jax.grad(total)(patches.z)
 

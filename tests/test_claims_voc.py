@@ -13,7 +13,8 @@ import pytest
 
 from experiments import alignment, claims, encoders, runs
 from experiments.bench import open_bench
-from fmbseg_jax import step, train
+from fmbseg_jax import train
+from fmbseg_jax.training import step
 from labelgen import features
 from labelgen.core.command import command
 from tests.worlds import voc

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax import optim
-from fmbseg_jax.mesh import over_data, replicated, state_shardings
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.step import Objective, Teacher, compile_train_step, init_state
+from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
+from fmbseg_jax.training.step import Objective, Teacher, adamw, compile_train_step, init_state
 from tests.worlds.stepping import SUPCON, mesh_of
 from tests.worlds.synthetic import CLASSES, ONTOLOGY
 
@@ -57,7 +56,7 @@ def moved(text: str) -> list[Moved]:
 def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
     """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
     mesh = mesh_of(4, 1)
-    module, optimiser = make_head(head, TEXT_WIDTH), optim.adamw(1e-2, 2, 20, 0.01, 1.0)
+    module, optimiser = make_head(head, TEXT_WIDTH), adamw(1e-2, 2, 20, 0.01, 1.0)
     make = functools.partial(init_state, module, loss, optimiser, WIDTH)
     shapes = jax.eval_shape(make, jax.random.key(0))
     state = placed(shapes, state_shardings(shapes, mesh))

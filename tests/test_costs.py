@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax import costs
-from fmbseg_jax.costs import Cost, cost, matmul_flops
-from fmbseg_jax.mesh import over_data
+from fmbseg_jax.training import costs
+from fmbseg_jax.training.costs import Cost, cost, matmul_flops
+from fmbseg_jax.training.mesh import over_data
 from tests.worlds.stepping import BATCH, CE, LINEAR, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
 from tests.worlds.synthetic import ONTOLOGY
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmbseg_jax.feed import (
+from fmbseg_jax.runs.settings import FeedConfig
+from fmbseg_jax.training.feed import (
     Examples,
     Feed,
     Order,
@@ -19,7 +20,6 @@ from fmbseg_jax.feed import (
     split_rows,
     training_rows,
 )
-from fmbseg_jax.runs.settings import FeedConfig
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FeatureRow, LabelRow

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fmbseg_jax.feed import Feed, Order, split_rows
 from fmbseg_jax.runs.settings import FeedConfig
+from fmbseg_jax.training.feed import Feed, Order, split_rows
 from labelgen.data.tfrecord import ShardReader
 from tests.worlds import host_run
 from tests.worlds.paths import ROOT

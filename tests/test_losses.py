@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax.losses import (
+from fmbseg_jax.training.losses import (
     Contrast,
     class_scores,
     class_weights,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax.memory import BatchMemory
+from fmbseg_jax.training.feed import BatchMemory
 
 EXAMPLE = {"x": np.zeros((3, 5), np.float32), "row": np.array(0, np.int32), "y": np.zeros(7, np.uint8)}
 

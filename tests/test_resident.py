@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax import resident
-from fmbseg_jax.feed import Examples, Feed, Order, free_labels, split_rows
-from fmbseg_jax.gather import at_step, features_of, with_rows
-from fmbseg_jax.mesh import over_data
-from fmbseg_jax.place import Placed, open_batches
-from fmbseg_jax.resident import Resident
 from fmbseg_jax.runs.settings import FeedConfig
+from fmbseg_jax.training import device_batches
+from fmbseg_jax.training.device_batches import Placed, Resident, open_batches
+from fmbseg_jax.training.feed import Examples, Feed, Order, free_labels, split_rows
+from fmbseg_jax.training.mesh import over_data
+from fmbseg_jax.training.step import at_step, features_of, with_rows
 from labelgen.data.dataset import Dataset
 from tests.worlds import training
 from tests.worlds.stepping import mesh_of
@@ -78,7 +77,7 @@ def test_patches_are_taken_in_one_gather(examples: Examples) -> None:
 
 def test_resumed_at_any_step_the_rest_is_the_same(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = mesh_of(2, 1)
-    monkeypatch.setattr(resident, "STEPS_AHEAD", 4)
+    monkeypatch.setattr(device_batches, "STEPS_AHEAD", 4)
 
     def index(batches: Any, step: int) -> list[list[int]]:
         return np.asarray(at_step(next(batches), jnp.int32(step))["index"]).tolist()
@@ -102,9 +101,9 @@ def test_what_does_not_fit_is_read_as_the_steps_go(examples: Examples, monkeypat
     rows, _ = split_rows(len(examples), 0.1)
     order = Order(rows, CONFIG, STEPS)
     size = 4 * order.longest * sum(value.nbytes for value in examples[int(rows[0])].values())
-    monkeypatch.setattr(resident, "memory_bytes", lambda: 2 * size)
+    monkeypatch.setattr(device_batches, "memory_bytes", lambda: 2 * size)
     assert isinstance(open_it(examples, mesh_of(1, 1)), Resident)
-    monkeypatch.setattr(resident, "memory_bytes", lambda: 2 * size - 2)
+    monkeypatch.setattr(device_batches, "memory_bytes", lambda: 2 * size - 2)
     assert isinstance(open_it(examples, mesh_of(1, 1)), Placed)
     assert isinstance(open_it(examples, mesh_of(2, 1)), Resident), "two devices hold half each"
     assert isinstance(open_it(examples, mesh_of(1, 1), resident_share=0.0), Placed)

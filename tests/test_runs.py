@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from fmbseg_jax.logs import open_log
 from fmbseg_jax.runs.checkpoint import Checkpoints, restore_run
 from fmbseg_jax.runs.run_folder import open_run
+from fmbseg_jax.training.logs import open_log
 from labelgen.core.errors import UserError
 from labelgen.core.remote import Remote
 from tests.worlds.checkpoints import IDENTITY, PROTOTYPES, facts, kept, same, train

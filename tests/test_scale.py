@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.scale import cost, openings, write_data
-from fmbseg_jax.feed import Examples, Order, free_labels, split_rows
 from fmbseg_jax.runs.settings import FeedConfig
+from fmbseg_jax.training.feed import Examples, Order, free_labels, split_rows
 from labelgen.data.dataset import Dataset
 from labelgen.data.shards import Finished, plan
 

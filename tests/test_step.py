@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fmbseg_jax.mesh import batch_sharding, make_mesh, state_shardings
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.step import valid_patches
+from fmbseg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
+from fmbseg_jax.training.step import valid_patches
 from labelgen.core.errors import UserError
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
 from tests.worlds.synthetic import CLASSES

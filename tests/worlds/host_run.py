@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 
-from fmbseg_jax.feed import Feed
-from fmbseg_jax.resident import Resident
 from fmbseg_jax.runs import hosts
+from fmbseg_jax.training.device_batches import Resident
+from fmbseg_jax.training.feed import Feed
 from labelgen.core.command import command
 
 BATCHES: list[list[tuple[int, str]]] = []

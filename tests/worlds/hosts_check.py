@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fmbseg_jax.feed import check_whole_shards
-from fmbseg_jax.mesh import make_mesh, over_data, own_places
-from fmbseg_jax.place import place
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Checkpoints, checksum
 from fmbseg_jax.runs.settings import FeedConfig, HeadConfig
+from fmbseg_jax.training.device_batches import place
+from fmbseg_jax.training.feed import check_whole_shards
+from fmbseg_jax.training.mesh import make_mesh, over_data, own_places
 from labelgen.core.errors import UserError
 from tests.worlds.stepping import SUPCON, TEXT_WIDTH, arrays
 from tests.worlds.stepping import Bench as OneProcessBench

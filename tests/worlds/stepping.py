@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from fmbseg_jax import optim
-from fmbseg_jax.mesh import batch_sharding, replicated
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.step import (
+from fmbseg_jax.training import step
+from fmbseg_jax.training.mesh import batch_sharding, replicated
+from fmbseg_jax.training.step import (
     Objective,
     Teacher,
     born_sharded,
@@ -48,7 +48,7 @@ class Bench:
 
     def __init__(self, mesh: Mesh, head: HeadConfig = LINEAR, loss: LossConfig = CE, seed: int = 0, steps: int = 20):
         module = make_head(head, TEXT_WIDTH)
-        optimiser = optim.adamw(2e-2, 2, steps, 0.01, 1.0)
+        optimiser = step.adamw(2e-2, 2, steps, 0.01, 1.0)
         self.mesh = mesh
         self.state = born_sharded(lambda key: init_state(module, loss, optimiser, WIDTH, key), 0, mesh)
         self.objective = Objective(module, loss, ONTOLOGY.word_class, mesh)

@@ -1,20 +1,37 @@
-"""What one training is about: words, targets and rows of a DATA, and the identity by which a RUN knows it again."""
+"""What one training is about: words, targets and rows of a DATA, and the identity by which a RUN knows it again.
+
+How well the head says what it was not trained on: its loss on rows held out, by their free labels. No truth.
+"""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from fmbseg_jax.feed import Examples, Rows, class_mass, free_labels, oracle_truth, rows_read, training_rows
-from fmbseg_jax.losses import class_weights
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import refuse_other
+from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
 from fmbseg_jax.runs.settings import TrainConfig
+from fmbseg_jax.training.device_batches import place
+from fmbseg_jax.training.feed import (
+    Examples,
+    Rows,
+    class_mass,
+    free_labels,
+    held_out_batches,
+    oracle_truth,
+    rows_read,
+    training_rows,
+)
+from fmbseg_jax.training.losses import class_weights
+from fmbseg_jax.training.step import Batch, Outcome, Teacher
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
 from labelgen.core.ontology import Ontology
@@ -129,3 +146,33 @@ def keep_config(run: Run, facts: dict[str, Any]) -> None:
         write_json(path, facts)
         run.send()
     hosts.barrier("config.json")
+
+
+class HeldOut:
+    """The loss on rows that are not trained on; None where there are none."""
+
+    def __init__(
+        self,
+        task: Task,
+        sums: Callable[[object, Batch, Teacher], Outcome],
+        teacher: Teacher,
+        over_data: NamedSharding,
+        places: Rows,
+    ):
+        self._task, self._sums, self._teacher, self._over_data = task, sums, teacher, over_data
+        self._places = places
+
+    def __call__(self, state: State, batch_size: int) -> dict[str, float]:
+        """{"held_out_loss", "held_out_agreement"} of the state, or nothing; the same on every host.
+
+        On another number of devices a batch is added up in another order: equal to some 6 digits.
+        """
+        rows = self._task.held_out_rows
+        if not len(rows):
+            return {}
+        total = np.zeros(4)
+        for batch in held_out_batches(self._task.examples, rows, batch_size, self._places):
+            # Fetched one by one: no more than a batch of work is ever queued.
+            total += jax.device_get(self._sums(state.params, place(batch, self._over_data), self._teacher))
+        loss, weight, hits, mass = total
+        return {"held_out_loss": loss / max(weight, 1e-6), "held_out_agreement": hits / max(mass, 1e-6)}

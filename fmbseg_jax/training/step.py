@@ -3,12 +3,20 @@
 A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
 and shares uint8 [B, h, w, 3] (labelgen.data.records), row int32 [B] (its number in the split). A row whose shares are
 all 0 counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to
-stop. Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.gather).
+stop. Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.training.step).
+
+Rows of a batch out of arrays that live on the devices: each device takes its own from its own.
+
+Such a batch has arrays [V, R, ...], V virtual shards over 'data', and `indices` int32 [V, S, B / V]: the rows of each
+shard that stand in the batches of S steps (fmbseg_jax.training.device_batches), of which `at_step` leaves one, `index`
+[V, B / V]. Without them the arrays are the batch [B, ...] itself.
+
+The optimiser: AdamW, linear warm-up, cosine decay to zero, gradients clipped by their global norm.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -17,22 +25,93 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fmbseg_jax.chunks import in_chunks
-from fmbseg_jax.gather import Batch, at_step, features_of, with_rows
-from fmbseg_jax.losses import (
+from fmbseg_jax.runs.head import Head, State
+from fmbseg_jax.runs.settings import LossConfig
+from fmbseg_jax.training.losses import (
     Contrast,
     Patches,
     class_scores,
     contrast_set,
     draw_patches,
+    in_chunks,
     prototype_ce,
     t_supcon,
     take_patches,
     target_shares,
 )
-from fmbseg_jax.mesh import over_data, replicated, state_shardings
-from fmbseg_jax.runs.head import Head, State
-from fmbseg_jax.runs.settings import LossConfig
+from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
+
+Batch = Mapping[str, jax.Array]
+_AS_THEY_ARE = ("index", "stop", "features")
+
+
+def at_step(batch: Batch, step: jax.Array) -> Batch:
+    """The batch of a step, int32 [], out of those of S steps, which begin at a multiple of S."""
+    if "indices" not in batch:
+        return batch
+    index = jnp.take(batch["indices"], step % batch["indices"].shape[1], axis=1)
+    return {**{name: value for name, value in batch.items() if name != "indices"}, "index": index}
+
+
+def with_rows(batch: Batch, mesh: Mesh) -> Batch:
+    """The batch, its arrays [B, ...] but for the features: of these `features_of` takes no more than is used."""
+    if "index" not in batch:
+        return batch
+    stored = {name: value for name, value in batch.items() if name not in _AS_THEY_ARE}
+    taken = jax.tree.map(lambda x: _by_shard(mesh, _rows)(x, batch["index"]), stored)
+    return {**batch, **taken}
+
+
+def features_of(batch: Batch, mesh: Mesh, drawn: jax.Array | None = None) -> jax.Array:
+    """[B, N, D] of a batch with rows, or [B, n, D] of the patches drawn int32 [B, n] of each."""
+    features = batch["features"]
+    if "index" not in batch:
+        flat = features.reshape(features.shape[0], -1, features.shape[-1])
+        return flat if drawn is None else take_patches(flat, drawn)
+    if drawn is None:
+        rows = _by_shard(mesh, _rows)(features, batch["index"])
+        return rows.reshape(rows.shape[0], -1, rows.shape[-1])
+    return _by_shard(mesh, _stored_patches)(features, batch["index"], drawn)
+
+
+def _by_shard(mesh: Mesh, take: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`take` of every device's own part, first axis over 'data'."""
+    spec = over_data(mesh).spec
+    taken: Callable[..., jax.Array] = jax.shard_map(take, mesh=mesh, in_specs=spec, out_specs=spec)
+    return taken
+
+
+def _rows(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x [v, R, ...] at index [v, k] -> [v k, ...]."""
+    return take_patches(x, index).reshape(-1, *x.shape[2:])
+
+
+def _stored_patches(x: jax.Array, index: jax.Array, drawn: jax.Array) -> jax.Array:
+    """x [v, R, h, w, D] at rows [v, k] and patches drawn [v k, n] of each -> [v k, n, D], in one gather."""
+    shards, rows, h, w, width = x.shape
+    patches = index[..., None] * (h * w) + drawn.reshape(*index.shape, -1)
+    taken = take_patches(x.reshape(shards, rows * h * w, width), patches.reshape(shards, -1))
+    return taken.reshape(-1, drawn.shape[-1], width)
+
+
+def schedule(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
+    """Learning rate of a step: 0 up to `learning_rate` over the warm-up, then down a cosine to 0 at `steps`."""
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, steps)
+
+
+def adamw(
+    learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """The whole update. Matrices decay; biases, norms and the temperature do not."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule(learning_rate, warmup_steps, steps), weight_decay=weight_decay, mask=_matrices),
+    )
+
+
+def _matrices(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
 
 Metrics = dict[str, jax.Array]
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing

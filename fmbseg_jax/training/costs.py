@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from fmbseg_jax.gather import Batch
+from fmbseg_jax.training.step import Batch
 
 # Published peaks of dense bf16, 1e12 operations a second, and of memory, 1e9 bytes a second, of one device.
 PEAKS = {
