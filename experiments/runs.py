@@ -16,12 +16,12 @@ import numpy as np
 
 from experiments.bench import Bench, Fields, once, text
 from fmbseg_jax import train
-from fmbseg_jax.asked import Asked
-from fmbseg_jax.embed import Embedder
+from fmbseg_jax.inference.embedder import Embedder
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
+from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.dense_map import densely_embedded
-from fmbseg_jax.segment import Background, pixel_classes, refined
 from fmbseg_jax.training.feed import split_rows
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest

@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fmbseg_jax.inference.segmenter import Segmentation, Segmenter
+
 if TYPE_CHECKING:
-    from fmbseg_jax.segmenter import Segmentation, Segmenter
+    from fmbseg_jax.inference.segmenter import Segmentation, Segmenter
 
 __all__ = ["Segmentation", "Segmenter"]
 
@@ -11,7 +13,7 @@ __all__ = ["Segmentation", "Segmenter"]
 def __getattr__(name: str) -> Any:
     """The public names, imported when asked for: the commands do not need them."""
     if name in __all__:
-        from fmbseg_jax import segmenter
+        from fmbseg_jax.inference import segmenter
 
         return getattr(segmenter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

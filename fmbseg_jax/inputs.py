@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax.embed import check_fits
+from fmbseg_jax.inference.embedder import Towers, check_fits
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored
-from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.data.records import FeatureRow

@@ -32,14 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg_jax.asked import Asked
-from fmbseg_jax.embed import Embedder
+from fmbseg_jax.inference.embedder import Embedder, Towers
+from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
 from fmbseg_jax.protocol import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import restore_run
-from fmbseg_jax.segment import Background, pixel_classes
-from fmbseg_jax.towers import Towers
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic

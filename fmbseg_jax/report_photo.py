@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg_jax.asked import Asked
-from fmbseg_jax.segment import Background, pixel_classes, refined
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
+from fmbseg_jax.inference.other_words import Asked
 from labelgen.core.ontology import Ontology, class_scores, ignore_value
 from labelgen.data import rle
 from labelgen.data.records import EvidenceRow, LabelRow

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from fmbseg_jax.segmenter import Segmenter
+from fmbseg_jax.inference.segmenter import Segmenter
 from fmbseg_jax.serve_photos import Photos
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fmbseg_jax.segmenter import Embedded, Labels, Segmenter
+from fmbseg_jax.inference.segmenter import Embedded, Labels, Segmenter
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, parse_words
 from labelgen.formats.palette import palette

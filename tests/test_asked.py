@@ -10,9 +10,9 @@ from PIL import Image
 
 from configs.default import get_config
 from fmbseg_jax import evaluate, predict
-from fmbseg_jax.asked import Asked, groups, known_words
+from fmbseg_jax.inference.embedder import Towers
+from fmbseg_jax.inference.other_words import Asked, groups, known_words
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
-from fmbseg_jax.towers import Towers
 from labelgen.core.command import command
 from labelgen.core.ontology import parse_words
 from tests.worlds import tiny

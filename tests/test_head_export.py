@@ -15,10 +15,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from fmbseg_jax import export
-from fmbseg_jax.embed import Embedder
+from fmbseg_jax.inference.embedder import Embedder
+from fmbseg_jax.inference.segmenter import Segmenter
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.settings import HeadConfig
-from fmbseg_jax.segmenter import Segmenter
 from labelgen.core.command import command
 from labelgen.data.records import FeatureRow
 from labelgen.sources.photos import Photo

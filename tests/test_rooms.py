@@ -99,7 +99,7 @@ def test_the_jax_program_needs_no_torch(name: str) -> None:
     assert not reached(name) & TORCH
     assert not imports(name) & TORCH
     assert not [n for n in imports(name) if n.split(".")[0] in BESIDE | {"pocket", "configs"}]
-    if name != "fmbseg_jax.towers":  # which loads the encoders for what is not encoded yet
+    if name != "fmbseg_jax.inference.embedder":  # which loads the encoders for what is not encoded yet
         assert not [n for n in imports(name) if needs_torch(n)]
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fmbseg_jax import segment
-from fmbseg_jax.segment import Background, pixel_classes, refined
+from fmbseg_jax.inference import label_maps
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from labelgen.data import rle
 from labelgen.data.rle import MaskSet
 from tests.worlds.reference import pixel_logits
@@ -44,7 +44,7 @@ def test_chunks_and_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     patches = rng.normal(size=(5, 7, 4)).astype(np.float32)
     prototypes, word_class = rng.normal(size=(40, 4)).astype(np.float32), tuple(i // 2 for i in range(40))
     whole = pixel_classes(patches, prototypes, word_class, (50, 61))
-    monkeypatch.setattr(segment, "CHUNK_BYTES", 4 * 61 * 50 * 3)
+    monkeypatch.setattr(label_maps, "CHUNK_BYTES", 4 * 61 * 50 * 3)
     assert np.array_equal(pixel_classes(patches, prototypes, word_class, (50, 61)), whole)
     assert len(np.unique(whole)) > 10
 
@@ -55,7 +55,7 @@ def test_below_the_threshold_is_background(monkeypatch: pytest.MonkeyPatch, pres
     patches, prototypes = rng.normal(size=(6, 7, 8)), rng.normal(size=(5, 8))
     patches, prototypes = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (patches, prototypes))
     word_class = (0, 1, 2, 2, 3)
-    monkeypatch.setattr(segment, "CHUNK_BYTES", 4 * 30 * 20 * 2)  # the softmax spans chunks of classes and bands
+    monkeypatch.setattr(label_maps, "CHUNK_BYTES", 4 * 30 * 20 * 2)  # the softmax spans chunks of classes and bands
     logits = pixel_logits(patches, prototypes, word_class, (20, 30))
     if present is not None:
         logits[~present] = -np.inf

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg_jax import segmenter as segmenter_module
-from fmbseg_jax.asked import Asked
+from fmbseg_jax.inference import segmenter as segmenter_module
+from fmbseg_jax.inference.embedder import Towers
+from fmbseg_jax.inference.other_words import Asked
+from fmbseg_jax.inference.segmenter import Recent, Segmentation, Segmenter
 from fmbseg_jax.runs.checkpoint import restore_run
-from fmbseg_jax.segmenter import Recent, Segmentation, Segmenter
-from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.formats.palette import palette

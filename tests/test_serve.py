@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from fmbseg_jax import serve_photos
-from fmbseg_jax.segmenter import Segmenter
+from fmbseg_jax.inference.embedder import Towers
+from fmbseg_jax.inference.segmenter import Segmenter
 from fmbseg_jax.serve_app import MAX_UPLOAD
 from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
-from fmbseg_jax.towers import Towers
 from labelgen.core.ontology import parse_words
 from labelgen.formats.palette import palette
 from tests.worlds import tiny_models, tiny_run

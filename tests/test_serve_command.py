@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fmbseg_jax import serve
-from fmbseg_jax.segmenter import Segmenter
+from fmbseg_jax.inference.segmenter import Segmenter
 from labelgen.core.command import command
 from labelgen.core.errors import UserError
 from labelgen.models import clip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fmbseg_jax.segmenter import Segmenter
+from fmbseg_jax.inference.segmenter import Segmenter
 from fmbseg_jax.serve_photos import Photos
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.browser import Browser, Page, needs_browser

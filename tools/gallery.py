@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg_jax.embed import Embedder, check_fits
+from fmbseg_jax.inference.embedder import Embedder, check_fits
+from fmbseg_jax.inference.label_maps import pixel_classes
 from fmbseg_jax.runs.checkpoint import restore_run
-from fmbseg_jax.segment import pixel_classes
 from labelgen.core.command import command, parser
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fmbseg_jax.asked import Asked
-from fmbseg_jax.embed import Embedder
+from fmbseg_jax.inference.embedder import Embedder, Towers
+from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
-from fmbseg_jax.segment import Background, pixel_classes
-from fmbseg_jax.towers import Towers
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
 from labelgen.formats.palette import overlay, palette
