@@ -19,7 +19,7 @@ from fmbseg_jax import train
 from fmbseg_jax.inference.embedder import Embedder
 from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from fmbseg_jax.inference.other_words import Asked
-from fmbseg_jax.protocol import class_names
+from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.dense_map import densely_embedded
 from fmbseg_jax.training.feed import split_rows

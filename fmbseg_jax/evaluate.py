@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 from fmbseg_jax.inference.embedder import Embedder, check_fits
 from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from fmbseg_jax.inference.other_words import Asked, split_words
-from fmbseg_jax.protocol import class_names, protocol, summary
+from fmbseg_jax.reporting.evaluation import Tally, class_names, protocol, summary
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import restore_run
 from fmbseg_jax.runs.run_folder import open_run
 from fmbseg_jax.runs.settings import hosts_config
-from fmbseg_jax.tally import Tally
 from labelgen.core.command import command, parser, table
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError

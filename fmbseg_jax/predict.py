@@ -36,7 +36,7 @@ from fmbseg_jax.inference.embedder import Embedder, Towers
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
-from fmbseg_jax.protocol import class_names
+from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.command import command, parser

@@ -1,7 +1,7 @@
 """The report's page: one HTML file with style, script and figures inside; photos are files beside it.
 
-The parts lie in fmbseg_jax/page/. What comes from outside (names of classes and photos, reasons of failures) goes into
-the page as JSON alone, and the page writes it as text, never as HTML.
+The parts lie in fmbseg_jax/reporting/page/. What comes from outside (names of classes and photos, reasons of failures)
+goes into the page as JSON alone, and the page writes it as text, never as HTML.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PARTS = Path(__file__).parent / "page"
+PARTS = Path(__file__).parent / "reporting/page"
 SCRIPTS = ("dom.js", "charts.js", "maps.js", "photos.js", "detail.js", "main.js")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmbseg_jax import evaluate
-from fmbseg_jax.protocol import class_names
+from fmbseg_jax.reporting.evaluation import class_names
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError

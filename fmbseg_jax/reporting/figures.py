@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fmbseg_jax.protocol import summary
-from fmbseg_jax.tally import Tallied, read_tally
+from fmbseg_jax.reporting.evaluation import Tallied, read_tally, summary
 from labelgen.core.files import read_json
 from labelgen.labels.scores import Counts
 
