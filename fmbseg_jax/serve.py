@@ -21,7 +21,7 @@ import time
 import numpy as np
 
 from fmbseg_jax.inference.segmenter import Segmenter
-from fmbseg_jax.serve_photos import Photos
+from fmbseg_jax.serving.session import Photos
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from fmbseg_jax.serve_app import LOCAL, make_app
+        from fmbseg_jax.serving.app import LOCAL, make_app
     except ImportError as error:
         raise UserError(f"the page needs {error.name}; run: pip install starlette uvicorn") from None
     with listen(args.host, args.port) as door:

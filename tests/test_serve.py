@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg_jax import serve_photos
 from fmbseg_jax.inference.embedder import Towers
 from fmbseg_jax.inference.segmenter import Segmenter
-from fmbseg_jax.serve_app import MAX_UPLOAD
-from fmbseg_jax.serve_photos import VIEW_PX, Photos, lines_of
+from fmbseg_jax.serving import session
+from fmbseg_jax.serving.app import MAX_UPLOAD
+from fmbseg_jax.serving.session import VIEW_PX, Photos, lines_of
 from labelgen.core.ontology import parse_words
 from labelgen.formats.palette import palette
 from tests.worlds import tiny_models, tiny_run
@@ -171,7 +171,7 @@ def test_no_other_path_leads_anywhere(path: str, port: int) -> None:
 
 
 def test_a_photo_of_long_ago_is_forgotten(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_photos, "MAX_PHOTOS", 2)
+    monkeypatch.setattr(session, "MAX_PHOTOS", 2)
     with serving(Photos(Segmenter.restore(run))) as port:
         first, second, _ = (given(port, picture(8, 8, seed)) for seed in range(3))
         status, answer, _ = ask(port, "POST", f"/api/photos/{first}/labels", NO_WORDS)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from fmbseg_jax.inference.segmenter import Segmenter
-from fmbseg_jax.serve_photos import Photos
+from fmbseg_jax.serving.session import Photos
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.browser import Browser, Page, needs_browser
 from tests.worlds.serving import serving

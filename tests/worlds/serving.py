@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
-from fmbseg_jax.serve_app import LOCAL, make_app
-from fmbseg_jax.serve_photos import Photos
+from fmbseg_jax.serving.app import LOCAL, make_app
+from fmbseg_jax.serving.session import Photos
 
 
 @contextmanager

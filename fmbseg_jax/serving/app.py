@@ -34,10 +34,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fmbseg_jax.serve_photos import Photos, UnknownPhoto, answer, lines_of, share
+from fmbseg_jax.serving.session import Photos, UnknownPhoto, answer, lines_of, share
 from labelgen.core.errors import UserError
 
-PAGE = Path(__file__).with_name("serve_page.html")
+PAGE = Path(__file__).with_name("page.html")
 MAX_UPLOAD = 20_000_000  # bytes of a picture file
 MAX_QUESTION = 200_000  # bytes of words
 LOCAL = frozenset(["localhost", "127.0.0.1", "::1"])
