@@ -15,6 +15,8 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     failures.jsonl      one line a photo that could not be read: file, reason, mend
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
+
+What a trained head is asked: photos, encoded before or now, and words. No truth.
 """
 
 if __name__ == "__main__":
@@ -27,25 +29,120 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg_jax.inference.embedder import Embedder, Towers
+from fmbseg_jax.inference.embedder import Embedder, Towers, check_fits
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.other_words import Asked
-from fmbseg_jax.inputs import Item, Photos, encoded, on_the_fly, wanted_words
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
-from fmbseg_jax.runs.checkpoint import restore_run
+from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
+from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
-from labelgen.formats.exporter import FORMATS, Export, class_infos, read_formats
+from labelgen.data.records import FeatureRow
+from labelgen.data.staging import open_data
+from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.writers import Annotated, ClassInfo, save
+from labelgen.sources.folders import folder_source
+from labelgen.sources.photos import PhotoError, Source
+
+Pixels = NDArray[np.uint8]
+Failure = dict[str, str]
+
+
+class Item(NamedTuple):
+    """A photo to predict."""
+
+    number: int
+    """Its place among all photos of all hosts."""
+    name: str
+    """ID, or SPLIT/ID."""
+    row: FeatureRow
+    image: Pixels | None
+    """[H, W, 3]; None where the picture itself is not at hand."""
+    file: str
+    """What tools are to call the picture."""
+    path: Path | None
+    """Where it lies; None where that is not known."""
+
+
+class Photos(NamedTuple):
+    """This host's share of what there is to predict; `failures` (the photo's number, why) fill up as `rows` is read."""
+
+    total: int
+    rows: Iterator[Item]
+    failures: list[tuple[int, Failure]]
+
+
+def wanted_words(restored: Restored, towers: Towers, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:
+    """The trained words, or those of a file: (ontology, float32 [K, E] unit rows by the RUN's text tower)."""
+    if not words:
+        return restored.ontology, restored.prototypes
+    ontology = read_words(words)
+    return ontology, towers.text(ontology.words)
+
+
+def encoded(restored: Restored, path: str) -> Photos:
+    """The photos of a DATA, split by split; their pictures from photos.root while that is there."""
+    config = restored.config
+    data = open_data(path, config.get("data_cache", ""))
+    check_fits(restored, data)
+
+    def rows() -> Iterator[Item]:
+        before = 0
+        for split in data.splits:
+            source = split_source(config.photos, split)
+            reader = data.reader("features", split)
+            data.stage(split, ["features"], hosts.share(len(reader)))
+            for i in hosts.share(len(reader)):
+                row = FeatureRow.decode(reader[i])
+                name = f"{split}/{row.photo_id}"
+                image = None if source is None else picture(source, row)
+                yield Item(before + i, name, row, image, *locate(config.photos.root, source, row.photo_id, name))
+            before += len(reader)
+
+    return Photos(sum(len(hosts.share(data.count(split))) for split in data.splits), rows(), [])
+
+
+def picture(source: Source, row: FeatureRow) -> Pixels | None:
+    """The photo of a row uint8 [H, W, 3], None where it is not there any more or has another size."""
+    try:
+        image = source.load(row.photo_id).image
+    except (PhotoError, KeyError):
+        return None
+    return image if image.shape[:2] == row.size_hw else None
+
+
+def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Photos:
+    """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
+    if Path(folder).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
+        raise UserError(f"--out={out} lies within --photos={folder}: masks would become photos; name another folder")
+    if not Path(folder).is_dir():
+        raise UserError(f"--photos={folder}: no such folder of photos")
+    source = folder_source(Path(folder), restored.config.photos.max_pixels)
+    towers.load_patches()
+    failures: list[tuple[int, Failure]] = []
+    names = source.list()
+
+    def rows() -> Iterator[Item]:
+        for i in hosts.share(len(names)):
+            photo_id = names[i]
+            try:
+                photo = source.load(photo_id)
+            except PhotoError as error:
+                failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}))
+                continue
+            yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
+
+    return Photos(len(hosts.share(len(names))), rows(), failures)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -9,6 +9,11 @@ picture to its mask. Without truth there are no scores, but the pictures are the
     index.html            the page
     files/SPLIT-ROW.js    label maps, similarity maps and masks of a photo, which the page loads when it shows them
     files/SPLIT-ROW.jpg   the photo
+
+The report's page: one HTML file with style, script and figures inside; photos are files beside it.
+
+The parts lie in fmbseg_jax/reporting/page/. What comes from outside (names of classes and photos, reasons of failures)
+goes into the page as JSON alone, and the page writes it as text, never as HTML.
 """
 
 if __name__ == "__main__":
@@ -20,7 +25,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +37,6 @@ from PIL import Image
 from fmbseg_jax.inference.embedder import Embedder, check_fits
 from fmbseg_jax.inference.label_maps import Background
 from fmbseg_jax.inference.other_words import Asked, split_words
-from fmbseg_jax.report_page import page
 from fmbseg_jax.reporting.evaluation import class_names, read_tally
 from fmbseg_jax.reporting.figures import HEAD, evaluations, label_figures, sentence, split_figures, training
 from fmbseg_jax.reporting.photo_view import Labelling, Look, Looker, payload, script, shown_size, summary
@@ -50,6 +54,30 @@ from labelgen.labels.presence import Calibration, sample
 from labelgen.labels.scores import TruthReader
 from labelgen.sources.photos import PhotoError, Source
 from labelgen.sources.registry import open_source
+
+PARTS = Path(__file__).parent / "reporting/page"
+SCRIPTS = ("dom.js", "charts.js", "maps.js", "photos.js", "detail.js", "main.js")
+
+
+def page(fields: Mapping[str, Any]) -> str:
+    """The whole index.html; fields are what its scripts read."""
+    parts = {
+        "STYLE": (PARTS / "style.css").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "DATA": embedded(fields),
+    }
+    html = (PARTS / "index.html").read_text(encoding="utf-8")
+    for name, text in parts.items():
+        before, mark, after = html.partition(f"{{{{{name}}}}}")
+        html = before + text + after if mark else html
+    return html
+
+
+def embedded(fields: Mapping[str, Any]) -> str:
+    """JSON that can stand in a script element: no character in it ends the element or opens a comment."""
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
 
 PHOTOS = 60
 Json = dict[str, Any]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
 from fmbseg_jax.inference.embedder import check_same_weights
-from fmbseg_jax.inputs import Item
+from fmbseg_jax.predict import Item
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmbseg_jax.report import choose
-from fmbseg_jax.report_page import embedded, page
+from fmbseg_jax.report import choose, embedded, page
 from fmbseg_jax.reporting.evaluation import Tallied, Tally, read_tally
 from fmbseg_jax.reporting.figures import MATRIX, confusion_view, share_text
 from fmbseg_jax.reporting.photo_view import SHOWN_PX, Look, map_bytes, payload, shown_size, similarity_classes
