@@ -276,7 +276,9 @@ def train(out: Path, scratch: Path, minutes: float) -> None:
                 export(trainer.average, config, out)
     trainer.save(checkpoint)
     export(trainer.average, config, out)
-    print(f"wrote {out / 'clip.safetensors'}, {trainer.step} steps; next: python -m pytest tests/test_pocket_clip.py")
+    print(
+        f"wrote {out / 'clip.safetensors'}, {trainer.step} steps; next: python -m pytest tests/pocket/test_pocket_clip.py"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -24,16 +24,16 @@ from tests.worlds.paths import ROOT
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
 HEADS = ("python", "python3", "make", "pip", "bash", "aws", "gcloud")
 NOT_RUN = {
-    "python -m labelgen.features": "goes on from the DATA of another block; tests/test_features.py runs it",
+    "python -m labelgen.features": "goes on from the DATA of another block; tests/labelgen/test_features.py runs it",
     "make ": "installs a virtual environment from a package index; the commands in it are run by .ci/run",
     "bash .ci/run": "runs these tests",
     "python3 -m venv": "installs; .ci/venv does the same",
     "pip install": "installs, some of it for a GPU, a TPU or an object store",
-    "aws s3 sync": "needs a bucket; tests/test_s3.py has a server in its place",
+    "aws s3 sync": "needs a bucket; tests/labelgen/data/test_s3.py has a server in its place",
     "gcloud storage": "needs a bucket",
-    "python -m labelgen.fetch": "fetches gigabytes; tests/test_fetch.py runs it against a local server",
-    "python -m benchmarks.": "takes minutes to hours; tests/test_benchmarks.py runs them small",
-    "python -m fmbseg_jax.serve": "serves until it is stopped; tests/test_serve_command.py runs it",
+    "python -m labelgen.fetch": "fetches gigabytes; tests/labelgen/test_fetch.py runs it against a local server",
+    "python -m benchmarks.": "takes minutes to hours; tests/benchmarks/test_benchmarks.py runs them small",
+    "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",
     **dict.fromkeys(
         (
             "python -m fmbseg_jax.export --workdir=run --out=exported",

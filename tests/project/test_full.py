@@ -33,7 +33,7 @@ SMALL = [
     "train.virtual_shards=4", "train.holdout=0.01",
 ]  # fmt: skip
 CLAIMS = "labels,stages,alignment,own_photos"
-"""Of the real module; tests/test_claims_voc.py has all of them."""
+"""Of the real module; tests/benchmarks/test_claims_voc.py has all of them."""
 
 
 @pytest.fixture
