@@ -276,9 +276,8 @@ def train(out: Path, scratch: Path, minutes: float) -> None:
                 export(trainer.average, config, out)
     trainer.save(checkpoint)
     export(trainer.average, config, out)
-    print(
-        f"wrote {out / 'clip.safetensors'}, {trainer.step} steps; next: python -m pytest tests/pocket/test_pocket_clip.py"
-    )
+    test = "python -m pytest tests/pocket/test_pocket_clip.py"
+    print(f"wrote {out / 'clip.safetensors'}, {trainer.step} steps; next: {test}")
 
 
 def main(args: argparse.Namespace) -> int:

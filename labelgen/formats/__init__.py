@@ -1,1 +1,1 @@
-"""Label maps in the files of other tools: PNG, COCO, LabelMe, CVAT, Ultralytics YOLO. Array work, no model."""
+"""Label maps for other tools: PNG, COCO, LabelMe, CVAT, YOLO. Imports core, data and sources."""

@@ -1,1 +1,4 @@
-"""ROOM."""
+"""Evidence and words to labels, and labels against truth: array work, no network and no file format of others.
+
+Imports core, data and sources.
+"""

@@ -225,3 +225,33 @@ def test_the_tutorial_runs_from_its_first_line_to_its_last(
     follow(tmp_path, reader, lines, capsys)
     assert np.asarray(Image.open("masks-other/masks/6.png")).shape == draw(0, 6, "train").mask.shape
     assert len(list(Path("masks/overlays").rglob("*.jpg"))) == PHOTOS
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("CHANGELOG.md", "docs/claims.md")])
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    rooms = "labelgen|fmbseg_jax|pocket|configs|tests|launch|tools|experiments|benchmarks"
+    named = re.findall(rf"`((?:{rooms})/[\w/.]+)`", (ROOT / page).read_text())
+    assert [name for name in named if not (ROOT / name).exists() and not re.search("NAME|my_annotated", name)] == []
+
+
+def told_rooms() -> dict[str, set[str]]:
+    """Folder -> the files that docs/architecture.md names of it."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    told: dict[str, set[str]] = {}
+    package = ""
+    for paragraph in re.split(
+        r"\n(?=- \*\*)|\n\n", text[text.index("## The rooms") : text.index("Beside the packages:")]
+    ):
+        names = re.findall(r"`([\w/]+)`", paragraph)
+        if re.match(r"\*\*`", paragraph):
+            package = names[0]
+            told[package] = set(names[1:])
+        elif paragraph.startswith("- **"):
+            told[package + names[0]] = {name for name in names[1:] if not name.endswith("/")}
+    return told
+
+
+def test_the_architecture_names_each_file_of_each_room() -> None:
+    told = told_rooms()
+    assert len(told) == 14
+    assert told == {room: {path.stem for path in (ROOT / room).glob("[!_]*.py")} for room in told}
