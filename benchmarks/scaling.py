@@ -119,7 +119,8 @@ def compiled(case: str, processes: int, devices: int, args: argparse.Namespace) 
 
     with ThreadPoolExecutor(processes) as pool:
         # Before it they print how they found each other.
-        row: dict[str, Any] = json.loads(list(pool.map(run, range(processes)))[0].splitlines()[-1])
+        first, *_ = pool.map(run, range(processes))
+        row: dict[str, Any] = json.loads(first.splitlines()[-1])
     return row
 
 

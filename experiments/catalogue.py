@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 CLAIMS = {
     "labels": Entry("1. Free labels", labels.run),
-    "stages": Entry("2. Stage 1.2 mends what 1.1 misses", stages.run),
+    "stages": Entry("2. Stage 1.2 fixes what 1.1 misses", stages.run),
     "alignment": Entry("3. Alignment beats CLIP patch by patch", alignment.run),
     "encoders": Entry("4. Any encoder", encoders.run),
     "little_data": Entry("5. Little data", little_data.run),

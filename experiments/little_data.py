@@ -42,8 +42,11 @@ def run(bench: Bench) -> Claim:
         f"Trained on the free labels of 4, 8, 16 ... photos of {bench.config.train.split}, the same steps each, scored "
         f"on {bench.split}. No photo is held out: the last checkpoint counts. The classes' scale (calibration) still "
         f"comes from up to {bench.config.labels.calibration_photos} photos without labels.",
-        [*rows, Row(f"dense CLIP, {variant}, no training", {"mIoU": [dense] * bench.seeds}, DENSE)]
-        + [Row(f"photos from which on mIoU is {SHARE:.0%} of its end", {"photos": ends})],
+        [
+            *rows,
+            Row(f"dense CLIP, {variant}, no training", {"mIoU": [dense] * bench.seeds}, DENSE),
+            Row(f"photos from which on mIoU is {SHARE:.0%} of its end", {"photos": ends}),
+        ],
         [
             Comparison(
                 f"an eighth of the photos or fewer reach {SHARE:.0%} of the end",

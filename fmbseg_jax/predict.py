@@ -12,7 +12,7 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     classes.json        png: name -> index, colour, words
     coco/ labelme/ cvat/ yolo/      the same for other tools; docs/formats.md says what each keeps and loses
     overlays/ID.jpg     the photo tinted by its mask
-    failures.jsonl      one line a photo that could not be read: file, reason, mend
+    failures.jsonl      one line a photo that could not be read: file, reason, fix
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
 
@@ -28,6 +28,7 @@ import argparse
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,7 +139,7 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Pho
             try:
                 photo = source.load(photo_id)
             except PhotoError as error:
-                failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.mend}))
+                failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.fix}))
                 continue
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
@@ -220,7 +221,10 @@ class Masks:
 
         UserError when no photo could be used.
         """
-        failures = [failure for _, failure in sorted(sum(hosts.gather(photos.failures), []), key=lambda pair: pair[0])]
+        failures = [
+            failure
+            for _, failure in sorted(chain.from_iterable(hosts.gather(photos.failures)), key=lambda pair: pair[0])
+        ]
         masks, overlays = hosts.total(np.array([self._masks, self._overlays]))
         states = hosts.gather(self._export.state())
         lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in failures)

@@ -177,7 +177,7 @@ def figures(run: Run, oracle: Path | None) -> Json:
 
 
 def failures(path: Path) -> list[Json]:
-    """The photos that labelgen.run could not use: file, reason, mend."""
+    """The photos that labelgen.run could not use: file, reason, fix."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

@@ -8,7 +8,7 @@ the same step.
 
 Writes RUN/checkpoints (the latest and the best by the loss on held-out free labels), config.json, metrics.jsonl,
 TensorBoard events and summary.json. Exit code 0: trained to train.steps; 75: stopped by SIGTERM, saved, run it again;
-130: the same after Ctrl-C (a second one ends it at once); 2: something to mend. Truth is never read, except by the
+130: the same after Ctrl-C (a second one ends it at once); 2: something to fix. Truth is never read, except by the
 oracle that train.targets=truth asks for.
 """
 

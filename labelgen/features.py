@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from labelgen.models.patch_encoder import PatchEncoder
 
 LINKED = ("evidence", "truth", "labels", "failures.jsonl")
-_MEND = "take another --out, or repeat the command that it was begun with"
+_FIX = "take another --out, or repeat the command that it was begun with"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def begin(config: ConfigDict, data: Dataset, out: Path) -> None:
     check_same(theirs, ours, str(data.path), "take the config that it was encoded with, but for encoder")
     marker = read_json(data.path / "config.json", "copy the whole DATA")
     out.mkdir(parents=True, exist_ok=True)
-    claim(out / "config.json", {**marker, "config": ours}, str(out), _MEND, _begun(out))
+    claim(out / "config.json", {**marker, "config": ours}, str(out), _FIX, _begun(out))
 
 
 def _begun(out: Path) -> bool:
@@ -160,8 +160,8 @@ def _claim_encoder(config: ConfigDict, data: Dataset, out: Path, encoder: "Patch
         "text_width": data.text_width,
         "encoders": {**theirs, "encoder": ours, "grid_of": theirs.get("grid_of", theirs["encoder"])},
     }
-    mend = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
-    claim(out / "encoders.json", fields, str(out), mend, _begun(out))
+    fix = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
+    claim(out / "encoders.json", fields, str(out), fix, _begun(out))
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Work:
         try:
             photo = self.source.load(row.photo_id)
         except PhotoError as error:
-            raise UserError(f"{file}: {error.reason}, but DATA has it; {error.mend}") from error
+            raise UserError(f"{file}: {error.reason}, but DATA has it; {error.fix}") from error
         if photo.image.shape[:2] != row.size_hw:
             raise UserError(
                 f"{file}: {photo.image.shape[1]} x {photo.image.shape[0]} px, but it had {row.size_hw[1]} x "

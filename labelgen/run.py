@@ -5,14 +5,14 @@
     python -m labelgen.run --config=... --out=DATA --config.ontology=other.txt --config.labels.name=other
     python -m labelgen.run --config=... --out=DATA --labels_from=FOLDER --config.labels.name=corrected
 
-Stages: encode writes DATA/features, evidence and truth (dear, knows no words), label writes DATA/labels/NAME (cheap, no
-encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it was at,
-and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any order:
-whoever finds all photos encoded labels what nobody has labelled (to the byte: on one kind of device; CPUs with up to 7
-threads each, or all with one OMP_NUM_THREADS). --engine=ray shares the shards out over a Ray cluster, the one at
---ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA lies on a
-disk that all nodes share. A DATA belongs to the config it was begun with, and labels/NAME to its words: for others take
-another --out or labels.name. Photos that cannot be used are skipped, counted and listed with the reason in
+Stages: encode writes DATA/features, evidence and truth (expensive, knows no words), label writes DATA/labels/NAME
+(cheap, no encoder sees a photo again). The default is both. Killed or stopped, the same command goes on at the photo it
+was at, and DATA ends the same to the byte; so it does with several workers, --worker=0/4 ... --worker=3/4, in any
+order: whoever finds all photos encoded labels what nobody has labelled (to the byte: on one kind of device; CPUs with
+up to 7 threads each, or all with one OMP_NUM_THREADS). --engine=ray shares the shards out over a Ray cluster, the one
+at --ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA lies on
+a disk that all nodes share. A DATA belongs to the config it was begun with, and labels/NAME to its words: for others
+take another --out or labels.name. Photos that cannot be used are skipped, counted and listed with the reason in
 DATA/failures.jsonl.
 
 --labels_from: labels that labelgen.export wrote and a person corrected, PNGs, LabelMe's files or a COCO json, take the
@@ -123,12 +123,12 @@ def _on_cluster(
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
-    """The words, read before anything dear begins. None where encoding alone does not need them."""
+    """The words, read before anything expensive begins. None where encoding alone does not need them."""
     if args.stage == "label" and args.limit:
         raise UserError("--limit belongs to encoding: labels cover every photo of DATA; encode with --limit to try out")
     if args.labels_from and (args.stage == "encode" or not Path(args.labels_from).exists()):
         lacks = "belongs to labelling" if args.stage == "encode" else "no such folder of corrected labels"
-        raise UserError(f"--labels_from={args.labels_from}: {lacks}; mend --labels_from or --stage")
+        raise UserError(f"--labels_from={args.labels_from}: {lacks}; fix --labels_from or --stage")
     if args.only_corrected and not args.labels_from:
         raise UserError("--only_corrected: of which? Name the folder of corrected labels: --labels_from=FOLDER")
     if args.stage == "encode" and not config.ontology:

@@ -55,8 +55,8 @@ def fetch(missing: list[Needed]) -> None:
             say(str(error))
             left.append(need)
     if left:
-        mends = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in left)
-        raise UserError(f"{len(left)} of {len(missing)} missing files could not be fetched. {mends}")
+        fixes = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in left)
+        raise UserError(f"{len(left)} of {len(missing)} missing files could not be fetched. {fixes}")
 
 
 def check(file: WeightFile) -> None:

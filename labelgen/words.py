@@ -111,7 +111,7 @@ def presence(data: Dataset, config: ConfigDict, words: Ontology, prototypes: NDA
     settings = LabelSettings.from_config(config).presence
     splits = [split for split in config.labels.splits if split in data.splits]
     if not splits:
-        raise UserError(f"{data.path}: has none of labels.splits = {', '.join(config.labels.splits)}; mend that field")
+        raise UserError(f"{data.path}: has none of labels.splits = {', '.join(config.labels.splits)}; fix that field")
     places = [(split, row) for split in splits for row in range(data.count(split))]
     chosen = [places[i] for i in sample(len(places), limit)]
     scores, present = [], []
@@ -167,12 +167,12 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
     def name(word: int) -> str:
         return f"{words.words[word]!r} ({words.names[words.word_class[word]]})"
 
-    def astray(pair: tuple[Pair, Pair]) -> str:
+    def misplaced(pair: tuple[Pair, Pair]) -> str:
         far, near = pair
         return f"{name(far.word)}: {name(far.other)} {_short(far.cosine)}, {name(near.other)} {_short(near.cosine)}"
 
     pairs = vocabulary.alike(cosines, words.word_class, usual.alike)
-    lost = list(vocabulary.astray(cosines, words.word_class))
+    lost = list(vocabulary.misplaced(cosines, words.word_class))
     of_background = [pair for pair in lost if vocabulary.is_background(words, pair[0].word)]
     return [
         Finding(
@@ -182,12 +182,12 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
         ),
         Finding(
             "nearer to another class than to the other words of their own: move the word, or drop it",
-            [astray(pair) for pair in lost if pair not in of_background],
+            [misplaced(pair) for pair in lost if pair not in of_background],
         ),
         Finding(
             "background words nearer to a class than to the background: right where they mark that class off, else "
             "they take its pixels: drop them, or name the class more closely",
-            [astray(pair) for pair in of_background],
+            [misplaced(pair) for pair in of_background],
         ),
         Finding(
             "the same but for spelling: one of the two is enough",
@@ -242,14 +242,14 @@ def _short(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
 
 
-def next_command(args: argparse.Namespace, mend: bool) -> str:
+def next_command(args: argparse.Namespace, fix: bool) -> str:
     """What to run next."""
     same = same_config(args)
     if args.data:
         again = f"python -m labelgen.run {same} --out={args.data} --stage=label --config.labels.name=NEW"
-        return f"edit the words and look again, then {again}" if mend else again
+        return f"edit the words and look again, then {again}" if fix else again
     start = f"python -m labelgen.run {same} --out=DATA --limit=20"
-    return f"edit the words and look again, then {start}" if mend else start
+    return f"edit the words and look again, then {start}" if fix else start
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import string
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def byte_pair_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Byte-pair merges, most frequent pair first, until each of `words` is one token."""
     split = [[*word[:-1], word[-1] + "</w>"] for word in words]
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for word in split for pair in zip(word, word[1:], strict=False)):
+    while pairs := Counter(pair for word in split for pair in pairwise(word)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         split = [_merged(word, best) for word in split]

@@ -16,7 +16,7 @@ from pocket.sam_model import SIZE_PX
 
 _OTHERS = 0.1  # weight of the masks that were not the best, so that none of the three dies
 _SINGLE = 0.3  # weight of the decoder's fourth mask, the one for multimask_output=False
-_IOU_STRIDE = 3  # real IoUs at full size are dear: every third prompt teaches the IoU head
+_IOU_STRIDE = 3  # real IoUs at full size are expensive: every third prompt teaches the IoU head
 
 
 def predict(model: Sam, embeddings: torch.Tensor, points_xy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

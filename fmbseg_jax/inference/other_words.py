@@ -132,8 +132,8 @@ def split_words(data: Dataset, restored: Restored, config: ConfigDict, split: st
             f"same classes in the same order: {', '.join(restored.ontology.names)}"
         )
     folder = data.path / "labels" / config.labels.name / f"words-{split}"
-    mend = f"run labelgen.run --stage=label with eval.ontologies.{split}={source}"
-    if read_json(folder / "ontology.json", mend) != ontology.to_json():
-        raise UserError(f"{folder}: embeds other words than {source} has now; {mend}")
+    fix = f"run labelgen.run --stage=label with eval.ontologies.{split}={source}"
+    if read_json(folder / "ontology.json", fix) != ontology.to_json():
+        raise UserError(f"{folder}: embeds other words than {source} has now; {fix}")
     prototypes = read_prototypes(folder / "prototypes.npy", len(ontology.words), data.text_width)
     return Words(ontology, prototypes, f"other words of the same classes: {source}")

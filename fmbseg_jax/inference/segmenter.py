@@ -213,7 +213,7 @@ def as_pixels(image: Image.Image | NDArray[np.uint8] | str | Path, max_pixels: i
         if isinstance(image, Image.Image):
             return to_rgb(ImageOps.exif_transpose(image))
     except PhotoError as error:
-        raise UserError(f"{image}: {error.reason}; {error.mend}") from None
+        raise UserError(f"{image}: {error.reason}; {error.fix}") from None
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
         raise UserError(

@@ -41,7 +41,7 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
     if oracle:
         per_class["oracle"] = oracle["readings"][HEAD]["per_class"]
     names = tally.names if tally else tuple(readings[HEAD]["per_class"])
-    shown = {name: row for name, row in readings.items()} | ({"oracle": oracle["readings"][HEAD]} if oracle else {})
+    shown = readings | ({"oracle": oracle["readings"][HEAD]} if oracle else {})
     return {
         "split": split,
         "photos": result["protocol"]["photos"],

@@ -74,7 +74,7 @@ def start(distributed: str, distributed_start_s: int = START_S, distributed_sile
             "one with each ID below COUNT, let them reach the address of ID 0, or set distributed_start_s higher"
         )
     if errors:
-        raise UserError(f"distributed={distributed}: {errors[0]}; {_MENDS[distributed == AUTO]}") from errors[0]
+        raise UserError(f"distributed={distributed}: {errors[0]}; {_FIXES[distributed == AUTO]}") from errors[0]
     _joined.set()
 
 
@@ -93,7 +93,7 @@ def leave(code: int) -> NoReturn:
 
 
 _LAST_WORDS_S = 2  # when the first is gone jax ends the others, who may have the same to say
-_MENDS = (
+_FIXES = (
     "name a free port of the machine that ID 0 runs on, as ADDRESS:PORT,COUNT,ID",
     "outside of a TPU pod, Slurm or MPI, name ADDRESS:PORT,COUNT,ID, or set it to off",
 )

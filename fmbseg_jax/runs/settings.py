@@ -89,7 +89,7 @@ class TrainConfig:
 
 
 def train_config(config: ConfigDict) -> TrainConfig:
-    """The typed settings of a ConfigDict. UserError names the first field that is out of range, its value, the mend."""
+    """The typed settings of a ConfigDict. UserError names the first field that is out of range, its value, the fix."""
     train = config.train
     _check(config)
     return TrainConfig(

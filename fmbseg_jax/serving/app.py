@@ -7,7 +7,7 @@
     POST /api/photos/KEY/labels     {"words": [line, ...] or null, "threshold": 0..1} -> serve_photos.answer
     POST /api/photos/KEY/mask.png   the same -> class indices at the photo's own size, a palette PNG
 
-What is refused is {"error": "what, and the mend"} with a status of 400 or more. One thread owns the Segmenter, so
+What is refused is {"error": "what, and the fix"} with a status of 400 or more. One thread owns the Segmenter, so
 requests wait for each other; nothing is written to disk.
 """
 

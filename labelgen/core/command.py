@@ -55,7 +55,7 @@ def command(
 ) -> int:
     """Runs a command and returns its exit code.
 
-    main's own; 2 for what the user must mend; 130 when interrupted (Ctrl-C); 141 when what it prints has no reader.
+    main's own; 2 for what the user must fix; 130 when interrupted (Ctrl-C); 141 when what it prints has no reader.
     main gets the parsed arguments; args.overrides lists the "field=value" of --config.field=value.
     """
     try:
@@ -73,7 +73,7 @@ def command(
 
 
 def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """main's exit code; what a person can mend is one line instead of a traceback."""
+    """main's exit code; what a person can fix is one line instead of a traceback."""
     try:
         return main(args)
     except UserError as error:
@@ -86,9 +86,9 @@ def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace
             if code == NOBODY_READS:
                 say(f"stopped: nobody reads what it prints (to keep that: > FILE); {args.stopped}")
             return code
-        if error.errno is None or error.errno not in _MENDS or error.filename is None:
+        if error.errno is None or error.errno not in _FIXES or error.filename is None:
             raise
-        return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_MENDS[error.errno]}")
+        return _fail(f"{error.filename}: {os.strerror(error.errno)}; {_FIXES[error.errno]}")
 
 
 def _handed_on(stream: TextIO, probe: bool = False) -> int:
@@ -140,7 +140,7 @@ def same_config(args: argparse.Namespace) -> str:
 _ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"
 _RIGHTS = "let this user write there, or name another folder"
 _FILE = "there is a file where a folder is wanted; name another folder"
-_MENDS: dict[int, str] = {
+_FIXES: dict[int, str] = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: _ROOM,
@@ -150,7 +150,7 @@ _MENDS: dict[int, str] = {
     errno.ENOTDIR: _FILE,
     errno.EEXIST: _FILE,
     errno.EISDIR: "there is a folder where a file is wanted; name a file",
-    errno.ENOENT: "nothing is there, or nothing can be made there; mend the path",
+    errno.ENOENT: "nothing is there, or nothing can be made there; fix the path",
     errno.ENAMETOOLONG: "take a shorter name",
 }
 

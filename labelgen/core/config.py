@@ -196,16 +196,14 @@ _LIMITS: dict[str, tuple[str, Check]] = {
 
 
 def validate(config: ConfigDict) -> None:
-    """UserError, naming the field, its value and the mend, for the first value out of its range.
+    """UserError, naming the field, its value and the fix, for the first value out of its range.
 
     Fields of the trainer are the trainer's to check.
     """
     values = dict(_fields(config))
     for field, (wanted, holds) in _LIMITS.items():
         if not holds(values[field]):
-            raise UserError(
-                f"{field} = {values[field]!r}; wanted is {wanted}: mend the config or set --config.{field}="
-            )
+            raise UserError(f"{field} = {values[field]!r}; wanted is {wanted}: fix the config or set --config.{field}=")
     _check_variant(config.labels.variant, config.clip.variants)
     window, stride = config.encoder.window_px, config.encoder.stride_px
     if not min(window, 1) <= stride <= window:

@@ -231,12 +231,12 @@ def _finish(remote: Remote, partial: Path, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _check(remote: Remote, path: Path, mend: str) -> None:
+def _check(remote: Remote, path: Path, fix: str) -> None:
     if remote.digest and (found := file_digest(path, remote.digest)) != remote.digest:
         kind, _, wanted = remote.digest.partition(":")
         raise UserError(
             f"{path}: {kind} is {found.partition(':')[2]}, but {wanted} is wanted: it is not the file of "
-            f"{remote.url}, or it was damaged on its way; {mend}"
+            f"{remote.url}, or it was damaged on its way; {fix}"
         )
 
 

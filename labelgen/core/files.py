@@ -169,16 +169,16 @@ def write_json(path: str | Path, fields: Any) -> None:
     write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path, mend: str) -> dict[str, Any]:
-    """The fields of a JSON file; UserError, with `mend`, when it is missing or no JSON object."""
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
     try:
         fields = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; {mend}") from None
+        raise UserError(f"{path}: missing; {fix}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path}: not JSON; {mend}") from None
+        raise UserError(f"{path}: not JSON; {fix}") from None
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a JSON object; {mend}")
+        raise UserError(f"{path}: not a JSON object; {fix}")
     return fields
 
 

@@ -35,11 +35,11 @@ class Entry(NamedTuple):
 
 
 class Remote:
-    """The files below a url. Every error is a UserError that names the file and what would mend it."""
+    """The files below a url. Every error is a UserError that names the file and what would fix it."""
 
-    def __init__(self, url: str, mend: str = "copy a complete DATA there"):
-        """mend: what to do where something is missing. UserError for an unknown protocol or a missing package."""
-        self.url, self._mend = url.rstrip("/"), mend
+    def __init__(self, url: str, fix: str = "copy a complete DATA there"):
+        """fix: what to do where something is missing. UserError for an unknown protocol or a missing package."""
+        self.url, self._fix = url.rstrip("/"), fix
         self._package = _PACKAGES.get(url.partition("://")[0], "")
         self._fs, self._root = self._connect()
 
@@ -122,7 +122,7 @@ class Remote:
         if isinstance(error, FileNotFoundError) and done == "written":
             return UserError(f"{file}: cannot be written: there is no such bucket; make it, or check the url")
         if isinstance(error, FileNotFoundError):
-            return UserError(f"{file}: not there; check the url, and {self._mend}")
+            return UserError(f"{file}: not there; check the url, and {self._fix}")
         credentials = _CREDENTIALS.get(self._package, "the credentials that it asks for")
         return UserError(
             f"{file}: cannot be {done} ({type(error).__name__}: {error}); check the url, the network and {credentials}"
@@ -130,7 +130,7 @@ class Remote:
 
 
 def _is_setup(error: Exception) -> bool:
-    """Errors of credentials and addresses: waiting does not mend them. Told by name, their packages are optional."""
+    """Errors of credentials and addresses: waiting does not fix them. Told by name, their packages are optional."""
     return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "EndpointConnectionError")
 
 

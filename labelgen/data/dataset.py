@@ -101,8 +101,8 @@ class Dataset:
     def open(path: str | Path) -> "Dataset":
         """UserError when there is no complete DATA, or one of another format."""
         path = Path(path)
-        mend = "DATA is not complete: run labelgen.run with it as --out until it says so"
-        info = read_json(path / "dataset.json", mend)
+        fix = "DATA is not complete: run labelgen.run with it as --out until it says so"
+        info = read_json(path / "dataset.json", fix)
         check_format(info, path / "dataset.json")
         return Dataset(path, info)
 
@@ -159,10 +159,8 @@ class Dataset:
 
     def labels_info(self, name: str) -> dict[str, Any]:
         """What labels/NAME/labels.json says: config, digest, splits."""
-        mend = (
-            f"label first: python -m labelgen.run --stage=label --config.labels.name={name}{self._other_labels(name)}"
-        )
-        return read_json(self.path / "labels" / name / "labels.json", mend)
+        fix = f"label first: python -m labelgen.run --stage=label --config.labels.name={name}{self._other_labels(name)}"
+        return read_json(self.path / "labels" / name / "labels.json", fix)
 
     def labels(self, name: str) -> Labels:
         """The words and prototypes of labels/NAME, once these labels are complete (UserError before)."""

@@ -110,7 +110,7 @@ def write(folder: Path, name: str, spec: dict[str, Any], splits: Mapping[str, tu
 
 
 FAMILIES = ("features", "evidence", "truth")
-_DTYPE_MEND = "set --config.dtype={} or auto, or take another --out"
+_DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
 
 
 def check_dtype(config: ConfigDict, data: Path) -> None:
@@ -118,7 +118,7 @@ def check_dtype(config: ConfigDict, data: Path) -> None:
     path = data / "encoders.json"
     if config.dtype != "auto" and _begun(data) and path.exists():
         there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
-        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_MEND.format(there))
+        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_FIX.format(there))
 
 
 def _begun(data: Path) -> bool:
@@ -155,7 +155,7 @@ def finish_data(
     features = sizes(data / "features", shards)
     rows = {split: counts for split, (counts, _) in features.items()}
     if not sum(map(sum, rows.values())):
-        raise UserError(f"{data / 'failures.jsonl'}: not one photo could be used; it says why, and what would mend it")
+        raise UserError(f"{data / 'failures.jsonl'}: not one photo could be used; it says why, and what would fix it")
     with_truth = [shard for shard in shards if photos[shard.split]["truth"]]
     specs = {
         "features": feature_spec(
@@ -215,27 +215,27 @@ def digest_of_list(names: Iterable[str]) -> str:
     return whole.hexdigest()
 
 
-def claim(path: Path, fields: Mapping[str, Any], what: str, mend: str, begun: bool = True) -> dict[str, Any]:
+def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: bool = True) -> dict[str, Any]:
     """The fields of the marker at `path`, written now when it is new, or when nothing was begun that it speaks for.
 
     UserError, naming the first field that differs, when the marker there was written with other fields: `what` (a
-    folder) belongs to another config, and `mend` is what to do.
+    folder) belongs to another config, and `fix` is what to do.
     """
     if not begun or not path.exists():
         write_json(path, fields)
-    there = read_json(path, mend)
-    check_same(there, fields, what, mend)
+    there = read_json(path, fix)
+    check_same(there, fields, what, fix)
     return there
 
 
-def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, mend: str) -> None:
+def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
     """UserError, naming the first field that differs, unless both have the same fields as JSON."""
     theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
     for field in sorted(theirs.keys() | ours.keys()):
         if theirs.get(field) != ours.get(field):
             raise UserError(
                 f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
-                f"{mend}"
+                f"{fix}"
             )
 
 

@@ -179,6 +179,7 @@ class EncodeShard:
         self._failures.finish()
         for writer in self._writers.values():
             writer.finish()
+        return None
 
     def _drop(self) -> None:
         """Nothing that any writer has is needed any more."""

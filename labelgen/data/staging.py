@@ -88,7 +88,7 @@ class StagedShard(ShardReader):
         return f"{self._remote.url}/{self._file}"
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """Another copy of it."""
         return "copy the shard and its .index there again"
 
@@ -119,7 +119,7 @@ class StagedShard(ShardReader):
             bad = self._damaged(raw, first, last)
             if bad is None:
                 return self._write(raw, start)
-        raise UserError(f"{self.name}: record {bad} is damaged (its checksum does not fit); {self.mend}")
+        raise UserError(f"{self.name}: record {bad} is damaged (its checksum does not fit); {self.fix}")
 
     def _damaged(self, raw: bytes, first: int, last: int) -> int | None:
         offset = self.span(first, last)[0]

@@ -158,6 +158,7 @@ class ShardWriter:
         self.truncate(0)
         for data in itertools.islice(records_of(path), count):
             self.append(data)
+        return None
 
     @property
     def count(self) -> int:
@@ -233,7 +234,7 @@ class ShardReader:
         return self.path
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """What to do about a damaged one."""
         return f"delete {self.path}.index and run labelgen.run again: it keeps what is whole and writes the rest anew"
 
@@ -246,10 +247,10 @@ class ShardReader:
             raise UserError(f"{error.filename}: missing; run labelgen.run again: it writes it anew") from None
         words = np.frombuffer(raw[len(_MAGIC) :], "<u8") if len(raw) % 8 == 0 else np.zeros(0, "<u8")
         if not raw.startswith(_MAGIC) or len(words) < 2 or len(words) - 2 != words[1]:
-            raise UserError(f"{self.name}.index: not an index of a shard, or cut short; {self.mend}")
+            raise UserError(f"{self.name}.index: not an index of a shard, or cut short; {self.fix}")
         if words[0] != size:
             raise UserError(
-                f"{self.name}.index: is for a shard of {words[0]} bytes, but {self.name} has {size}; {self.mend}"
+                f"{self.name}.index: is for a shard of {words[0]} bytes, but {self.name} has {size}; {self.fix}"
             )
         return np.append(words[2:], words[0]).astype(np.uint64)
 
@@ -262,7 +263,7 @@ class ShardReader:
             raise IndexError(row)
         data = self._whole(row)
         if data is None:
-            raise UserError(f"{self.name}: record {row} is damaged (its checksum does not fit); {self.mend}")
+            raise UserError(f"{self.name}: record {row} is damaged (its checksum does not fit); {self.fix}")
         return data
 
     def span(self, first: int, last: int) -> tuple[int, int]:

@@ -83,7 +83,7 @@ class PngFolder:
         lookup = np.full(highest + 1, -1, np.int32)
         for value in there:
             if value not in self._meaning:
-                raise UserError(f"{self.where(name)}: class index {value}, which {self._legend} does not have; {_MEND}")
+                raise UserError(f"{self.where(name)}: class index {value}, which {self._legend} does not have; {_FIX}")
             lookup[value] = _known(self.where(name), self._meaning[value], self._index)
         return lookup[values]
 
@@ -142,28 +142,28 @@ class LabelmeFolder:
         return str(self._folder / name)
 
     def load(self, name: str) -> LabelMap:
-        where, mend = self.where(name), "draw polygons with LabelMe, and save it again"
-        read = read_json(self._folder / name, mend)
+        where, fix = self.where(name), "draw polygons with LabelMe, and save it again"
+        read = read_json(self._folder / name, fix)
         try:
             label_map = np.full((read["imageHeight"], read["imageWidth"]), -1, np.int32)
             shapes = [(shape["label"], shape["shape_type"], shape["points"]) for shape in read["shapes"]]
             drawn = [(label, kind, np.ravel(np.asarray(points, np.float64))) for label, kind, points in shapes]
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: not a file of LabelMe's ({error!r}); {mend}") from None
+            raise UserError(f"{where}: not a file of LabelMe's ({error!r}); {fix}") from None
         for label, kind, points in drawn:
             value = _known(where, label, self._index)
             if kind != "polygon" or len(points) < 6 or not np.isfinite(points).all():
-                raise UserError(f"{where}: a {kind} of {label!r} with {len(points) // 2} points; {mend}")
+                raise UserError(f"{where}: a {kind} of {label!r} with {len(points) // 2} points; {fix}")
             label_map[polygon_mask(points, (label_map.shape[0], label_map.shape[1]))] = value
         return label_map
 
 
-_MEND = "mend it, or take the file of words that the labels were exported with"
+_FIX = "fix it, or take the file of words that the labels were exported with"
 
 
 def _known(where: str, name: str, index: Mapping[str, int]) -> int:
     if name not in index:
-        raise UserError(f"{where}: class {name!r}, which the words do not have ({', '.join(index)}); {_MEND}")
+        raise UserError(f"{where}: class {name!r}, which the words do not have ({', '.join(index)}); {_FIX}")
     return index[name]
 
 
@@ -175,7 +175,7 @@ def open_corrections(folder: Path, words: Ontology) -> Corrections:
     if folder.is_file():
         return CocoJson(folder, words)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of corrected labels; mend --labels_from")
+        raise UserError(f"{folder}: no such folder of corrected labels; fix --labels_from")
     jsons = [path for path in sorted(folder.rglob("*.json")) if path.name not in _LEGENDS]
     drawn = [path for path in jsons if _is_labelme(path)]
     coco = [path for path in jsons if path not in drawn]
@@ -214,8 +214,8 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
             which = (
                 f"may be that of {' or '.join('/'.join(key) for key in keys[:3])}" if keys else "belongs to no photo"
             )
-            mend = "call it SPLIT/ID as labelgen.export does" + ("" if keys else ", or take it out")
-            raise UserError(f"{corrections.where(name)}: {which} of the labelled splits; {mend}")
+            fix = "call it SPLIT/ID as labelgen.export does" + ("" if keys else ", or take it out")
+            raise UserError(f"{corrections.where(name)}: {which} of the labelled splits; {fix}")
         if keys[0] in found:
             other = corrections.where(found[keys[0]])
             raise UserError(f"{corrections.where(name)}: is of the same photo as {other}; take one of them out")

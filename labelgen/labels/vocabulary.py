@@ -75,7 +75,7 @@ def alike(words: Array, word_class: Sequence[int], least: float) -> list[Pair]:
     return sorted(pairs, key=lambda pair: -pair.cosine)
 
 
-def astray(words: Array, word_class: Sequence[int]) -> Iterator[tuple[Pair, Pair]]:
+def misplaced(words: Array, word_class: Sequence[int]) -> Iterator[tuple[Pair, Pair]]:
     """Words nearer to another class than to every other word of their own: (the other class' word, the own one)."""
     owner = np.asarray(word_class)
     for word in range(len(owner)):

@@ -37,7 +37,7 @@ from labelgen.models.libraries import (
 from labelgen.models.weight_files import WeightFile
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-LICENCES = {tag: "MIT" for tag in ("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k")}
+LICENCES = dict.fromkeys(("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k"), "MIT")
 """By tag, where the model's own page says it."""
 
 
@@ -185,7 +185,7 @@ T = TypeVar("T", bound=np.generic)
 P = TypeVar("P")
 PLANES_WIDTH, PLANES_SCORES = 16, 3
 """A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
-MEND = "set clip.window_px smaller, or device=cpu"
+FIX = "set clip.window_px smaller, or device=cpu"
 
 
 class Block:
@@ -217,8 +217,7 @@ class Block:
     def residual(self, x: Tensor, attended: Tensor) -> Tensor:
         """What the block makes of x and its attention's output [n, T, width]: both residuals, FFN between."""
         x = x + self.module.ls_1(attended)
-        x = x + self.module.ls_2(self.module.mlp(self.module.ln_2(x)))
-        return x
+        return torch.add(x, self.module.ls_2(self.module.mlp(self.module.ln_2(x))))
 
 
 class ClipEncoder:
@@ -228,7 +227,7 @@ class ClipEncoder:
         self.model = compute.frozen(model, device)
         self.visual = self.model.visual
         self.source, self.device, self.dtype = source, device, dtype
-        self.batches = compute.Batches("CLIP", MEND, device, batch, on_cpu=32)
+        self.batches = compute.Batches("CLIP", FIX, device, batch, on_cpu=32)
         self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
         self.patch_px: int = self.visual.patch_size[0]
         self.image_px: int = self.visual.image_size[0]

@@ -175,15 +175,15 @@ class OutOfMemoryError(UserError):
 
 
 @contextmanager
-def enough_memory(encoder: str, mend: str) -> Iterator[None]:
-    """Whatever torch or numpy raise for want of memory becomes a UserError that names the encoder and the mend."""
+def enough_memory(encoder: str, fix: str) -> Iterator[None]:
+    """Whatever torch or numpy raise for want of memory becomes a UserError that names the encoder and the fix."""
     try:
         yield
     except Exception as error:
         if not ran_out(error):
             raise
         reason = str(error).strip().partition("\n")[0][:200]
-        raise OutOfMemoryError(f"{encoder}: out of memory with one at a time ({reason}); {mend}") from error
+        raise OutOfMemoryError(f"{encoder}: out of memory with one at a time ({reason}); {fix}") from error
 
 
 def ran_out(error: Exception) -> bool:
@@ -209,10 +209,10 @@ class Batches:
     rows: the number, once it is known; a halved one stays for the rest of the run.
     """
 
-    def __init__(self, encoder: str, mend: str, device: torch.device, rows: int, on_cpu: int = 1) -> None:
-        """encoder: its name in messages; mend: what to do where not even one row fits; rows: 0 to choose, on the CPU
+    def __init__(self, encoder: str, fix: str, device: torch.device, rows: int, on_cpu: int = 1) -> None:
+        """encoder: its name in messages; fix: what to do where not even one row fits; rows: 0 to choose, on the CPU
         on_cpu."""
-        self.encoder, self.mend, self.device, self.rows, self.on_cpu = encoder, mend, device, rows, on_cpu
+        self.encoder, self.fix, self.device, self.rows, self.on_cpu = encoder, fix, device, rows, on_cpu
         self.busy = Busy()
 
     def over(self, rows: R, run: Callable[[R], T], row_bytes: int = 1, most: int | None = None) -> list[T]:
@@ -227,7 +227,7 @@ class Batches:
         while start < len(rows):
             count = min(self.rows, most or self.rows, len(rows) - start)
             try:
-                with enough_memory(self.encoder, self.mend), self.busy():
+                with enough_memory(self.encoder, self.fix), self.busy():
                     done.append(run(rows[start : start + count]))
             except OutOfMemoryError as error:
                 if count == 1:

@@ -204,8 +204,7 @@ class PatchEncoder:
         canvas_hw = self.trunk.canvas_hw or (height, width)
         padded = F.pad(pixels, (0, canvas_hw[1] - width, 0, canvas_hw[0] - height))
         with self.busy():
-            maps = self.trunk.maps(padded)[:, : height // self.patch_px, : width // self.patch_px]
-        return maps
+            return self.trunk.maps(padded)[:, : height // self.patch_px, : width // self.patch_px]
 
     def identity(self) -> dict[str, Any]:
         """What the features depend on, as JSON: weight digest, layers, size and normalisation of the pixels."""

@@ -132,7 +132,7 @@ CACHED_PX = 2_000_000
 CACHED_BYTES = 1 << 24
 """The largest tensor of a decoder pass on the CPU: more leaves its caches, and is mapped anew each time."""
 POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
-MEND = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
+FIX = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
 
 
 class SamConfig(Protocol):
@@ -171,8 +171,8 @@ class SamEncoder:
         self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
-        self._prompts = compute.Batches("SAM", MEND, device, config.batch_size, on_cpu=cached)
-        self._full = compute.Batches("SAM", MEND, device, CHUNK_PX)
+        self._prompts = compute.Batches("SAM", FIX, device, config.batch_size, on_cpu=cached)
+        self._full = compute.Batches("SAM", FIX, device, CHUNK_PX)
 
     @property
     def busy(self) -> Busy:
@@ -183,7 +183,7 @@ class SamEncoder:
     def busy(self, busy: Busy) -> None:
         self._prompts.busy = self._full.busy = busy
 
-    @compute.enough_memory("SAM", MEND)
+    @compute.enough_memory("SAM", FIX)
     @torch.inference_mode()
     def masks(self, image: NDArray[np.uint8]) -> MaskSet:
         """Masks of a photo uint8 [H, W, 3]: the automatic ones and all others that some point needs.

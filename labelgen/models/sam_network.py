@@ -112,7 +112,7 @@ def read_image(attention: Any, asking: Tensor, placed: Tensor, image: Tensor) ->
 
 def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
     """Image tokens [n or 1, N, C] plus their attention to prompt tokens [n, T, C]: [n, N, C]."""
-    n, count, _ = tokens.shape
+    count = tokens.shape[1]
     heads = attention.num_heads
     if heads * count >= attention.internal_dim:
         added: Tensor = image + attention(placed, keys, tokens)

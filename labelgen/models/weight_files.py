@@ -86,7 +86,7 @@ def find(file: WeightFile) -> Path:
         )
     if file.sha256 and (found := digest(path)) != file.sha256:
         raise UserError(
-            f"{path}: sha256 is {found}, but {file.sha256} is wanted; fetch the file again or mend the digest"
+            f"{path}: sha256 is {found}, but {file.sha256} is wanted; fetch the file again or fix the digest"
         )
     return path
 
@@ -101,10 +101,10 @@ def _fetched(file: WeightFile) -> Path:
             reason = f" ({error})"
         except Exception as error:  # each library's downloader raises its own
             reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-    mend = f"{file.by_hand()}; `python -m labelgen.weights` with the same --config lists all that is needed"
+    fix = f"{file.by_hand()}; `python -m labelgen.weights` with the same --config lists all that is needed"
     if not file.source:
-        mend = "correct the name or weights_dir"
-    raise UserError(f"{file.wanted}: no such weight file, and it could not be fetched{reason}; {mend}")
+        fix = "correct the name or weights_dir"
+    raise UserError(f"{file.wanted}: no such weight file, and it could not be fetched{reason}; {fix}")
 
 
 def described(folder: str | Path, name: str, sha256: str, config: Mapping[str, Any]) -> WeightFile:

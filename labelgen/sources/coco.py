@@ -56,7 +56,7 @@ def read_json(path: Path, hook: Hook, *keys: str) -> dict[str, Any]:
             found = json.load(file, object_hook=hook)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; unpack the annotations beside the photos, mend photos.splits' masks, or set them "
+            f"{path}: no such file; unpack the annotations beside the photos, fix photos.splits' masks, or set them "
             "to empty to go without truth"
         ) from None
     except (ValueError, RecursionError) as error:
@@ -111,7 +111,7 @@ def find_folder(root: Path, photos: str) -> str:
     for folder in (photos, f"images/{photos}"):
         if (root / folder).is_dir():
             return folder
-    raise UserError(f"{root / photos}: no such folder of photos; mend photos.root or photos.splits, or unpack it")
+    raise UserError(f"{root / photos}: no such folder of photos; fix photos.root or photos.splits, or unpack it")
 
 
 class JsonSource:
@@ -122,8 +122,8 @@ class JsonSource:
     def __init__(self, root: Path, photos: str, truth: JsonTruth, max_pixels: int) -> None:
         """UserError when photos that the json lists are missing."""
         self._root, self._folder, self._truth, self._max_pixels = root, find_folder(root, photos), truth, max_pixels
-        mend = f"{truth.path} names them: unpack the rest of the photos, or take the json that belongs to them"
-        check_there(root, [self.file(photo_id) for photo_id in truth.pictures], "photo", mend)
+        fix = f"{truth.path} names them: unpack the rest of the photos, or take the json that belongs to them"
+        check_there(root, [self.file(photo_id) for photo_id in truth.pictures], "photo", fix)
 
     @property
     def classes(self) -> tuple[str, ...] | None:

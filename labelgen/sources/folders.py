@@ -69,8 +69,8 @@ class PairSource:
         """truth: None where masks are not wanted. UserError when masks are missing."""
         self._root, self._pairs, self._truth, self._max_pixels = root, pairs, truth, max_pixels
         if truth is not None:
-            mend = "add them, or set photos.splits' masks to empty to go without truth"
-            check_there(root, map(pairs.mask, pairs.ids), "mask", mend)
+            fix = "add them, or set photos.splits' masks to empty to go without truth"
+            check_there(root, map(pairs.mask, pairs.ids), "mask", fix)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -127,10 +127,10 @@ def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = ""
     """
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of photos; mend photos.root or photos.splits in the config")
+            raise UserError(f"{folder}: no such folder of photos; fix photos.root or photos.splits in the config")
     listing = Listing(_unlike(root, photos, by_id(walk(root / photos))))
     if not listing:
-        raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); mend photos.root")
+        raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); fix photos.root")
     pairs = Pairs(
         listing,
         photo=lambda photo_id: os.path.join(photos, listing.file(photo_id)),
@@ -178,7 +178,7 @@ class TableTruth:
         if foreign:
             raise UserError(
                 f"{path}: value {foreign[0]} stands for no class of {self.name} ({self.values[0]} to "
-                f"{self.values[-1]}); are these its masks? mend photos.source or photos.splits' masks"
+                f"{self.values[-1]}); are these its masks? fix photos.source or photos.splits' masks"
             )
         index = np.full(int(there[-1]) + 1, -1, np.int64)
         index[known[known < len(index)]] = np.flatnonzero(known < len(index))
@@ -222,14 +222,14 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
     path = next((file for file in files if file.is_file()), None)
     if path is None:
         there = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
-        raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; mend photos.splits")
+        raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; fix photos.splits")
     ids = [line.split()[0] for line in path.read_text().splitlines() if line.split()]
     check_once(ids, str(path))
     pairs = Pairs(
         sorted(ids), lambda photo_id: f"JPEGImages/{photo_id}.jpg", lambda photo_id: f"{masks}/{photo_id}.png"
     )
-    mend = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
-    check_there(root, map(pairs.photo, pairs.ids), "photo", mend)
+    fix = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
+    check_there(root, map(pairs.photo, pairs.ids), "photo", fix)
     return pairs
 
 
@@ -290,7 +290,7 @@ LAYOUTS: dict[str, Callable[[Path, str, str], Layout]] = {
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such folder; mend photos.root or photos.splits, or unpack the rest of the data set "
+            f"{path}: no such folder; fix photos.root or photos.splits, or unpack the rest of the data set "
             "(docs/datasets.md shows the tree)"
         )
     return path

@@ -37,18 +37,18 @@ class IndexTruth:
         if self.count is not None and highest >= self.count:
             raise UserError(
                 f"{path}: class index {highest}, but there are {self.count} classes, 0 to {self.count - 1}; "
-                f"mend the mask, the ontology or photos.ignore_index = {self.ignore_index}"
+                f"fix the mask, the ontology or photos.ignore_index = {self.ignore_index}"
             )
         return np.where(annotated, values.astype(np.int64), -1)
 
 
 class PhotoError(Exception):
-    """A photo that cannot be used: why, and what would mend it."""
+    """A photo that cannot be used: why, and what would fix it."""
 
-    def __init__(self, reason: str, mend: str):
+    def __init__(self, reason: str, fix: str):
         super().__init__(reason)
         self.reason = reason
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def check_size(truth: str, truth_hw: tuple[int, ...], photo: str, photo_hw: tupl
         )
 
 
-def check_there(root: Path, files: Iterable[str], what: str, mend: str) -> None:
-    """UserError, with `mend`, unless all these files are under the root: half-unpacked archives are common."""
+def check_there(root: Path, files: Iterable[str], what: str, fix: str) -> None:
+    """UserError, with `fix`, unless all these files are under the root: half-unpacked archives are common."""
     missing, first, count = 0, "", 0
     for file in files:
         count += 1
@@ -107,7 +107,7 @@ def check_there(root: Path, files: Iterable[str], what: str, mend: str) -> None:
             missing, first = missing + 1, min(first or file, file)
     if missing:
         raise UserError(
-            f"{root / first}: no such {what}; {missing} of {count} {what}s are missing, this is the first; {mend}"
+            f"{root / first}: no such {what}; {missing} of {count} {what}s are missing, this is the first; {fix}"
         )
 
 

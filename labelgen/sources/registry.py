@@ -27,7 +27,7 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         raise UserError("photos.root is not set; set it to the folder of your photos: --config.photos.root=FOLDER")
     root, wanted = Path(photos.root), photos.splits[split]
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder of photos; mend photos.root")
+        raise UserError(f"{root}: no such folder of photos; fix photos.root")
     masks = wanted.masks if truth else ""
     if photos.source in FOLDERS:
         index = photos.source == "folder"

@@ -24,7 +24,7 @@ from labelgen.data.tfrecord import masked_crc
 from labelgen.sources.photos import IndexTruth, Photo, PhotoError, Source, check_size, check_there, decode_photo, packed
 
 _HEADER, _OVERHEAD = 12, 16
-_MEND = "copy it again, or prepare the data set again"
+_FIX = "copy it again, or prepare the data set again"
 
 
 class Piece(NamedTuple):
@@ -64,7 +64,7 @@ class TfRecords:
             raw = file.read(int(offsets[within + 1] - offsets[within]))
         data = raw[_HEADER:-4]
         if raw[-4:] != struct.pack("<I", masked_crc(data)):
-            raise PhotoError(f"{piece.path.name}: record {within} is damaged (its checksum does not fit)", _MEND)
+            raise PhotoError(f"{piece.path.name}: record {within} is damaged (its checksum does not fit)", _FIX)
         return data
 
 
@@ -78,7 +78,7 @@ def scan(path: Path, count: int) -> NDArray[np.int64]:
     if offsets[-1] != size or len(offsets) != count + 1:
         raise UserError(
             f"{path}: {count} records should be in it, but the {size} bytes do not hold them: cut short or altered; "
-            f"{_MEND}"
+            f"{_FIX}"
         )
     return np.array(offsets)
 
@@ -101,7 +101,7 @@ def tfds_source(root: Path, name: str, split: str, masks: str, values: IndexTrut
     except Exception as error:  # of many kinds: files missing, other versions of the format, broken json
         raise UserError(f"{folder}: tfds cannot read it ({_line(error)}); copy it again, or prepare it again") from None
     if builder.info.name != re.split("[/:]", name)[0]:
-        raise UserError(f"{folder}: holds the data set {builder.info.name}, not {name}; mend photos.source")
+        raise UserError(f"{folder}: holds the data set {builder.info.name}, not {name}; fix photos.source")
     columns = find_columns(tfds, folder, builder.info.features, masks)
     if not masks:
         return TfdsSource(tfds, builder, split, columns, None, max_pixels)
@@ -136,13 +136,13 @@ def find_version(root: Path, name: str) -> Path:
         return there[version or versions[-1]]
     build = f"tfds build {dataset} --data_dir={root} --file_format=array_record"
     if versions:
-        raise UserError(f"{root / dataset}: no version {version} in it, but {', '.join(versions)}; mend photos.source")
+        raise UserError(f"{root / dataset}: no version {version} in it, but {', '.join(versions)}; fix photos.source")
     configs = sorted({path.parent.parent.name for path in (root / dataset).glob(f"*/*/{_INFO}")})
     if configs:
         raise UserError(f"{root / dataset}: has configs {', '.join(configs)}; set photos.source = tfds:{name}/CONFIG")
     others = ", ".join(sorted({path.name for path in root.iterdir() if any(path.glob(f"**/{_INFO}"))})) or "none"
     raise UserError(
-        f"{root / dataset}: no data set prepared by tfds (prepared in {root}: {others}); mend photos.root or "
+        f"{root / dataset}: no data set prepared by tfds (prepared in {root}: {others}); fix photos.root or "
         f"photos.source, or prepare it: {build}"
     )
 
@@ -196,9 +196,9 @@ def open_records(tfds: Any, builder: Any, split: str) -> Records:
         pieces = [Piece(Path(f.filename), f.skip, f.take, f.examples_in_shard) for f in info.file_instructions]
     except (ValueError, KeyError) as error:
         names = ", ".join(builder.info.splits) or "none"
-        raise UserError(f"{folder}: no split {split!r} ({_line(error)}); it has {names}; mend photos.splits") from None
+        raise UserError(f"{folder}: no split {split!r} ({_line(error)}); it has {names}; fix photos.splits") from None
     if info.num_examples <= 0:
-        raise UserError(f"{folder}: split {split!r} has no photo; mend photos.splits")
+        raise UserError(f"{folder}: split {split!r} has no photo; fix photos.splits")
     check_there(folder, [piece.path.name for piece in pieces], "file", "copy the rest, or prepare the data set again")
     formats = {format.value for format in builder.info.available_file_formats()}
     records: Records

@@ -68,7 +68,7 @@ class Told(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """What the user must mend: the text of a UserError, or an OSError's number and file."""
+    """What the user must fix: the text of a UserError, or an OSError's number and file."""
 
     node: str
     text: str
@@ -326,7 +326,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def run_stage(job: Job, shards: Sequence[Shard], stopped: Callable[[], bool]) -> None:
-    """Has all these shards finished by the nodes' actors. Errors of theirs that the user must mend are raised here.
+    """Has all these shards finished by the nodes' actors. Errors of theirs that the user must fix are raised here.
 
     stopped: asked every second; SystemExit once it says so.
     """
@@ -428,6 +428,7 @@ class _Stage:
             whole = self._shards[shard].stop - self._shards[shard].start
             self._tell(shard, answer._replace(photos=whole))
             self._board.finished(worker)
+        return None
 
     def _tell(self, shard: int, told: Told) -> None:
         """Each photo counts once, whoever does it again; those of an earlier run do not count for the rate."""

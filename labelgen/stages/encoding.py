@@ -28,7 +28,7 @@ Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 """Of one photo, a row a family."""
 READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4
 """Threads that read photos; photos read and not yet taken; rows of photos not yet written."""
-_MEND = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
+_FIX = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
 
 
 class PhotoEncoder(Protocol):
@@ -101,7 +101,7 @@ def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology |
     }
     data.mkdir(parents=True, exist_ok=True)
     fields = {"format": FORMAT, "config": identity(config), "photos": photos}
-    marker = claim(data / "config.json", fields, str(data), _MEND, _begun(data))
+    marker = claim(data / "config.json", fields, str(data), _FIX, _begun(data))
     check_dtype(config, data)
     named = [len(source.classes or ()) for source in sources.values()]
     most = max(*named, classes or 0, 0) or None
@@ -165,8 +165,8 @@ def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
         "text_width": encoders.text_width,
         "encoders": encoders.identity(),
     }
-    mend = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
-    claim(data / "encoders.json", fields, str(data), mend, _begun(data))
+    fix = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
+    claim(data / "encoders.json", fields, str(data), fix, _begun(data))
 
 
 def encode_shard(
@@ -235,7 +235,7 @@ def _outcomes(
 
 def _write(writing: EncodeShard, outcome: Rows | _Failed, split: str, times: StageTimes, progress: Progress) -> None:
     if isinstance(outcome, _Failed):
-        failure = {"file": outcome.file, "reason": outcome.error.reason, "mend": outcome.error.mend}
+        failure = {"file": outcome.file, "reason": outcome.error.reason, "mend": outcome.error.fix}
         writing.fail({"photo": outcome.photo_id, "split": split, **failure})
         progress.note(f"skipped {failure['file']}: {failure['reason']}")
     else:

@@ -46,7 +46,7 @@ class Labeller(NamedTuple):
 
 def prepare(config: ConfigDict, data: Path) -> list[Shard]:
     """The shards of DATA. UserError when it is of another config, or not begun."""
-    marker = read_json(data / "config.json", "nothing is encoded there: run the encode stage first, or mend --out")
+    marker = read_json(data / "config.json", "nothing is encoded there: run the encode stage first, or fix --out")
     check_same(marker["config"], identity(config), str(data), "label with the config that it was encoded with")
     check_dtype(config, data)
     counts = {split: fields["count"] for split, fields in marker["photos"].items()}
@@ -117,7 +117,7 @@ def begin(
 ) -> Begun:
     """Claims labels/NAME and makes what all its shards need: the words' embeddings and the classes' scale."""
     folder = data / "labels" / config.labels.name
-    mend = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
+    fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
     there = Finished(data, ["evidence"])
     missing = [shard for shard in _labelled(config, shards) if not there.has(shard, ["evidence"])]
     if missing:
@@ -126,7 +126,7 @@ def begin(
     folder.mkdir(parents=True, exist_ok=True)
     claimed = (folder / "prototypes.npy").exists()
     wanted = settings(config, words) | (corrected.settings() if corrected else {})
-    fields = claim(folder / "config.json", wanted, str(folder), mend, claimed)
+    fields = claim(folder / "config.json", wanted, str(folder), fix, claimed)
     return Begun(data, folder, fields, _labeller(config, data, folder, words, shards, times), corrected)
 
 
@@ -165,7 +165,7 @@ def _labeller(
         with times("calibrate"):
             rows = _sample(data, _labelled(config, shards), config.labels.calibration_photos)
             write_json(path, presence.measure(rows, config.labels.variant, prototypes, words).to_json())
-    scale = Calibration.from_json(read_json(path, mend=f"delete {path}"))
+    scale = Calibration.from_json(read_json(path, fix=f"delete {path}"))
     return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
 
 
@@ -256,4 +256,4 @@ def _file_digest(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
-        raise UserError(f"{path}: no such file of text embeddings; mend labels.text_embeddings") from None
+        raise UserError(f"{path}: no such file of text embeddings; fix labels.text_embeddings") from None

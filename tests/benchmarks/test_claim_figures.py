@@ -1,6 +1,7 @@
 """The arithmetic of single claims against hand-made photos and figures."""
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -64,9 +65,9 @@ def test_recall_and_iou_of_an_object() -> None:
 
 def test_a_pass_adds_up_objects_pixels_and_query_points_part_by_part() -> None:
     known = label_stages(evidence(), SETTINGS, ONTOLOGY, PROTOTYPES, NEUTRAL)
-    mended = replace(known, stage11=np.where(truth() == 1, 0, truth()), stage12=truth(), full=truth())
+    fixed = replace(known, stage11=np.where(truth() == 1, 0, truth()), stage12=truth(), full=truth())
     found = stages.Pass(2, 3)
-    found.add(Photo(1, evidence(), truth(), mended), frozenset({0}))
+    found.add(Photo(1, evidence(), truth(), fixed), frozenset({0}))
     assert found.objects["large", "stage 1.1", "recall"] == [[], [0.0]]
     assert found.objects["1 of a class", "stage 1.2", "IoU"] == [[], [1.0]]
     assert found.missed.tolist() == [[[0, 0], [0, 0]], [[256, 256], [0, 0]]], "1.2 has all that 1.1 has not"
@@ -87,7 +88,7 @@ def test_seen_unseen_and_their_harmonic_mean() -> None:
 def test_a_draw_leaves_out_one_class_in_four_and_never_the_background() -> None:
     words = parse_words(["background: sky", *"abcdefgh"], "w")
     draws = [zero_shot.drawn(words, seed) for seed in range(40)]
-    assert {len(set(d)) for d in draws} == {2} and set(sum(draws, [])) == set(range(1, 9))
+    assert {len(set(d)) for d in draws} == {2} and set(chain.from_iterable(draws)) == set(range(1, 9))
     assert zero_shot.drawn(words, 3) == draws[3]
     assert len(zero_shot.drawn(ONTOLOGY, 0)) == 1
 

@@ -106,7 +106,7 @@ def test_a_claim_that_cannot_be_tried_says_why_and_the_others_go_on(
     (tmp_path / "VOC2012").rename(tmp_path / "away")
     code, found = tried(config, data, tmp_path / "out", "--only=encoders,alignment")
     assert code == 2 and "claim encoders not tried: " in capsys.readouterr().err
-    why = f"Not tried: {tmp_path}/VOC2012: no such folder of photos; mend photos.root"
+    why = f"Not tried: {tmp_path}/VOC2012: no such folder of photos; fix photos.root"
     assert found["claims"]["encoders"]["ran"] == why and why in (tmp_path / "out/claims.md").read_text()
     assert found["claims"]["alignment"]["verdict"] != "not tried"
     (tmp_path / "away").rename(tmp_path / "VOC2012")

@@ -20,7 +20,7 @@ SHARDS = -(-ROWS // PER_SHARD)
 def data_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("large") / "data"
     write_data(folder, ROWS, ("features", "labels/tiny"))
-    yield folder
+    return folder
 
 
 def test_the_trainers_reader_opens_what_it_reads_and_nothing_else(data: Path) -> None:

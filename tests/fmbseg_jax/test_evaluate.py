@@ -69,7 +69,7 @@ def test_dense_clip_in_two_readings(result: Any) -> None:
     assert {"dense CLIP, maskclip", "dense CLIP, maskclip, present classes"} <= set(result["readings"])
 
 
-def test_true_masks_mend_the_head(result: Any) -> None:
+def test_true_masks_fix_the_head(result: Any) -> None:
     assert result["readings"]["head, refined"]["miou"] == 1
     assert result["ratios"]["refined / head"] == pytest.approx(1 / result["readings"]["head"]["miou"], abs=1e-4)
 

@@ -231,7 +231,7 @@ def no_weights(tmp_path: Path, run: Path) -> list[str]:
         (no_weights, "dinov2.json: no such model config"),
     ],
 )
-def test_what_the_user_must_mend(
+def test_what_the_user_must_fix(
     setup: Callable[[Path, Path], list[str]],
     message: str,
     small_run: Path,

@@ -105,11 +105,12 @@ def test_background_by_a_threshold(
     ("flag", "message"),
     [("--format=svg", "--format=svg: 'svg' is no format"), ("--background_threshold=2", "2: a number from 0 to 1")],
 )
-def test_what_the_user_must_mend(
+def test_what_the_user_must_fix(
     flag: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        assert predicted("--workdir=run", f"--data={data}", f"--out={tmp_path}", flag) == 2
+        code: object = predicted("--workdir=run", f"--data={data}", f"--out={tmp_path}", flag)
     except SystemExit as ended:
-        assert ended.code == 2
+        code = ended.code
+    assert code == 2
     assert re.search(message, capsys.readouterr().err)

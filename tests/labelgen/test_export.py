@@ -52,7 +52,7 @@ def test_pictures_that_are_no_longer_there(
         ("--format=gif", "--format=gif: 'gif' is no format; there are png, coco, labelme, cvat, yolo"),
     ],
 )
-def test_what_the_user_must_mend(
+def test_what_the_user_must_fix(
     flag: str, message: str, world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exported(world, whole, tmp_path, flag) == 2

@@ -74,7 +74,7 @@ def test_killed_at_twenty_random_moments(world: Path, whole: Path, tmp_path: Pat
 def test_two_workers_at_once(world: Path, whole: Path, tmp_path: Path) -> None:
     workers = [process(world, tmp_path / "data", f"--worker={i}/2", seconds=0.01) for i in range(2)]
     for worker in workers:
-        out, error = worker.communicate()
+        _out, error = worker.communicate()
         assert worker.returncode == 0, error
     assert same(tmp_path / "data", whole)
 

@@ -1,4 +1,4 @@
-"""Wrong input of the labelling command: refused in one line that names the file and the mend, and nothing is lost."""
+"""Wrong input of the labelling command: refused in one line that names the file and the fix, and nothing is lost."""
 
 import re
 import shutil
@@ -105,7 +105,7 @@ def test_config_is_free_until_the_first_photo(world: Path, whole: Path, tmp_path
     assert same(tmp_path / "data", whole)
 
 
-def test_photo_mended_later(world: Path, tmp_path: Path) -> None:
+def test_photo_fixed_later(world: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(world, tmp_path / "w", ignore=shutil.ignore_patterns("whole")))
     root = f"--config.photos.root={mine}"
     assert run(world, tmp_path / "old", root) == 0
@@ -139,7 +139,7 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("family", ["features", "evidence", "truth", "labels/default"])
 @pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
-def test_damage_is_named_and_its_mend_mends(
+def test_damage_is_named_and_its_fix_fixes(
     world: Path, whole: Path, copy: Path, family: str, damage: str, capsys: Any
 ) -> None:
     path = copy / family / SHARD

@@ -124,7 +124,7 @@ def test_data_says_how_often_each_class_is_found(data: list[str], capsys: pytest
         ("--data=gone", "gone/dataset.json: missing; DATA is not complete"),
     ],
 )
-def test_errors_say_the_mend(data: list[str], more: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_say_the_fix(data: list[str], more: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*data, more) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and message in error[0]

@@ -24,7 +24,7 @@ CLASS_OF = {word: index for index, name in enumerate(CLASSES) for word in WORDS[
 def encoder() -> Iterator[ClipEncoder]:
     torch.set_num_threads(1)
     config = SimpleNamespace(name="clip.json", pretrained="clip.safetensors", sha256="", batch_size=64)
-    yield load_clip(config, WEIGHTS, "cpu", "float32")
+    return load_clip(config, WEIGHTS, "cpu", "float32")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def reason_not_to_run(line: str) -> str | None:
 
 
 def test_every_reason_is_still_needed() -> None:
-    lines = [line for page in PAGES for line in [*inline(page), *sum(map(commands, blocks(page)), [])]]
+    lines = [line for page in PAGES for line in [*inline(page), *chain.from_iterable(map(commands, blocks(page)))]]
     assert [head for head in NOT_RUN if not any(line.startswith(head) for line in lines)] == []
 
 
@@ -101,7 +102,7 @@ def test_every_reason_is_still_needed() -> None:
 def test_what_stands_in_a_sentence_or_in_other_pages_is_not_run_for_a_reason(page: str) -> None:
     lines = inline(page)
     if page not in (*PAGES_BY_BLOCK, *WHOLE_PAGES):
-        lines += sum(map(commands, blocks(page)), [])
+        lines += chain.from_iterable(map(commands, blocks(page)))
     assert [line for line in lines if not reason_not_to_run(line)] == []
 
 
@@ -133,7 +134,7 @@ def in_configs() -> list[str]:
 
 
 def test_commands_that_are_not_run_have_options_that_there_are() -> None:
-    lines = [line for page in PAGES for line in [*inline(page), *sum(map(commands, blocks(page)), [])]]
+    lines = [line for page in PAGES for line in [*inline(page), *chain.from_iterable(map(commands, blocks(page)))]]
     ours = [line for line in [*lines, *in_configs()] if line.startswith("python -m")]
     assert len(ours) > 40
     for line in ours:

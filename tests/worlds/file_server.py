@@ -58,6 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body:
             end = self.server.cut.pop(0) if self.server.cut else len(data)
             self.wfile.write(data[first : first + end])
+        return None
 
     def head(self, status: int, fields: dict[str, str]) -> None:
         self.send_response(status)

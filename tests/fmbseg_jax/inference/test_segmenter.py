@@ -194,7 +194,7 @@ def test_uncertain_pixels_join_the_background_that_has_words(segmenter: Segmente
         ("nowhere.jpg", None, "nowhere.jpg"),
     ],
 )
-def test_what_the_caller_must_mend(image: Any, words: Any, message: str, segmenter: Segmenter) -> None:
+def test_what_the_caller_must_fix(image: Any, words: Any, message: str, segmenter: Segmenter) -> None:
     with pytest.raises(UserError, match=message):
         segmenter(image, words)
 

@@ -49,7 +49,7 @@ def requests_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]
             return real(self, name, *more)
 
         monkeypatch.setattr(Remote, what, asked)
-    yield seen
+    return seen
 
 
 def restored(store: Path, bench: Bench, notes: list[str]) -> tuple[int, Any]:

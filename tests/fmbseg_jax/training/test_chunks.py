@@ -28,7 +28,7 @@ def chunk_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], N
     def limit(patches: int, columns: int) -> None:
         monkeypatch.setattr(losses, "chunk_bytes", lambda: 4 * columns * patches)
 
-    yield limit
+    return limit
 
 
 class Case:

@@ -1,4 +1,4 @@
-"""Files behind a url: what may pass is tried again, what must be mended is said, with the url and the mend."""
+"""Files behind a url: what may pass is tried again, what must be fixed is said, with the url and the fix."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ class Flaky:
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     seen: list[float] = []
     monkeypatch.setattr(time, "sleep", seen.append)
-    yield seen
+    return seen
 
 
 @pytest.mark.parametrize(

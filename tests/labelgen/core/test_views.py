@@ -22,9 +22,9 @@ def test_grid(size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> None:
     assert view_grid(size_hw, 64, 8) == (grid_hw, (grid_hw[0] * 8, grid_hw[1] * 8))
 
 
-@pytest.mark.parametrize(("size_px", "mend"), [(60, 64), (4, 8)])
-def test_size_must_be_whole_patches(size_px: int, mend: int) -> None:
-    with pytest.raises(UserError, match=f"encoder.size_px = {size_px}.*set {mend}"):
+@pytest.mark.parametrize(("size_px", "fix"), [(60, 64), (4, 8)])
+def test_size_must_be_whole_patches(size_px: int, fix: int) -> None:
+    with pytest.raises(UserError, match=f"encoder.size_px = {size_px}.*set {fix}"):
         view_grid((10, 10), size_px, 8)
 
 

@@ -86,11 +86,11 @@ def test_digest_of_a_long_list_is_that_of_the_whole() -> None:
 def test_claim_names_the_first_difference(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     fields = {"a": {"b": (1, 2)}, "c": "x"}
-    assert claim(path, fields, "D", "mend") == claim(path, fields, "D", "mend") == {"a": {"b": [1, 2]}, "c": "x"}
+    assert claim(path, fields, "D", "fix") == claim(path, fields, "D", "fix") == {"a": {"b": [1, 2]}, "c": "x"}
     for other, message in (
-        ({"a": {"b": (1, 3)}, "c": "x"}, r"D was made with a.b = \[1, 2\], but now it is \[1, 3\]; mend"),
-        ({"a": {"b": (1, 2)}}, r"D was made with c = \"x\", but now it is nothing; mend"),
+        ({"a": {"b": (1, 3)}, "c": "x"}, r"D was made with a.b = \[1, 2\], but now it is \[1, 3\]; fix"),
+        ({"a": {"b": (1, 2)}}, r"D was made with c = \"x\", but now it is nothing; fix"),
         ({**fields, "d": None, "e": 1}, "D was made with e = nothing, but now it is 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            claim(path, other, "D", "mend")
+            claim(path, other, "D", "fix")

@@ -159,7 +159,7 @@ def test_staging_what_is_not_labelled_says_so(data: Path, cache: str) -> None:
         open_data(url(data), cache).stage("train", ["features", "labels/other"], range(PHOTOS))
 
 
-def test_a_copy_that_lost_a_file_is_mended(data: Path, cache: str) -> None:
+def test_a_copy_that_lost_a_file_is_fixed(data: Path, cache: str) -> None:
     copy = open_data(url(data), cache)
     copy.stage("train", FAMILIES, range(PHOTOS))
     (copy.path / "features/train-00002-of-00004.tfrecord").unlink()
@@ -201,7 +201,7 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     assert not requests
 
 
-def test_a_disk_that_fills_up_is_named_with_its_mend(
+def test_a_disk_that_fills_up_is_named_with_its_fix(
     data: Path, cache: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*args: Any) -> int:

@@ -119,7 +119,7 @@ def test_the_whole_run_takes_them_too(world: Path, copy: Path, out: Path, tmp_pa
     ("flags", "message"),
     [
         (("--labels_from=gone",), "--labels_from=gone: no such folder of corrected labels"),
-        (("--labels_from=tests", "--stage=encode"), "--labels_from=tests: belongs to labelling; mend"),
+        (("--labels_from=tests", "--stage=encode"), "--labels_from=tests: belongs to labelling; fix"),
         (("--only_corrected",), "--only_corrected: of which? Name the folder"),
     ],
 )

@@ -56,7 +56,7 @@ def unknown_index(out: Path) -> str:
 def unknown_class(out: Path) -> str:
     legend = (out / "classes.json").read_text()
     (out / "classes.json").write_text(legend.replace('"ball"', '"balloon"'))
-    return r"masks/train/\d+.png: class 'balloon', which the words do not have \(sky, grass, ball\); mend it, or take"
+    return r"masks/train/\d+.png: class 'balloon', which the words do not have \(sky, grass, ball\); fix it, or take"
 
 
 def other_size(out: Path) -> str:
@@ -93,7 +93,7 @@ def nothing(out: Path) -> str:
 
 
 @pytest.mark.parametrize("spoil", [unknown_index, unknown_class, other_size, no_photo, twice, coloured, both, nothing])
-def test_what_the_user_must_mend(
+def test_what_the_user_must_fix(
     spoil: Callable[[Path], str], world: Path, copy: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     message = spoil(out)

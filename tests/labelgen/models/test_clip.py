@@ -127,7 +127,7 @@ def refuse(monkeypatch):
         ({"sha256": "00ff"}, r"clip\.safetensors: sha256 is .*, but 00ff is wanted"),
     ],
 )
-def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatch, fields, message):
+def test_a_wrong_name_or_file_says_what_would_fix_it(folder, config, monkeypatch, fields, message):
     refuse(monkeypatch)
     config.update(**fields)
     with pytest.raises(UserError, match=message):

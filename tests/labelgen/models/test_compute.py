@@ -101,7 +101,7 @@ def above(most, error):
 def test_too_many_rows_are_halved_and_give_the_same_results_in_order(capsys, error):
     rows = torch.arange(23.0)
     run, seen = above(5, error)
-    batches = Batches("CLIP", "mend", CPU, 16)
+    batches = Batches("CLIP", "fix", CPU, 16)
     assert torch.equal(torch.cat(batches.over(rows, run)), rows * 2)
     assert seen == [16, 8, 4, 4, 4, 4, 4, 3]
     said = "CLIP: out of memory with {} at a time; goes on with {}\n"
@@ -117,13 +117,13 @@ def test_what_was_done_before_memory_ran_out_is_not_done_again():
         starts.append(int(rows[0]))
         return rows
 
-    parts = Batches("SAM", "mend", CPU, 4).over(np.arange(12), run)
+    parts = Batches("SAM", "fix", CPU, 4).over(np.arange(12), run)
     assert np.concatenate(parts).tolist() == list(range(12)) and starts == [0, 4, 8, 10]
 
 
 def test_the_halved_number_stays(capsys):
     run, seen = above(5, MemoryError())
-    batches = Batches("CLIP", "mend", CPU, 8)
+    batches = Batches("CLIP", "fix", CPU, 8)
     batches.over(torch.zeros(8), run)
     batches.over(torch.zeros(8), run)
     assert seen == [8, 4, 4, 4, 4] and capsys.readouterr().err.count("\n") == 1
@@ -131,7 +131,7 @@ def test_the_halved_number_stays(capsys):
 
 def test_a_call_may_allow_fewer_rows_and_no_rows_are_no_parts():
     run, seen = above(99, MemoryError())
-    batches = Batches("SAM", "mend", CPU, 300)
+    batches = Batches("SAM", "fix", CPU, 300)
     assert batches.over(torch.zeros(0), run) == []
     batches.over(torch.zeros(5), run, most=2)
     batches.over(torch.zeros(90), run)
@@ -139,7 +139,7 @@ def test_a_call_may_allow_fewer_rows_and_no_rows_are_no_parts():
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_one_row_that_does_not_fit_names_the_encoder_and_the_mend(error):
+def test_one_row_that_does_not_fit_names_the_encoder_and_the_fix(error):
     run, seen = above(0, error)
     reason = str(error).partition("\n")[0][:30].replace("[", r"\[").replace("(", r"\(")
     with pytest.raises(UserError, match=rf"^CLIP: out of memory with one at a time \({reason}.*; set it smaller$"):
@@ -150,7 +150,7 @@ def test_one_row_that_does_not_fit_names_the_encoder_and_the_mend(error):
 def test_other_errors_are_not_taken_for_want_of_memory():
     run, seen = above(0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="^shapes do not match$"):
-        Batches("CLIP", "mend", CPU, 4).over(torch.zeros(4), run)
+        Batches("CLIP", "fix", CPU, 4).over(torch.zeros(4), run)
     assert seen == [4]
 
 
@@ -189,14 +189,14 @@ def test_a_failed_pass_lets_go_of_its_tensors_before_the_next(run_out):
             run_out(Held(len(rows)))
         assert alive == []
 
-    Batches("CLIP", "mend", CPU, 4).over(torch.zeros(2), run)
+    Batches("CLIP", "fix", CPU, 4).over(torch.zeros(2), run)
 
 
 def test_the_cache_of_a_gpu_is_emptied(monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: emptied.append(1))
     run, _ = above(1, MemoryError())
-    Batches("CLIP", "mend", torch.device("mps"), 4).over(torch.zeros(4), run)
+    Batches("CLIP", "fix", torch.device("mps"), 4).over(torch.zeros(4), run)
     assert emptied == [1, 1]
 
 
@@ -225,7 +225,7 @@ def test_a_gpu_begins_with_a_power_of_two_that_fits_its_lanes_part_of_half_of_it
 def test_cpu_and_mps_begin_with_fixed_numbers():
     assert [fitting(torch.device(kind), 1, on_cpu=32) for kind in ("cpu", "mps")] == [32, 8]
     assert fitting(torch.device("mps"), 1, on_cpu=2) == 1
-    batches = Batches("CLIP", "mend", CPU, 0, on_cpu=3)
+    batches = Batches("CLIP", "fix", CPU, 0, on_cpu=3)
     assert [len(part) for part in batches.over(torch.zeros(7), lambda rows: rows)] == [3, 3, 1]
 
 

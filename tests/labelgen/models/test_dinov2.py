@@ -148,7 +148,7 @@ def test_identity_tells_views_apart(folder, config):
         ({"sha256": "00ff"}, "but 00ff is wanted"),
     ],
 )
-def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, monkeypatch, fields, message):
+def test_a_wrong_name_or_file_says_what_would_fix_it(folder, config, monkeypatch, fields, message):
     def offline(*args, **kwargs):
         raise OSError("offline")
 

@@ -231,7 +231,7 @@ def test_half_precision_keeps_scores_in_float32(folder, config, encoder, dtype):
         ({"sha256": "00ff"}, "but 00ff is wanted"),
     ],
 )
-def test_a_wrong_name_or_file_says_what_would_mend_it(folder, config, fields, message):
+def test_a_wrong_name_or_file_says_what_would_fix_it(folder, config, fields, message):
     config.update(**fields)
     with pytest.raises(UserError, match=message):
         load_sam(config, folder, "cpu", "float32")

@@ -1,4 +1,4 @@
-"""The mend of torchvision beside a CPU torch: import, suppression, and no touch of a working build."""
+"""The fix of torchvision beside a CPU torch: import, suppression, and no touch of a working build."""
 
 import subprocess
 import sys

@@ -34,7 +34,7 @@ def test_a_folder_that_is_there_is_left_as_it_is(tmp_path):
     assert unpack(tmp_path / "no.tar", tmp_path / "out", "top", ("A",)) == 1
 
 
-def test_a_killed_run_goes_on_and_mends_what_a_power_cut_left(tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_fixes_what_a_power_cut_left(tmp_path, monkeypatch):
     tar = write_tar(tmp_path / "a.tar", FILES)
     written = []
 

@@ -113,7 +113,7 @@ def truncated(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason", "mend"),
+    ("spoil", "reason", "fix"),
     [
         (truncated, "cannot be decoded: image file is truncated", "copy it again"),
         (lambda d: (d / "a.jpg").write_bytes(b""), "the file is empty", "copy it again"),
@@ -125,12 +125,12 @@ def truncated(folder: Path) -> None:
     ],
     ids=["truncated", "zero bytes", "html", "heic", "too large", "float", "dangling link"],
 )
-def test_bad_pictures_have_a_reason(tmp_path: Path, spoil: Callable[[Path], Any], reason: str, mend: str) -> None:
+def test_bad_pictures_have_a_reason(tmp_path: Path, spoil: Callable[[Path], Any], reason: str, fix: str) -> None:
     spoil(tmp_path)
     source = folder_source(tmp_path, 1199 if reason.startswith("40") else 10_000)
     with pytest.raises(PhotoError, match=reason) as error:
         source.load("a")
-    assert mend in error.value.mend and str(tmp_path) not in error.value.reason
+    assert fix in error.value.fix and str(tmp_path) not in error.value.reason
 
 
 def test_listing(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_name_that_is_no_text(tmp_path: Path) -> None:
 def test_setups_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="photos.root is not set"):
         source_of("")
-    with pytest.raises(UserError, match="gone: no such folder of photos; mend photos.root"):
+    with pytest.raises(UserError, match="gone: no such folder of photos; fix photos.root"):
         source_of(tmp_path / "gone")
     with pytest.raises(UserError, match="val: no such folder"):
         source_of(tmp_path, "val")

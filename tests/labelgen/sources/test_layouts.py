@@ -128,14 +128,14 @@ def absent(root: Path) -> None:
     ("spoil", "photos", "masks", "message"),
     [
         (absent, "val", "", "2007_000042.jpg: no such photo; 1 of 2 photos are missing.*val.txt names them: unpack"),
-        (lambda r: None, "test", "", r"test.txt: no such list of photos; lists there: train, val; mend"),
+        (lambda r: None, "test", "", r"test.txt: no such list of photos; lists there: train, val; fix"),
         (lambda r: lists(r, "Segmentation", val="a\nb\na\n"), "val", "", "val.txt: photo a stands there 2 times"),
         (lambda r: lists(r, "Segmentation", val="\n"), "val", "", "val.txt: names no photo"),
         (
             lambda r: (r / "ImageSets").rename(r / "x"),
             "val",
             "",
-            "Sets/Segmentation: no such folder; mend.*unpack",
+            "Sets/Segmentation: no such folder; fix.*unpack",
         ),
         (lambda r: None, "val", "SegmentationClassAug", "2007_000033.png: no such mask; 2 of 2 masks are missing"),
     ],

@@ -148,7 +148,7 @@ def test_values_that_have_no_name_are_refused_and_sixteen_bits_are_read(prepared
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "test"}, "minis/1.2.0: no split 'test' .*; it has train, validation; mend photos.splits"),
+        ({"split": "test"}, "minis/1.2.0: no split 'test' .*; it has train, validation; fix photos.splits"),
         ({"split": "train["}, r"no split 'train\['"),
         ({"split": "train[3:3]"}, r"split 'train\[3:3\]' has no photo"),
         ({"masks": "depth"}, r"masks = 'depth' is not an image feature of it; it has annotation \(LabeledImage\), col"),
@@ -163,7 +163,7 @@ def test_wrong_names_are_refused(prepared: dict[str, Path], options: dict[str, s
 
 
 def test_a_version_folder_of_another_data_set_is_refused(prepared: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="holds the data set minis, not ade; mend photos.source"):
+    with pytest.raises(UserError, match="holds the data set minis, not ade; fix photos.source"):
         source(prepared["tfrecord"] / "minis/1.2.0", name="ade")
 
 
@@ -223,7 +223,7 @@ def test_photos_too_large_and_photos_that_do_not_fit_their_masks(prepared: dict[
     with pytest.raises(PhotoError, match="more than photos.max_pixels = 30"):
         source(prepared["tfrecord"], max_pixels=30).load("000006")
     shard = altered(prepared, tmp_path)
-    rgb, classes = pixels("train", 0)
+    _rgb, classes = pixels("train", 0)
     features = tfds.builder_from_directory(str(shard.parent)).info.features
     record = features.serialize_example(row("train", 0) | {"annotation": png(classes[1:])})
     shard.with_name("minis-train.tfrecord-00000-of-00002").write_bytes(frame(record) * 3)

@@ -1,4 +1,4 @@
-"""What a node's worker says: of a DATA that it does not see, of errors to mend, of how far it is."""
+"""What a node's worker says: of a DATA that it does not see, of errors to fix, of how far it is."""
 
 import errno
 from pathlib import Path

@@ -71,4 +71,4 @@ def test_a_missing_file_of_other_words(tmp_path: Path, capsys: pytest.CaptureFix
     (world(tmp_path, SYNONYMS) / "other.txt").unlink()
     assert label(tmp_path) == 2
     assert "other.txt: no such file of words" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()  # said before anything dear begins
+    assert not (tmp_path / "data").exists()  # said before anything expensive begins

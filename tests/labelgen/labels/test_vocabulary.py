@@ -56,14 +56,14 @@ def test_a_list_too_short_for_a_spread_is_measured_by_the_temperature(cosine: fl
 def test_one_class_has_nothing_to_be_confused_with() -> None:
     cosines = vocabulary.cosines(circle(0, 1))
     assert vocabulary.alike(cosines, (0, 0), vocabulary.spread(cosines, (0, 0), 0.02).alike) == []
-    assert list(vocabulary.astray(cosines, (0, 0))) == []
+    assert list(vocabulary.misplaced(cosines, (0, 0))) == []
 
 
 def test_a_word_astray_is_nearer_to_another_class_than_to_its_own() -> None:
-    far, near = next(iter(vocabulary.astray(vocabulary.cosines(circle(0, 80, 100)), (0, 0, 1))))
+    far, near = next(iter(vocabulary.misplaced(vocabulary.cosines(circle(0, 80, 100)), (0, 0, 1))))
     assert (far.word, far.other, near.other) == (1, 2, 0)
     assert far.cosine == pytest.approx(np.cos(np.radians(20))) and near.cosine == pytest.approx(np.cos(np.radians(80)))
-    assert [pair[0].word for pair in vocabulary.astray(vocabulary.cosines(circle(0, 40, 100)), (0, 0, 1))] == []
+    assert [pair[0].word for pair in vocabulary.misplaced(vocabulary.cosines(circle(0, 40, 100)), (0, 0, 1))] == []
 
 
 def test_duplicates_differ_in_spelling_only() -> None:
