@@ -25,8 +25,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT, load_config
+from labelgen.core.config import load_config
 from labelgen.core.files import write_json
+from labelgen.core.shipped import HOME
 
 CONFIG = "configs/voc.py"
 SIZE_WH = (500, 375)
@@ -168,7 +169,7 @@ def run(module: str, arguments: list[str]) -> dict[str, Any]:
     """Seconds and peak memory of a command, and its last line."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", module, f"--config={CONFIG}", *arguments], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", module, f"--config={CONFIG}", *arguments], cwd=HOME, capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError(f"{module} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -26,9 +26,10 @@ from benchmarks.setting import Shape, median, publish, spread, table
 from fmbseg_jax.runs.settings import train_config
 from fmbseg_jax.training.costs import matmul_flops
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT, load_config
+from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
+from labelgen.core.shipped import HOME
 
 CONFIGS = ("configs/pocket.py", "configs/voc.py", "configs/coco_stuff.py", "configs/context.py")
 ENCODERS = {"vit_large_patch14_dinov2.lvd142m": (1024, 14)}
@@ -47,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
 def shape_of(config: ConfigDict, args: argparse.Namespace) -> Shape:
     """Sizes of a config's features, text and step. UserError for an encoder without a known width."""
     if config.encoder.name.endswith(".json"):
-        folder = Path(ROOT, config.weights_dir)
+        folder = Path(HOME, config.weights_dir)
         encoder = json.loads((folder / config.encoder.name).read_text())["model_args"]
         width, patch = encoder["embed_dim"], encoder["patch_size"]
         text_width = json.loads((folder / config.clip.name).read_text())["embed_dim"]
@@ -55,7 +56,7 @@ def shape_of(config: ConfigDict, args: argparse.Namespace) -> Shape:
         raise UserError(f"{config.encoder.name} or {config.clip.name}: no known width; add it to {__file__}")
     else:
         (width, patch), text_width = ENCODERS[config.encoder.name], TEXT_WIDTHS[config.clip.name]
-    words = parse_words(Path(ROOT, config.ontology).read_text().splitlines(), config.ontology)
+    words = parse_words(Path(HOME, config.ontology).read_text().splitlines(), config.ontology)
     height = config.encoder.height_px or config.encoder.size_px
     return Shape(
         feature_width=width,

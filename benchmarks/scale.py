@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT
 from labelgen.core.files import write_json
+from labelgen.core.shipped import HOME
 from labelgen.data.dataset import Dataset
 from labelgen.data.manifest import digest_of_list, feature_spec, sizes, write
 from labelgen.data.records import FeatureRow, LabelRow
@@ -184,7 +184,7 @@ def main(args: argparse.Namespace) -> int:
         folder = out / str(rows)
         folder.mkdir(parents=True, exist_ok=True)
         one = [sys.executable, "-m", "benchmarks.scale", f"--out={folder}", f"--one={rows}"]
-        measured.append(json.loads(subprocess.run(one, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout))
+        measured.append(json.loads(subprocess.run(one, cwd=HOME, check=True, stdout=subprocess.PIPE).stdout))
         write_json(out / "scale.json", {"sizes": measured})
     cells = report(measured)
     for name in cells[0]:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_dtypes import bfloat16
 
-from labelgen.core.config import ROOT
 from labelgen.core.files import write_atomic, write_json
+from labelgen.core.shipped import HOME
 from labelgen.data.records import FeatureRow, LabelRow
 from labelgen.data.tfrecord import ShardWriter, shard_name
 
@@ -128,7 +128,7 @@ def scratch_data(shape: Shape, folder: str) -> Iterator[Path]:
 def environment(cores: int = 0) -> dict[str, str]:
     """Variables for a process of one thread of math a core; 0: all cores."""
     threads = {name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} if cores else {}
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **threads}
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(HOME), **threads}
 
 
 class Finished(NamedTuple):
@@ -198,7 +198,7 @@ def where() -> dict[str, Any]:
         platform.processor(),
     )
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HOME, capture_output=True, text=True
     ).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d"),

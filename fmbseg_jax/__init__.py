@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fmbseg_jax.inference.segmenter import Segmentation, Segmenter
-
 if TYPE_CHECKING:
     from fmbseg_jax.inference.segmenter import Segmentation, Segmenter
 

@@ -16,14 +16,15 @@ import pkgutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
 
+ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/api.md"
 PACKAGES = ("labelgen", "fmbseg_jax")
 WIDTH = 100

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 
+ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "docs/peers.md"
 COLUMNS = {
     "voc21": "VOC21", "voc20": "VOC20", "context60": "Context60", "context59": "Context59", "ade20k": "ADE20K",

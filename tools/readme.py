@@ -23,12 +23,12 @@ from experiments.page import by_number
 from experiments.verdict import number
 from experiments.zero_shot import LEFT_OUT, READINGS
 from labelgen.core.command import command, parser
-from labelgen.core.config import ROOT
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json, write_atomic, write_json
 from tools.evaluations import PRESENT, evaluations
 
 Figures = Mapping[str, Any]
+ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "README.md", ROOT / "docs/results.md"
 FIGURES, CLAIMS = ROOT / "docs/figures.json", ROOT / "docs/claims.json"
 BLOCK = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -18,6 +18,16 @@ from labelgen.core.progress import say
 AGAIN = "nothing is half written; the same command begins again"
 GOES_ON = "the same command goes on from here"
 INTERRUPTED, NOBODY_READS = 130, 141
+PROGRAM = ""
+"""What the user called the command, where that is not `python -m MODULE`."""
+_EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "open_clip", "segment_anything"), "encode"),
+    **dict.fromkeys(("starlette", "uvicorn"), "serve"),
+    **dict.fromkeys(("tensorflow_datasets", "importlib_resources"), "tfds"),
+    **dict.fromkeys(("s3fs", "gcsfs"), "remote"),
+    **{"ray": "ray", "flatbuffers": "export"},
+}
+"""Package that only some uses need -> the extra of pyproject.toml that brings it."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,14 +48,19 @@ def parser(doc: str, config: bool = True, stopped: str = AGAIN) -> argparse.Argu
     """
     named = re.search(r"^ +(python -m [\w.]+)", doc, re.MULTILINE)
     flags = _Parser(
-        prog=named and named[1],
+        prog=PROGRAM or (named and named[1]),
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     flags.set_defaults(stopped=stopped)
     if config:
-        flags.add_argument("--config", required=True, metavar="FILE", help="a file of configs/, or FILE:VARIANT")
+        flags.add_argument(
+            "--config",
+            required=True,
+            metavar="FILE",
+            help="your config, or the name of one that ships (fmbseg configs lists them); FILE:VARIANT",
+        )
         flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
     return flags
 
@@ -78,6 +93,11 @@ def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace
         return main(args)
     except UserError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        return _fail(f"{package} is not installed, which this needs; pip install 'fmbseg-jax[{_EXTRAS[package]}]'")
     except KeyboardInterrupt:
         say(f"interrupted; {args.stopped}")
         return INTERRUPTED

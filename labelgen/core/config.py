@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from labelgen.core import shipped
 from labelgen.core.errors import UserError
 
 LAST = (-1,)
@@ -26,7 +27,6 @@ def encoder_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if name == "layers" else value for name, value in fields.items() if name not in left_out}
 
 
-ROOT = Path(__file__).parents[2]
 Check = Callable[[Any], bool]
 SOURCES = (
     *("folder", "black_and_white", "voc", "context", "cityscapes", "ade20k"),
@@ -38,12 +38,13 @@ SOURCES = (
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The valid, locked config of a file with `get_config()`, with fields set by "train.steps=500" and the like.
 
-    path: `FILE`, or `FILE:VARIANT` for a file that has several, whose get_config takes the variant's name.
+    path: a file, or the name of a shipped config ("voc"); FILE:VARIANT for one that has several, whose get_config takes
+    the variant's name.
 
     UserError for a file that is missing or does not run, for a field that configs/default.py does not have (with the
     names that come near), for a value of another type, and for whatever `validate` refuses.
     """
-    config, default = _run(path), _run(str(ROOT / "configs/default.py"))
+    config, default = _run(path), _run("default")
     known = dict(_fields(default))
     for field, value in _fields(config):
         if not _is_known(field, known):
@@ -60,13 +61,15 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def _run(name: str) -> ConfigDict:
-    """What `get_config()` of a Python file returns. The project's own root is importable for it."""
+    """What `get_config()` of a Python file returns. `configs` is importable for it, wherever the file lies."""
     file, colon, variant = (name, "", "") if Path(name).is_file() else name.partition(":")
-    path = Path(file)
+    path = shipped.config_file(file)
     if not path.is_file():
-        raise UserError(f"{path}: no such config file; see configs/ for some to start from")
+        raise UserError(
+            f"{path}: no such config file; name a file, or one that ships: {', '.join(shipped.config_names())}"
+        )
     scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
-    sys.path.append(str(ROOT))
+    sys.path.append(str(shipped.HOME))
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
         known = scope.get("VARIANTS", ())
@@ -78,7 +81,7 @@ def _run(name: str) -> ConfigDict:
     except Exception as error:
         raise UserError(f"{path}: does not give a config: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(ROOT))
+        sys.path.remove(str(shipped.HOME))
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() returns {type(config).__name__}; a ConfigDict is wanted")
     return config

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelgen.core import shipped
 from labelgen.core.errors import UserError
 
 UNLABELLED = "__ignore__"
@@ -79,7 +80,7 @@ def read_words(path: str | Path) -> Ontology:
     and for duplicate or empty names and words, with the line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = shipped.find(path).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file of words; set `ontology` to a text file, one class a line") from None
     except UnicodeDecodeError as error:

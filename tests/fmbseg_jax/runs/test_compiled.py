@@ -8,8 +8,9 @@ import pytest
 
 from fmbseg_jax.runs.run_folder import keep_compiled, open_run
 from fmbseg_jax.runs.settings import train_config
-from labelgen.core.config import ROOT, load_config
+from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
+from tests.worlds.paths import ROOT
 from tests.worlds.processes import HOST_RUN, Ended, hosts
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv, digests
