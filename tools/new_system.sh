@@ -3,10 +3,10 @@
 #     tools/new_system.sh FOLDER [COMMAND ...]      # the command is `make test` where none is named
 #     tools/new_system.sh FOLDER tools/newest_jax.sh
 # FOLDER, empty or not there yet, gets a system by debootstrap with the packages below and nothing else, and a clone of
-# this checkout's HEAD; the command runs in the clone. FOLDER is removed at the end but with KEEP=1, and one that was kept
+# this checkout's HEAD; the command runs in the clone. FOLDER is removed at the end, but with KEEP=1; one that was kept
 # is used again. Wants root, debootstrap (apt-get install debootstrap) and 12 GB: torch comes with CUDA's libraries.
-# Takes half an hour on two cores. MIRROR: a Debian mirror, else the one that this machine's apt uses, where it is a
-# Debian. SUITE: another release than trixie.
+# Takes half an hour on two cores. MIRROR: a Debian mirror, else the one that this machine's apt uses where it is a
+# Debian. SUITE=sid: Debian's newest instead, with Python 3.14.
 # The last line says what was run and how it ended; the exit code is the command's.
 set -euo pipefail
 PACKAGES=python3,python3-venv,make,git,ca-certificates
@@ -22,9 +22,10 @@ shift
 cd "$(dirname "$0")/.."
 
 mirror() {  # the machine's own, else Debian's public one
-    local uri
-    uri=$(apt-get indextargets --format '$(ORIGIN)/$(LABEL) $(REPO_URI)' 2> /dev/null | sed -n 's|^Debian/Debian ||p' | head -n 1)
-    echo "${MIRROR:-${uri:-http://deb.debian.org/debian}}"
+    local own
+    own=$(apt-get indextargets --format '$(ORIGIN)/$(LABEL) $(REPO_URI)' 2> /dev/null) || true
+    own=$(awk '$1 == "Debian/Debian" { print $2; exit }' <<< "$own")
+    echo "${MIRROR:-${own:-http://deb.debian.org/debian}}"
 }
 
 inside() {  # a command in the system, with mounts and processes of its own: none of either is left when it ends
@@ -38,12 +39,13 @@ inside() {  # a command in the system, with mounts and processes of its own: non
         exit $?' "$folder" "${passed[@]}" "$@"  # bash stays the first process, which collects orphans
 }
 
-[[ -e $folder/made_by_new_system || -z $(ls -A "$folder" 2> /dev/null) ]] || fail "$folder is not empty; name another one"
+made=$folder/made_by_new_system
+[[ -e $made || -z $(ls -A "$folder" 2> /dev/null) ]] || fail "$folder is not empty; name another folder"
 if [[ -z ${KEEP:-} ]]; then trap 'rm -rf --one-file-system "$folder"' EXIT; fi
-if [[ ! -e $folder/made_by_new_system ]]; then
+if [[ ! -e $made ]]; then
     debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$folder" "$(mirror)" > "$folder.log" 2>&1 ||
         fail "debootstrap failed: see $folder.log"
-    mv "$folder.log" "$folder/made_by_new_system"
+    mv "$folder.log" "$made"
 fi
 
 # How this machine reaches the network: its certificates, names and name servers.
