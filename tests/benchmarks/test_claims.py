@@ -90,7 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for photo in range(2):
         label_map = tiny.truth(photo).label_map
-        patches = patch_targets(np.where(label_map == 255, -1, label_map), tiny.grid_of(photo), tiny.GRID)
+        known = np.where(label_map == 255, -1, label_map.astype(int))
+        patches = patch_targets(known, tiny.grid_of(photo), tiny.GRID)
         there = np.unique(tiny.classes_of(photo)).astype(np.int32)
         sure = np.full(label_map.shape, 255, np.uint8)
         rows.append(LabelRow(f"p{photo}", there, np.ones(len(there), np.float32), label_map, sure, *patches))
