@@ -36,6 +36,7 @@ test: venv
 
 lint: venv
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
 venv: $(VENV)/stamp

@@ -1,7 +1,12 @@
-"""Set before jax or torch is imported, and inherited by the commands that tests start."""
+"""Variables set before jax or torch is imported, inherited by the commands that tests start; and `pytest -n`."""
 
+import fcntl
 import os
 import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of `make test &`: what tests start is to hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,3 +20,31 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # but where a test is abou
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # tests compile much and compute little
 
 pytest_plugins = ["tests.worlds.fixtures"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest -n 2`: a file's tests stay in one process, which makes their fixtures once."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Beside others the long files come first: none is then left for the end, when the other processes idle."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        long = {item.path for item in items for name in ("serial", "slow") if item.get_closest_marker(name)}
+        items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `serial` has a lock, with its fixtures; the others share it, and pass the gate one by one.
+
+    Who waits for the lock holds the gate: none overtakes.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with open(Path(__file__)) as gate, open(Path(__file__).with_name("__init__.py")) as lock:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("serial") else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)

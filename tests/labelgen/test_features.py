@@ -126,7 +126,7 @@ def test_photos_that_overlap_give_the_same_bytes(
 KILLED = """
 import os, signal, sys
 from labelgen import features
-from labelgen.core.config import command
+from labelgen.core.command import command
 from labelgen.models.patch_encoder import PatchEncoder
 real, photos = PatchEncoder.features, []
 def deadly(self, image):

@@ -8,7 +8,7 @@ import pytest
 from tests.worlds.browser import Browser, Page, needs_browser
 from tests.worlds.report import evaluated, reported, write_data, write_photos, write_run
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.serial, needs_browser]
 DRAWN = (
     "[...document.querySelectorAll('{0} img')].every(i => i.complete && i.naturalWidth) && "
     "[...document.querySelectorAll('{0} canvas')].every(c => c.width > 0)"

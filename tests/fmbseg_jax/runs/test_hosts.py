@@ -18,6 +18,7 @@ from tests.worlds.processes import HOST_RUN, Hosts, free_port, hosts, pair, wait
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv, digests, metrics, train
 
+pytestmark = pytest.mark.serial
 FIELDS = {"train_steps": 80, "train_save_every": 40, "train_log_every": 1, "train_loss": "t_supcon"}
 FIELDS |= {"train_resident_share": 0}  # what each host reads is recorded as it is read
 SRUN = """#!/usr/bin/env bash

@@ -14,6 +14,7 @@ from tests.worlds.paths import ROOT
 from tests.worlds.processes import hosts, pair
 from tests.worlds.run import write_run
 
+pytestmark = pytest.mark.serial
 DEFAULT = str(ROOT / "configs/default.py")
 
 

@@ -21,7 +21,7 @@ from tests.worlds.s3 import forget_credentials
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv, digests, metrics, train
 
-pytestmark = pytest.mark.usefixtures("fresh_connections")
+pytestmark = [pytest.mark.serial, pytest.mark.usefixtures("fresh_connections")]
 FIELDS = {"train_save_every": 20, "train_log_every": 1, "train_resident_share": 0, "head_hidden": 24}
 DATA = "s3://bucket/data"
 CACHED = {"JAX_ENABLE_COMPILATION_CACHE": "true"}

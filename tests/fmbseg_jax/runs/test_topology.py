@@ -20,6 +20,8 @@ from tests.worlds.stepping import SUPCON, Bench, mesh_of
 from tests.worlds.synthetic import write_data
 from tests.worlds.training import argv
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:

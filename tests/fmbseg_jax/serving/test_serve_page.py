@@ -16,7 +16,7 @@ from tests.worlds.browser import Browser, Page, needs_browser
 from tests.worlds.serving import serving
 from tests.worlds.tiny_run import picture
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.serial, needs_browser]
 LEGEND = "[...document.querySelectorAll('#legend .word')].map(e => e.textContent)"
 NAME = "document.querySelector('#name')"
 ERROR = "document.querySelector('#error')"

@@ -84,7 +84,7 @@ def test_what_came_is_kept_when_the_server_is_given_up_and_the_next_run_goes_on(
 def test_a_process_that_is_killed_loses_nothing_that_came(server, remote, tmp_path):
     server.cut = [2 * MB]
     code = (
-        "import os, signal, sys; from pathlib import Path; from labelgen import download as d\n"
+        "import os, signal, sys; from pathlib import Path; from labelgen.core import download as d\n"
         "d.say = lambda text: os.kill(os.getpid(), signal.SIGKILL)\n"  # at the first break
         f"d.download(d.Remote({remote.url!r}, {remote.digest!r}), Path({str(tmp_path / 'a.tar')!r}))"
     )

@@ -44,7 +44,7 @@ def slow(*args, **kwargs):
     time.sleep(0.02)
     return cat_file(*args, **kwargs)
 LocalFileSystem.cat_file = slow
-from labelgen import staging
+from labelgen.data import staging
 staging._IN_FLIGHT, staging._REQUEST_BYTES = 2, 1
 print("ready", flush=True)
 data = staging.open_data(sys.argv[1], sys.argv[2])

@@ -120,6 +120,7 @@ def test_full_disk_names_the_file(tmp_path: Path) -> None:
         real, writer._file = writer._file, open("/dev/full", "wb", buffering=0)  # noqa: SIM115
         with pytest.raises(OSError, match=r"No space left.*s.partial/\w+-0"):
             writer.append(b"lost")
+        writer._file.close()
         writer._file = real
         assert writer.count == 1
 

@@ -22,6 +22,7 @@ from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, process, run, same
 from tests.worlds.paths import ROOT
 
+pytestmark = pytest.mark.serial
 MEMORY = 80 << 20
 STUCK = {"STUB_SECONDS": "1000"}
 

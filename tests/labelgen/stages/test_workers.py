@@ -49,6 +49,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(files, "machine", lambda: name)
 
 
+@pytest.mark.serial
 def test_three_workers_killed_then_two_twins_then_one(world: Path, whole: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     killed = [process(world, data, f"--worker={i}/3", seconds=0.1) for i in range(3)]
