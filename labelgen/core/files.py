@@ -1,4 +1,5 @@
-"""Files written whole, and files of one writer each, on a disk that machines share, whatever its locks are worth.
+"""Files written whole, JSON among them, and files of one writer each: on a disk that machines share, whatever its
+locks are worth.
 
 On a local disk flock keeps two processes apart; on a shared one it may hold only within a machine, or not be there. So
 a writer's file carries the machine in its name: no two machines ever write one file, and within a machine flock holds.
@@ -25,73 +26,27 @@ from labelgen.core.errors import UserError
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-@functools.cache
-def machine() -> str:
-    """8 hex digits of the kernel and the view of the disks that this process has: within one of these, flock holds."""
+def write_json(path: str | Path, fields: Any) -> None:
+    """Writes JSON atomically, the same bytes for the same fields."""
+    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
     try:
-        name = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/mnt")
-    except OSError:
-        name = socket.gethostname()
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-
-class NoLocksError(Exception):
-    """The disk has no locks."""
-
-
-def try_lock(file: FileIO, wait: bool = False) -> bool:
-    """Whether the file is this process's until it is closed. wait: until it is. NoLocksError."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return True
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        raise NoLocksError from None
-
-
-def is_at(file: FileIO, path: str | Path) -> bool:
-    """Whether `path` still is the name of an open file."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        fields = json.loads(path.read_text())
     except FileNotFoundError:
-        return False
+        raise UserError(f"{path}: missing; {fix}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: not JSON; {fix}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a JSON object; {fix}")
+    return fields
 
 
-def size_of(path: str | Path) -> int:
-    """Bytes; 0 where there is no such file, or no longer."""
-    try:
-        return os.path.getsize(path)
-    except FileNotFoundError:
-        return 0
-
-
-def listed(folder: Path) -> list[str]:
-    """Names in a folder; none where there is no such folder, or no longer."""
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-
-
-def open_within(path: Path) -> FileIO:
-    """A file to append to in a folder that is made for it, however often others take that folder away."""
-    while True:
-        path.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            return open(path, "a+b", buffering=0)
-
-
-def writer_names() -> Iterator[str]:
-    """Names of this machine's writers of one thing, the first free one to be taken."""
-    return (f"{machine()}-{slot}" for slot in itertools.count())
-
-
-def lone_name() -> str:
-    """A writer's name that no other process has, for disks without locks."""
-    return f"{machine()}-{secrets.token_hex(8)}"
+def digest(value: Any) -> str:
+    """Hex sha256 of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -164,24 +119,70 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: str | Path, fields: Any) -> None:
-    """Writes JSON atomically, the same bytes for the same fields."""
-    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: Path, fix: str) -> dict[str, Any]:
-    """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
+def size_of(path: str | Path) -> int:
+    """Bytes; 0 where there is no such file, or no longer."""
     try:
-        fields = json.loads(path.read_text())
+        return os.path.getsize(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; {fix}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path}: not JSON; {fix}") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a JSON object; {fix}")
-    return fields
+        return 0
 
 
-def digest(value: Any) -> str:
-    """Hex sha256 of `value` as canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def listed(folder: Path) -> list[str]:
+    """Names in a folder; none where there is no such folder, or no longer."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+@functools.cache
+def machine() -> str:
+    """8 hex digits of the kernel and the view of the disks that this process has: within one of these, flock holds."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        name = socket.gethostname()
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def writer_names() -> Iterator[str]:
+    """Names of this machine's writers of one thing, the first free one to be taken."""
+    return (f"{machine()}-{slot}" for slot in itertools.count())
+
+
+def lone_name() -> str:
+    """A writer's name that no other process has, for disks without locks."""
+    return f"{machine()}-{secrets.token_hex(8)}"
+
+
+def open_within(path: Path) -> FileIO:
+    """A file to append to in a folder that is made for it, however often others take that folder away."""
+    while True:
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "a+b", buffering=0)
+
+
+class NoLocksError(Exception):
+    """The disk has no locks."""
+
+
+def try_lock(file: FileIO, wait: bool = False) -> bool:
+    """Whether the file is this process's until it is closed. wait: until it is. NoLocksError."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise NoLocksError from None
+
+
+def is_at(file: FileIO, path: str | Path) -> bool:
+    """Whether `path` still is the name of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

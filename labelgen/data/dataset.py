@@ -4,10 +4,9 @@ DATA/dataset.json                            splits, counts, encoders; written l
 DATA/FAMILY/SPLIT-00003-of-00016.tfrecord    features, evidence, truth; each with .index
 DATA/labels/NAME/                            ontology.json, prototypes.npy, shards, labels.json (written last)
 
-Features read straight into the array that wants them: of a record they are almost all the bytes.
-
-A record's first bytes say where its features stand. Those are read into their place, the few others are parsed, and
-nothing is copied on the way. What is not as FeatureRow.encode lays it out is left to FeatureRow.decode.
+Features, almost all of a record's bytes, can be read straight into the array that wants them (DirectReader): a record's
+first bytes say where its features stand, those are read into their place, the few others are parsed, and nothing is
+copied on the way. What is not as FeatureRow.encode lays it out is left to FeatureRow.decode.
 """
 
 import os
@@ -73,12 +72,6 @@ class SplitReader:
             raise IndexError(row)
         shard = int(np.searchsorted(self._ends, row, "right")) - 1
         return self._shard(shard), row - int(self._ends[shard])
-
-
-def check_format(info: dict[str, Any], file: Path | str) -> None:
-    """UserError when the fields of dataset.json are of another version."""
-    if info.get("format") != FORMAT:
-        raise UserError(f"{file}: format {info.get('format')!r}, this version reads {FORMAT}; encode again")
 
 
 class Labels(NamedTuple):
@@ -196,6 +189,12 @@ class Dataset:
     def _other_labels(self, name: str) -> str:
         done = sorted(path.parent.name for path in self.path.glob("labels/*/labels.json"))
         return f" (there are: {', '.join(done)})" if done else ""
+
+
+def check_format(info: dict[str, Any], file: Path | str) -> None:
+    """UserError when the fields of dataset.json are of another version."""
+    if info.get("format") != FORMAT:
+        raise UserError(f"{file}: format {info.get('format')!r}, this version reads {FORMAT}; encode again")
 
 
 def read_prototypes(path: str | Path, words: int, width: int | None) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
-"""The last files of a stage: what makes DATA, or labels/NAME in it, complete; functions of the shards alone.
+"""What DATA, and labels/NAME in it, say of themselves: whose they are, and what makes them complete.
 
-TensorFlow Datasets' description of a family's folder: `tfds.builder_from_directory(DATA/features)` reads it.
-
-features.json says what a record holds, dataset_info.json which shards there are. Written without tensorflow_datasets.
+The marker of a folder (config.json, encoders.json) is claimed before anything is written into it: who comes with other
+settings is told the first that differs. When all shards are there, functions of these alone write the last files:
+TensorFlow Datasets' description of each family's folder (features.json says what a record holds, dataset_info.json
+which shards there are; written without tensorflow_datasets, read by `tfds.builder_from_directory(DATA/features)`), and
+then dataset.json or labels.json.
 """
 
 import hashlib
@@ -20,6 +22,167 @@ from labelgen.core.ontology import label_dtype
 from labelgen.data.records import FORMAT
 from labelgen.data.shards import Shard, failures_path, sweep
 from labelgen.data.tfrecord import ShardReader
+
+FAMILIES = ("features", "evidence", "truth")
+_DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
+Sizes = dict[str, tuple[list[int], int]]
+"""split -> (rows of each shard, bytes of all)."""
+
+
+def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: bool = True) -> dict[str, Any]:
+    """The fields of the marker at `path`, written now when it is new, or when nothing was begun that it speaks for.
+
+    UserError, naming the first field that differs, when the marker there was written with other fields: `what` (a
+    folder) belongs to another config, and `fix` is what to do.
+    """
+    if not begun or not path.exists():
+        write_json(path, fields)
+    there = read_json(path, fix)
+    check_same(there, fields, what, fix)
+    return there
+
+
+def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
+    """UserError, naming the first field that differs, unless both have the same fields as JSON."""
+    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
+    for field in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(field) != ours.get(field):
+            raise UserError(
+                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
+                f"{fix}"
+            )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_dtype(config: ConfigDict, data: Path) -> None:
+    """UserError when photos of `data` were encoded in another dtype than one that the config names."""
+    path = data / "encoders.json"
+    if config.dtype != "auto" and _begun(data) and path.exists():
+        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
+        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_FIX.format(there))
+
+
+def _begun(data: Path) -> bool:
+    """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
+    files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
+    return any(path.stat().st_size for path in files)
+
+
+def digest_of_list(names: Iterable[str]) -> str:
+    """labelgen.core.files.digest of a list, which may be too long for one text."""
+    whole = hashlib.sha256(b"[")
+    for i, name in enumerate(names):
+        whole.update(("," * bool(i) + json.dumps(name)).encode())
+    whole.update(b"]")
+    return whole.hexdigest()
+
+
+def finish_data(
+    data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
+) -> None:
+    """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
+
+    marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
+    """
+    photos = marker["photos"]
+    failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
+    write_atomic(data / "failures.jsonl", failures)
+    features = sizes(data / "features", shards)
+    rows = {split: counts for split, (counts, _) in features.items()}
+    if not sum(map(sum, rows.values())):
+        raise UserError(f"{data / 'failures.jsonl'}: not one photo could be used; it says why, and what would fix it")
+    with_truth = [shard for shard in shards if photos[shard.split]["truth"]]
+    specs = {
+        "features": feature_spec(
+            encoders["grid_hw"], encoders["feature_width"], marker["config"]["encode"]["feature_dtype"]
+        ),
+        "evidence": evidence_spec(encoders["text_width"], marker["config"]["clip"]["variants"]),
+        "truth": truth_spec(label_dtype(classes or 255).name),
+    }
+    for family, spec in specs.items():
+        members = with_truth if family == "truth" else shards
+        if members:
+            sweep(data / family)
+            found = features if family == "features" else sizes(data / family, members)
+            _check_rows(data / family, members, found, rows)
+            write(data / family, f"fmbseg_{family}", spec, found)
+    sweep(data)
+    info = {
+        "format": FORMAT,
+        "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
+        "grid_hw": encoders["grid_hw"],
+        "feature_width": encoders["feature_width"],
+        "text_width": encoders["text_width"],
+        "encoders": encoders["encoders"],
+        "config": marker["config"],
+    }
+    write_json(data / "dataset.json", info)
+
+
+def _check_rows(folder: Path, shards: Sequence[Shard], found: Sizes, rows: Mapping[str, Sequence[int]]) -> None:
+    """UserError unless each shard of a family has as many rows as that of features."""
+    for shard in shards:
+        there, wanted = found[shard.split][0][shard.index], rows[shard.split][shard.index]
+        if there != wanted:
+            raise UserError(
+                f"{folder / shard.name}: has {there} rows, features {wanted}; delete {folder / shard.name}.index and "
+                "run again: the shard is done anew"
+            )
+
+
+def finish_labels(
+    folder: Path, shards: Sequence[Shard], splits: Sequence[str], fields: Mapping[str, Any], grid_hw: tuple[int, int]
+) -> None:
+    """The tfds description and, last, labels.json: `fields`, their digest and the labelled splits."""
+    members = [shard for shard in shards if shard.split in splits]
+    sweep(folder)
+    spec = label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
+    write(folder, "fmbseg_labels", spec, sizes(folder, members))
+    write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})
+
+
+def sizes(folder: Path, shards: Sequence[Shard]) -> Sizes:
+    """Rows and bytes of the finished shards of one family, by split."""
+    rows: dict[str, list[int]] = {}
+    size: Counter[str] = Counter()
+    for shard in shards:
+        path = folder / shard.name
+        rows.setdefault(shard.split, []).append(len(ShardReader(path)))
+        size[shard.split] += path.stat().st_size
+    return {split: (counts, size[split]) for split, counts in rows.items()}
+
+
+def write(folder: Path, name: str, spec: dict[str, Any], splits: Mapping[str, tuple[Sequence[int], int]]) -> None:
+    """The two files of one folder. splits: split -> (rows of each shard, bytes of all)."""
+    write_json(folder / "features.json", spec)
+    info = {
+        "name": name,
+        "version": "1.0.0",
+        "fileFormat": "tfrecord",
+        "splits": [
+            {
+                "name": split,
+                "filepathTemplate": "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
+                "shardLengths": [str(count) for count in rows],
+                "numBytes": str(size),
+            }
+            for split, (rows, size) in sorted(splits.items())
+        ],
+    }
+    write_json(folder / "dataset_info.json", info)
+
 
 _MODULE = "tensorflow_datasets.core.features"
 
@@ -87,166 +250,3 @@ def label_spec(grid_hw: tuple[int, int], dtype: str) -> dict[str, Any]:
             "target_shares": _tensor("uint8", *grid_hw, 3),
         }
     )
-
-
-def write(folder: Path, name: str, spec: dict[str, Any], splits: Mapping[str, tuple[Sequence[int], int]]) -> None:
-    """The two files of one folder. splits: split -> (rows of each shard, bytes of all)."""
-    write_json(folder / "features.json", spec)
-    info = {
-        "name": name,
-        "version": "1.0.0",
-        "fileFormat": "tfrecord",
-        "splits": [
-            {
-                "name": split,
-                "filepathTemplate": "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
-                "shardLengths": [str(count) for count in rows],
-                "numBytes": str(size),
-            }
-            for split, (rows, size) in sorted(splits.items())
-        ],
-    }
-    write_json(folder / "dataset_info.json", info)
-
-
-FAMILIES = ("features", "evidence", "truth")
-_DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
-
-
-def check_dtype(config: ConfigDict, data: Path) -> None:
-    """UserError when photos of `data` were encoded in another dtype than one that the config names."""
-    path = data / "encoders.json"
-    if config.dtype != "auto" and _begun(data) and path.exists():
-        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
-        check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_FIX.format(there))
-
-
-def _begun(data: Path) -> bool:
-    """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
-    files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
-    return any(path.stat().st_size for path in files)
-
-
-Sizes = dict[str, tuple[list[int], int]]
-"""split -> (rows of each shard, bytes of all)."""
-
-
-def sizes(folder: Path, shards: Sequence[Shard]) -> Sizes:
-    """Rows and bytes of the finished shards of one family, by split."""
-    rows: dict[str, list[int]] = {}
-    size: Counter[str] = Counter()
-    for shard in shards:
-        path = folder / shard.name
-        rows.setdefault(shard.split, []).append(len(ShardReader(path)))
-        size[shard.split] += path.stat().st_size
-    return {split: (counts, size[split]) for split, counts in rows.items()}
-
-
-def finish_data(
-    data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
-) -> None:
-    """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
-
-    marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
-    """
-    photos = marker["photos"]
-    failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
-    write_atomic(data / "failures.jsonl", failures)
-    features = sizes(data / "features", shards)
-    rows = {split: counts for split, (counts, _) in features.items()}
-    if not sum(map(sum, rows.values())):
-        raise UserError(f"{data / 'failures.jsonl'}: not one photo could be used; it says why, and what would fix it")
-    with_truth = [shard for shard in shards if photos[shard.split]["truth"]]
-    specs = {
-        "features": feature_spec(
-            encoders["grid_hw"], encoders["feature_width"], marker["config"]["encode"]["feature_dtype"]
-        ),
-        "evidence": evidence_spec(encoders["text_width"], marker["config"]["clip"]["variants"]),
-        "truth": truth_spec(label_dtype(classes or 255).name),
-    }
-    for family, spec in specs.items():
-        members = with_truth if family == "truth" else shards
-        if members:
-            sweep(data / family)
-            found = features if family == "features" else sizes(data / family, members)
-            _check_rows(data / family, members, found, rows)
-            write(data / family, f"fmbseg_{family}", spec, found)
-    sweep(data)
-    info = {
-        "format": FORMAT,
-        "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
-        "grid_hw": encoders["grid_hw"],
-        "feature_width": encoders["feature_width"],
-        "text_width": encoders["text_width"],
-        "encoders": encoders["encoders"],
-        "config": marker["config"],
-    }
-    write_json(data / "dataset.json", info)
-
-
-def _check_rows(folder: Path, shards: Sequence[Shard], found: Sizes, rows: Mapping[str, Sequence[int]]) -> None:
-    """UserError unless each shard of a family has as many rows as that of features."""
-    for shard in shards:
-        there, wanted = found[shard.split][0][shard.index], rows[shard.split][shard.index]
-        if there != wanted:
-            raise UserError(
-                f"{folder / shard.name}: has {there} rows, features {wanted}; delete {folder / shard.name}.index and "
-                "run again: the shard is done anew"
-            )
-
-
-def finish_labels(
-    folder: Path, shards: Sequence[Shard], splits: Sequence[str], fields: Mapping[str, Any], grid_hw: tuple[int, int]
-) -> None:
-    """The tfds description and, last, labels.json: `fields`, their digest and the labelled splits."""
-    members = [shard for shard in shards if shard.split in splits]
-    sweep(folder)
-    spec = label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
-    write(folder, "fmbseg_labels", spec, sizes(folder, members))
-    write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})
-
-
-def digest_of_list(names: Iterable[str]) -> str:
-    """labelgen.core.files.digest of a list, which may be too long for one text."""
-    whole = hashlib.sha256(b"[")
-    for i, name in enumerate(names):
-        whole.update(("," * bool(i) + json.dumps(name)).encode())
-    whole.update(b"]")
-    return whole.hexdigest()
-
-
-def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: bool = True) -> dict[str, Any]:
-    """The fields of the marker at `path`, written now when it is new, or when nothing was begun that it speaks for.
-
-    UserError, naming the first field that differs, when the marker there was written with other fields: `what` (a
-    folder) belongs to another config, and `fix` is what to do.
-    """
-    if not begun or not path.exists():
-        write_json(path, fields)
-    there = read_json(path, fix)
-    check_same(there, fields, what, fix)
-    return there
-
-
-def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
-    """UserError, naming the first field that differs, unless both have the same fields as JSON."""
-    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
-    for field in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(field) != ours.get(field):
-            raise UserError(
-                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
-                f"{fix}"
-            )
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,11 +1,9 @@
 """The four rows a photo becomes, and their bytes. Row i of a split is the same photo in every family.
 
-Arrays are kept as raw little-endian bytes under their name, with NAME/shape and NAME/dtype beside them; those of which
-both h and w differ from photo to photo under NAME/value, as TensorFlow Datasets has it. Decoded arrays are read-only.
-
-`tf.train.Example` without TensorFlow.
-
-It is declared in a descriptor pool of its own, so that TensorFlow can live in the same process.
+A row is a `tf.train.Example`, written and read without TensorFlow: the message is declared in a descriptor pool of its
+own, so that TensorFlow can live in the same process. Arrays are kept as raw little-endian bytes under their name, with
+NAME/shape and NAME/dtype beside them; those of which both h and w differ from photo to photo under NAME/value, as
+TensorFlow Datasets has it. Decoded arrays are read-only.
 """
 
 import io
@@ -24,92 +22,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.data.rle import _MASK_ARRAYS, MaskSet
 
-Value = bytes | NDArray[Any]
-
-
-def _message_classes() -> tuple[Any, Any]:
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="fmbseg", syntax="proto3")
-
-    def add(parent: Any, name: str, number: int, kind: int, label: int = field.LABEL_OPTIONAL, of: str = "") -> Any:
-        added = parent.field.add(name=name, number=number, type=kind, label=label)
-        if of:
-            added.type_name = f".fmbseg.{of}"
-        return added
-
-    for name, kind in (
-        ("BytesList", field.TYPE_BYTES),
-        ("FloatList", field.TYPE_FLOAT),
-        ("Int64List", field.TYPE_INT64),
-    ):
-        add(file.message_type.add(name=name), "value", 1, kind, field.LABEL_REPEATED)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("bytes", "float", "int64"), 1):
-        add(feature, f"{name}_list", number, field.TYPE_MESSAGE, of=f"{name.title()}List").oneof_index = 0
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    add(entry, "key", 1, field.TYPE_STRING)
-    add(entry, "value", 2, field.TYPE_MESSAGE, of="Feature")
-    add(features, "feature", 1, field.TYPE_MESSAGE, field.LABEL_REPEATED, "Features.FeatureEntry")
-    add(file.message_type.add(name="Example"), "features", 1, field.TYPE_MESSAGE, of="Features")
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    example, entries = (pool.FindMessageTypeByName(f"fmbseg.{name}") for name in ("Example", "Features"))
-    return message_factory.GetMessageClass(example), message_factory.GetMessageClass(entries)
-
-
-_Example, _Features = _message_classes()
-
-
-def encode(values: Mapping[str, Value]) -> bytes:
-    """A serialized Example: bytes become a bytes_list of one, arrays [n] an int64_list or a float_list."""
-    example = _Example()
-    for key, value in values.items():
-        feature = example.features.feature[key]
-        if isinstance(value, bytes):
-            feature.bytes_list.value.append(value)
-        elif np.issubdtype(value.dtype, np.integer):
-            feature.int64_list.value.extend(value.tolist())
-        else:
-            feature.float_list.value.extend(value.tolist())
-    return bytes(example.SerializeToString(deterministic=True))
-
-
-def decode(data: bytes | memoryview) -> dict[str, Value]:
-    """What `encode` was given, integers as int64 [n], floats as float32 [n]. UserError for other bytes."""
-    return _values(_parsed(_Example(), data).features)
-
-
-def decode_entries(data: bytes) -> dict[str, Value]:
-    """`decode` of an Example's entries one after the other, without what stands around them."""
-    return _values(_parsed(_Features(), data))
-
-
-def _parsed(message: Any, data: bytes | memoryview) -> Any:
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise UserError("a record is no tf.train.Example; the shard was not written by labelgen.run") from None
-    return message
-
-
-def _values(features: Any) -> dict[str, Value]:
-    return {key: _value(feature) for key, feature in features.feature.items()}
-
-
-def _value(feature: Any) -> Value:
-    kind = feature.WhichOneof("kind")
-    if kind == "bytes_list":
-        return bytes(feature.bytes_list.value[0])
-    if kind == "int64_list":
-        return np.array(feature.int64_list.value, np.int64)
-    return np.array(feature.float_list.value, np.float32)
-
-
 FORMAT = 1
-
 
 FEATURE_DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -118,6 +31,7 @@ FEATURE_DTYPES = {
 }
 SLOTS = 3
 """Classes kept for a patch's soft target."""
+Value = bytes | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -265,6 +179,17 @@ class LabelRow:
         return _text(values, "photo_id"), _unpack(values, "target_classes"), _unpack(values, "target_shares")
 
 
+def feature_row(
+    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
+) -> FeatureRow:
+    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
+    h, w, width = features.shape
+    padded = np.zeros((*grid_hw, width), dtype)
+    padded[:h, :w] = features
+    whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)
+
+
 def photo_id_of(data: bytes) -> str:
     """The photo's id of any family's record."""
     return _text(decode(data), "photo_id")
@@ -277,20 +202,6 @@ def check_same_photo(split: str, row: int, *photo_ids: str) -> None:
             f"row {row} of split {split!r} is another photo in each family ({', '.join(photo_ids)}): "
             "files of different runs were mixed; write DATA anew with labelgen.run"
         )
-
-
-def png_bytes(image: NDArray[Any]) -> bytes:
-    """A PNG of a uint8 or uint16 [H, W] map."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
-
-
-def png_array(data: bytes) -> NDArray[Any]:
-    """The uint8 or uint16 [H, W] map of a PNG that `png_bytes` made."""
-    with Image.open(io.BytesIO(data)) as image:
-        array = np.asarray(image)
-    return array if array.dtype == np.uint8 else array.astype(np.uint16)
 
 
 def _photo(photo_id: str, size_hw: HW, grid_hw: HW) -> dict[str, Value]:
@@ -330,12 +241,96 @@ def _pair(values: dict[str, Value], name: str) -> HW:
     return first, second
 
 
-def feature_row(
-    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
-) -> FeatureRow:
-    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
-    h, w, width = features.shape
-    padded = np.zeros((*grid_hw, width), dtype)
-    padded[:h, :w] = features
-    whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
-    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)
+def png_bytes(image: NDArray[Any]) -> bytes:
+    """A PNG of a uint8 or uint16 [H, W] map."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def png_array(data: bytes) -> NDArray[Any]:
+    """The uint8 or uint16 [H, W] map of a PNG that `png_bytes` made."""
+    with Image.open(io.BytesIO(data)) as image:
+        array = np.asarray(image)
+    return array if array.dtype == np.uint8 else array.astype(np.uint16)
+
+
+def _message_classes() -> tuple[Any, Any]:
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="fmbseg", syntax="proto3")
+
+    def add(parent: Any, name: str, number: int, kind: int, label: int = field.LABEL_OPTIONAL, of: str = "") -> Any:
+        added = parent.field.add(name=name, number=number, type=kind, label=label)
+        if of:
+            added.type_name = f".fmbseg.{of}"
+        return added
+
+    for name, kind in (
+        ("BytesList", field.TYPE_BYTES),
+        ("FloatList", field.TYPE_FLOAT),
+        ("Int64List", field.TYPE_INT64),
+    ):
+        add(file.message_type.add(name=name), "value", 1, kind, field.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("bytes", "float", "int64"), 1):
+        add(feature, f"{name}_list", number, field.TYPE_MESSAGE, of=f"{name.title()}List").oneof_index = 0
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    add(entry, "key", 1, field.TYPE_STRING)
+    add(entry, "value", 2, field.TYPE_MESSAGE, of="Feature")
+    add(features, "feature", 1, field.TYPE_MESSAGE, field.LABEL_REPEATED, "Features.FeatureEntry")
+    add(file.message_type.add(name="Example"), "features", 1, field.TYPE_MESSAGE, of="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    example, entries = (pool.FindMessageTypeByName(f"fmbseg.{name}") for name in ("Example", "Features"))
+    return message_factory.GetMessageClass(example), message_factory.GetMessageClass(entries)
+
+
+_Example, _Features = _message_classes()
+
+
+def encode(values: Mapping[str, Value]) -> bytes:
+    """A serialized Example: bytes become a bytes_list of one, arrays [n] an int64_list or a float_list."""
+    example = _Example()
+    for key, value in values.items():
+        feature = example.features.feature[key]
+        if isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+        elif np.issubdtype(value.dtype, np.integer):
+            feature.int64_list.value.extend(value.tolist())
+        else:
+            feature.float_list.value.extend(value.tolist())
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def decode(data: bytes | memoryview) -> dict[str, Value]:
+    """What `encode` was given, integers as int64 [n], floats as float32 [n]. UserError for other bytes."""
+    return _values(_parsed(_Example(), data).features)
+
+
+def decode_entries(data: bytes) -> dict[str, Value]:
+    """`decode` of an Example's entries one after the other, without what stands around them."""
+    return _values(_parsed(_Features(), data))
+
+
+def _parsed(message: Any, data: bytes | memoryview) -> Any:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise UserError("a record is no tf.train.Example; the shard was not written by labelgen.run") from None
+    return message
+
+
+def _values(features: Any) -> dict[str, Value]:
+    return {key: _value(feature) for key, feature in features.feature.items()}
+
+
+def _value(feature: Any) -> Value:
+    kind = feature.WhichOneof("kind")
+    if kind == "bytes_list":
+        return bytes(feature.bytes_list.value[0])
+    if kind == "int64_list":
+        return np.array(feature.int64_list.value, np.int64)
+    return np.array(feature.float_list.value, np.float32)

@@ -1,7 +1,7 @@
 """Masks as run lengths: row by row, the first run counts zeros, then ones, zeros ... in turn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +52,6 @@ class MaskSet:
 _MASK_ARRAYS = ("runs", "offsets", "boxes", "iou", "stability", "automatic", "points_xy", "point_masks")
 
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
 def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     """uint32 [R] run lengths of mask bool [H, W]; they sum up to H W, the first is 0 where mask[0, 0] is set."""
     flat = np.asarray(mask, np.bool_).ravel()
@@ -65,7 +61,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     return np.diff(bounds).astype(np.uint32)
 
 
-def decode(masks: "MaskSet", ids: "Sequence[int] | NDArray[np.integer]") -> NDArray[np.bool_]:
+def decode(masks: MaskSet, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
     """bool [n, H, W]: the masks of these numbers, in this order."""
     ids = np.asarray(ids, np.int64)
     starts, ends = masks.offsets[ids], masks.offsets[ids + 1]
@@ -75,7 +71,7 @@ def decode(masks: "MaskSet", ids: "Sequence[int] | NDArray[np.integer]") -> NDAr
     return np.repeat(within % 2 == 1, lengths).reshape(len(ids), *masks.size_hw)
 
 
-def areas(masks: "MaskSet") -> NDArray[np.int64]:
+def areas(masks: MaskSet) -> NDArray[np.int64]:
     """Pixels of each mask, int64 [M]."""
     ones = masks.runs.astype(np.int64)
     within = np.arange(len(ones)) - np.repeat(masks.offsets[:-1], np.diff(masks.offsets))
@@ -83,7 +79,7 @@ def areas(masks: "MaskSet") -> NDArray[np.int64]:
     return np.diff(total[masks.offsets])
 
 
-def stacked(masks: "MaskSet", ids: NDArray[np.integer]) -> NDArray[np.int32]:
+def stacked(masks: MaskSet, ids: NDArray[np.integer]) -> NDArray[np.int32]:
     """int32 [H, W]: of the masks with these numbers, laid one over the other, the place in `ids` of the one on top; -1.
 
     A mask is unpacked from its first one to its last alone.
@@ -98,7 +94,7 @@ def stacked(masks: "MaskSet", ids: NDArray[np.integer]) -> NDArray[np.int32]:
     return top.reshape(height, width)
 
 
-def resized(masks: "MaskSet", size_hw: tuple[int, int]) -> "MaskSet":
+def resized(masks: MaskSet, size_hw: tuple[int, int]) -> MaskSet:
     """The same masks sampled at the pixel centres of another size; boxes and points move with them.
 
     Numbers stay, so a mask too thin to meet a sample is empty rather than gone. One mask is unpacked at a time.

@@ -1,11 +1,10 @@
-"""One shard of the encode stage, from its first photo to its files, killed and resumed at any moment.
+"""Shards: which photos lie in which, which is whose, which are finished, and the files of one that is being encoded.
 
-The families of a shard are written in step, features first: what a killed run leaves is cut to the rows that all
-families have, and goes on at the photo after them. Photos that cannot be used leave a line in SHARD.failures.jsonl.
-What other machines left of a shard is copied, never written into: they may still be at work. Rows are functions of
-their photos, so all that write a shard write the same, and whoever is first finishes it.
-
-Which photos lie in which shard, which shard is whose, and whose the folder is.
+EncodeShard takes a shard from its first photo to its files, killed and resumed at any moment. The families of a shard
+are written in step, features first: what a killed run leaves is cut to the rows that all families have, and goes on at
+the photo after them. Photos that cannot be used leave a line in SHARD.failures.jsonl. What other machines left of a
+shard is copied, never written into: they may still be at work. Rows are functions of their photos, so all that write a
+shard write the same, and whoever is first finishes it.
 """
 
 import functools
@@ -58,19 +57,6 @@ def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:
 Failure = dict[str, str]
 
 
-def failures_path(data: Path, shard: Shard) -> Path:
-    """Beside the shard's evidence."""
-    return data / "evidence" / f"{shard.name}.failures.jsonl"
-
-
-def is_done(data: Path, shard: Shard, families: Sequence[str]) -> bool:
-    """Whether every file of the shard is finished. UserError where an index does not fit its shard."""
-    paths = [data / family / shard.name for family in families]
-    if not failures_path(data, shard).exists() or not all(is_finished(path) for path in paths):
-        return False
-    return len({len(ShardReader(path)) for path in paths}) == 1
-
-
 class Finished:
     """Which shards have all their files, by one listing of each folder: no file is opened, however many there are."""
 
@@ -88,6 +74,19 @@ class Finished:
 def is_finished(path: Path) -> bool:
     """Whether a shard has its name and its index."""
     return path.exists() and path.with_name(path.name + ".index").exists()
+
+
+def is_done(data: Path, shard: Shard, families: Sequence[str]) -> bool:
+    """Whether every file of the shard is finished. UserError where an index does not fit its shard."""
+    paths = [data / family / shard.name for family in families]
+    if not failures_path(data, shard).exists() or not all(is_finished(path) for path in paths):
+        return False
+    return len({len(ShardReader(path)) for path in paths}) == 1
+
+
+def failures_path(data: Path, shard: Shard) -> Path:
+    """Beside the shard's evidence."""
+    return data / "evidence" / f"{shard.name}.failures.jsonl"
 
 
 class Left(NamedTuple):
@@ -188,15 +187,6 @@ class EncodeShard:
             writer.drop()
 
 
-def sweep(folder: Path) -> None:
-    """Takes away what writers of a finished family have left: they were killed, or came second."""
-    for name in os.listdir(folder):
-        if name.endswith(".partial"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        elif name.endswith(".tmp"):
-            (folder / name).unlink(missing_ok=True)
-
-
 def _done(left: Left) -> int:
     return left.done
 
@@ -259,3 +249,12 @@ def _parse(raw: bytes) -> Any:
         return json.loads(raw) if raw.endswith(b"\n") else None
     except ValueError:
         return None
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what writers of a finished family have left: they were killed, or came second."""
+    for name in os.listdir(folder):
+        if name.endswith(".partial"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        elif name.endswith(".tmp"):
+            (folder / name).unlink(missing_ok=True)

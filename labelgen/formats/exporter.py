@@ -1,7 +1,4 @@
-"""All formats that are wanted of a folder at once.
-
-Where the picture of a photo lies, and what tools are to call it.
-"""
+"""All formats that are wanted of a folder at once: writers, classes, and where the picture of a photo lies."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -74,6 +71,15 @@ class Export:
             writer.finish([record for _, record in sorted(records, key=lambda record: record[0])])
 
 
+def class_infos(ontology: Ontology, names: tuple[str, ...]) -> list[ClassInfo]:
+    """The classes `names`: those of the words, and what may come after them; class i has colour i of the palette."""
+    words: list[list[str]] = [[] for _ in names]
+    for word, owner in zip(ontology.words, ontology.word_class, strict=True):
+        words[owner].append(word)
+    colours = palette(max(256, len(names))).tolist()
+    return [ClassInfo(name, (*colours[i],), tuple(words[i])) for i, name in enumerate(names)]
+
+
 def split_source(photos: ConfigDict, split: str) -> Source | None:
     """The pictures of a split of config.photos; None where they no longer are, or where it knows no such split."""
     try:
@@ -90,12 +96,3 @@ def locate(root: str, source: Source | None, photo_id: str, name: str) -> tuple[
         file = None
     path = Path(root, file) if file else None
     return (file, path) if file and path and path.is_file() else (name, None)
-
-
-def class_infos(ontology: Ontology, names: tuple[str, ...]) -> list[ClassInfo]:
-    """The classes `names`: those of the words, and what may come after them; class i has colour i of the palette."""
-    words: list[list[str]] = [[] for _ in names]
-    for word, owner in zip(ontology.words, ontology.word_class, strict=True):
-        words[owner].append(word)
-    colours = palette(max(256, len(names))).tolist()
-    return [ClassInfo(name, (*colours[i],), tuple(words[i])) for i, name in enumerate(names)]

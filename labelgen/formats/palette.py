@@ -1,6 +1,6 @@
-"""Colours of the classes: class i has colour i, whatever the list of words, distinct for colour-blind eyes too.
+"""Colours of the classes, and photos tinted by them.
 
-Photos tinted by the colours of their classes.
+Class i has colour i, whatever the list of words, distinct for colour-blind eyes too.
 """
 
 from functools import cache
@@ -56,9 +56,6 @@ def _lab(rgb: NDArray[np.float64], eye: NDArray[np.float64]) -> NDArray[np.float
     xyz = np.clip(linear @ eye.T, 0, 1) @ _XYZ.T / _XYZ.sum(1)
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
-
-
-__all__ = ["Palette", "overlay", "palette"]
 
 
 def overlay(image: NDArray[np.uint8], label_map: NDArray[np.integer], colours: Palette) -> NDArray[np.uint8]:

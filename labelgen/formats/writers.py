@@ -1,17 +1,14 @@
-"""What a format is given of a photo, and what it does with it.
+"""Label maps in the files of other tools, a writer a format: what it is given of a photo, and what it makes of it.
 
-COCO's two kinds of json: semantic.json with a run-length mask a class and photo, panoptic.json with its PNGs.
-
-semantic.json is of the form of instances_*.json and stuff_*.json (Lin et al. 2014, Caesar et al. 2018), which
-pycocotools reads; panoptic.json is Kirillov et al.'s (2019). A class of a photo is one annotation: nothing here tells
-one thing from another. Both say every pixel, holes and unlabelled ones too.
-
-A palette PNG a photo with the class index of each pixel; beside them classes.json, and confidence as grey PNGs.
-
-Formats of polygons: LabelMe, CVAT for images 1.1, Ultralytics YOLO.
-
-Polygons are to be painted in their order: one in the hole of another comes after it. LabelMe and CVAT have a label
-for unlabelled pixels there; YOLO has not, so these count as the class around them.
+PNG        a palette PNG a photo with the class index of each pixel; beside them classes.json, and confidence as grey
+           PNGs
+COCO       semantic.json with a run-length mask a class and photo, of the form of instances_*.json and stuff_*.json (Lin
+           et al. 2014, Caesar et al. 2018), which pycocotools reads; panoptic.json with its PNGs, Kirillov et al.'s
+           (2019). A class of a photo is one annotation: nothing here tells one thing from another. Both say every
+           pixel, holes and unlabelled ones too
+LabelMe, CVAT for images 1.1, Ultralytics YOLO
+           polygons, to be painted in their order: one in the hole of another comes after it. LabelMe and CVAT have a
+           label for unlabelled pixels there; YOLO has not, so these count as the class around them
 """
 
 import io
@@ -103,15 +100,50 @@ class Writer(Protocol):
         """What the files do not say, or say in a way that a reader must know of."""
 
 
-def save(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
+UNLABELLED_COLOUR = (255, 255, 255)
 
 
-def rounded(confidence: float | None) -> float | None:
-    """Three digits: what it was measured in has 255 steps."""
-    return None if confidence is None else round(confidence, 3)
+class PngWriter:
+    """masks/NAME.png, confidence/NAME.png, classes.json.
+
+    A mask has the class index, 255 for unlabelled, in the classes' colours; with more than 255 classes it is 16-bit
+    grey, 65535 for unlabelled.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[ClassInfo]) -> None:
+        self.state = State()
+        self._folder, self._classes = folder, classes
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(classes)] = [info.colour for info in classes[:256]]
+        colours[255] = UNLABELLED_COLOUR
+        self._palette = colours.tobytes()
+
+    def add(self, photo: Annotated) -> None:
+        """See labelgen.formats.writers.Writer; so the other methods."""
+        save(self._folder / "masks" / f"{photo.name}.png", self._mask(photo.label_map))
+        if photo.confidence is not None:
+            save(self._folder / "confidence" / f"{photo.name}.png", png_bytes(photo.confidence))
+
+    def finish(self, records: Sequence[Any]) -> None:
+        classes = {
+            info.name: {"index": i, "colour": "#" + bytes(info.colour).hex(), "words": list(info.words)}
+            for i, info in enumerate(self._classes)
+        }
+        write_json(self._folder / "classes.json", classes)
+
+    def remarks(self, counts: Counter[str]) -> list[str]:
+        return []
+
+    def _mask(self, label_map: NDArray[np.int32]) -> bytes:
+        dtype = label_dtype(len(self._classes))
+        values = np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype)
+        if dtype != np.uint8:
+            return png_bytes(values)
+        image = Image.fromarray(values, "P")
+        image.putpalette(self._palette)
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        return data.getvalue()
 
 
 class CocoWriter:
@@ -184,67 +216,7 @@ def box_xywh(mask: NDArray[np.bool_]) -> list[int]:
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
 
 
-UNLABELLED_COLOUR = (255, 255, 255)
-
-
-class PngWriter:
-    """masks/NAME.png, confidence/NAME.png, classes.json.
-
-    A mask has the class index, 255 for unlabelled, in the classes' colours; with more than 255 classes it is 16-bit
-    grey, 65535 for unlabelled.
-    """
-
-    def __init__(self, folder: Path, classes: Sequence[ClassInfo]) -> None:
-        self.state = State()
-        self._folder, self._classes = folder, classes
-        colours = np.zeros((256, 3), np.uint8)
-        colours[: len(classes)] = [info.colour for info in classes[:256]]
-        colours[255] = UNLABELLED_COLOUR
-        self._palette = colours.tobytes()
-
-    def add(self, photo: Annotated) -> None:
-        """See labelgen.formats.writers.Writer; so the other methods."""
-        save(self._folder / "masks" / f"{photo.name}.png", self._mask(photo.label_map))
-        if photo.confidence is not None:
-            save(self._folder / "confidence" / f"{photo.name}.png", png_bytes(photo.confidence))
-
-    def finish(self, records: Sequence[Any]) -> None:
-        classes = {
-            info.name: {"index": i, "colour": "#" + bytes(info.colour).hex(), "words": list(info.words)}
-            for i, info in enumerate(self._classes)
-        }
-        write_json(self._folder / "classes.json", classes)
-
-    def remarks(self, counts: Counter[str]) -> list[str]:
-        return []
-
-    def _mask(self, label_map: NDArray[np.int32]) -> bytes:
-        dtype = label_dtype(len(self._classes))
-        values = np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype)
-        if dtype != np.uint8:
-            return png_bytes(values)
-        image = Image.fromarray(values, "P")
-        image.putpalette(self._palette)
-        data = io.BytesIO()
-        image.save(data, "PNG")
-        return data.getvalue()
-
-
 _HOLES, _PIXELS = "polygons with holes", "unlabelled pixels"
-
-
-def _count(state: State, outlines: Outlines) -> None:
-    state.counts[_HOLES] += outlines.with_holes
-    state.counts[_PIXELS] += outlines.unlabelled_px
-
-
-def _painted(counts: Counter[str]) -> list[str]:
-    """What is to be said where a polygon has a hole."""
-    return [f"{counts[_HOLES]} polygons have holes, which polygons after them are to paint over"] * bool(counts[_HOLES])
-
-
-def _label(classes: Sequence[ClassInfo], region: Region) -> str:
-    return UNLABELLED if region.value < 0 else classes[region.value].name
 
 
 class LabelmeWriter:
@@ -372,3 +344,28 @@ class YoloWriter:
     def remarks(self, counts: Counter[str]) -> list[str]:
         lost = f"{counts[_PIXELS]} unlabelled pixels in holes count as the class around them"
         return _painted(counts) + [lost] * bool(counts[_PIXELS])
+
+
+def _count(state: State, outlines: Outlines) -> None:
+    state.counts[_HOLES] += outlines.with_holes
+    state.counts[_PIXELS] += outlines.unlabelled_px
+
+
+def _painted(counts: Counter[str]) -> list[str]:
+    """What is to be said where a polygon has a hole."""
+    return [f"{counts[_HOLES]} polygons have holes, which polygons after them are to paint over"] * bool(counts[_HOLES])
+
+
+def _label(classes: Sequence[ClassInfo], region: Region) -> str:
+    return UNLABELLED if region.value < 0 else classes[region.value].name
+
+
+def save(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+
+
+def rounded(confidence: float | None) -> float | None:
+    """Three digits: what it was measured in has 255 steps."""
+    return None if confidence is None else round(confidence, 3)

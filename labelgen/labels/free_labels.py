@@ -1,19 +1,15 @@
-"""Free labels of one photo from its evidence and the words: presence, stage 1.1, stage 1.2, merge. Array work only.
+"""Free labels of one photo from its evidence and the words: presence, stage 1.1, stage 1.2, merge, patch targets.
 
-Other words on encoded photos come through here alone; no model runs.
+Data flow: EvidenceRow + words, their prototypes and calibration -> LabelRow. Array work only, no model runs: other
+words on photos that are encoded come through here alone. From the paper's section 3.1, in its order:
 
-How much of each patch lies inside each mask, from the run lengths alone: no mask is unpacked.
-
-Stage 1.1: similarity maps prompt SAM. A class's most similar patches, spread out, are its point prompts.
-
-SAM answered every point of its grid when the photo was encoded (it knows no words), so a prompt is looked up,
-not computed. Paper: section 3.1, "query points".
-
-Stage 1.2: every automatic mask is named by the dense evidence pooled in it. Paper: section 3.1.
-
-Small objects and parts that no query point of stage 1.1 met get their label here.
-
-Final labels: the dense map, stage 1.1 and stage 1.2 vote; agreement is confidence, low confidence is ignore.
+    presence    which classes the photo has (labelgen.labels.presence), and the dense map's probabilities of them
+    stage 1.1   a class's most similar patches, spread out, are its query points, and prompt SAM. SAM answered every
+                point of its grid when the photo was encoded (it knows no words), so a prompt is looked up
+    stage 1.2   every automatic mask is named by the dense evidence pooled in it: small objects and parts that no
+                query point of stage 1.1 met get their label here
+    merge       the dense map and both stages vote; agreement is confidence, low confidence is ignore
+    targets     how much of each patch each class has, for training
 """
 
 from dataclasses import dataclass, replace
@@ -31,45 +27,34 @@ from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.data.rle import MaskSet
 from labelgen.labels.presence import Calibration, Presence, PresenceSettings, dense_logits, detect, patch_probabilities
 
-Sums = NDArray[np.float64]
-
-
-def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of each patch inside each mask, float32 [M, h, w]; the grid h x w covers the photo exactly.
-
-    With F(t) the share of the patch's area that the first t pixels of the photo have, row by row, a run of ones from
-    pixel s to e covers F(e) - F(s) of it. F is the whole rows before t, plus the beginning of t's row; both are sums of
-    few products, so that the cost is that of the runs, not of the pixels.
-    """
-    height, width = masks.size_hw
-    count, (h, w) = len(masks), grid_hw
-    mask, pixel, sign = _ends(masks)
-    y, x = np.divmod(pixel, width)
-    row_shares = np.pad(area_matrix(h, height).T.astype(np.float64), ((0, 1), (0, 0)))  # [H + 1, h]
-    whole = csr_matrix((sign, (mask, y)), (count, height + 1)) @ _before(row_shares[:-1])
-    within = csr_matrix((sign, (mask * (height + 1) + y, x)), (count * (height + 1), width + 1))
-    begun = row_shares.T @ (within @ _before(area_matrix(w, width).T)).reshape(count, height + 1, w)
-    return np.asarray(whole[:, :, None] + begun, np.float32)
-
-
-def _before(shares: NDArray[np.floating]) -> Sums:
-    """[n + 1, cells]: the sum of the rows of [n, cells] before each place."""
-    return np.pad(np.cumsum(shares, 0, dtype=np.float64), ((1, 0), (0, 0)))
-
-
-def _ends(masks: MaskSet) -> tuple[NDArray[np.int64], NDArray[np.int64], Sums]:
-    """Mask, pixel and sign of the ends of all runs: 1 where ones end, -1 where they begin."""
-    counts = np.diff(masks.offsets)
-    mask = np.repeat(np.arange(len(masks)), counts)
-    within = np.arange(len(mask)) - masks.offsets[:-1][mask]
-    pixels = masks.size_hw[0] * masks.size_hw[1]
-    pixel = np.cumsum(masks.runs, dtype=np.int64) - mask * pixels
-    sign = np.where(within % 2, 1.0, -1.0)
-    sign[(pixel == pixels) & (sign < 0)] = 0  # the photo ends with zeros: nothing begins
-    return mask, pixel, sign
-
-
 Array = NDArray[np.float32]
+LabelMap = NDArray[np.int64]
+Painted = tuple[NDArray[np.int64], Array]
+"""Classes int [H, W], -1 where there is none, and the confidence float32 [H, W] of the mask that says so."""
+WORKING_PX = 1024
+"""Larger photos are labelled at this longest side; SAM itself sees no more of them."""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What the labelling of a photo depends on besides its evidence and the words."""
+
+    variant: str
+    presence: PresenceSettings
+    points_per_class: int
+    mask_min_confidence: float
+    merge_min_confidence: float
+
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "LabelSettings":
+        """Read at the edge, from the fields labels, presence, points, masks and merge."""
+        return cls(
+            config.labels.variant,
+            PresenceSettings(**config.presence.to_dict()),
+            config.points.per_class,
+            config.masks.min_confidence,
+            config.merge.min_confidence,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,30 +68,80 @@ class NamedMasks:
     """float32 [n, 2] the prompt in photo pixels; empty [0, 2] where masks were not prompted."""
 
 
-def query_points(similarity: Array, count: int, floor: float = 0.5) -> NDArray[np.int64]:
-    """Patches (row, column) [n, 2] of highest similarity [h, w], none near another; n <= count.
+@dataclass(frozen=True)
+class Stages:
+    """Everything between evidence and labels, for the labels themselves, `quality` and the report.
 
-    A patch must reach `floor` times the maximum. Spread: after each pick, patches within a radius that shares the
-    qualifying area evenly among `count` points are left out.
+    probabilities: float32 [h, w, C]; label maps: int [H, W], class or -1; confidence: float32 [H, W] in 0..1.
     """
-    h, w = similarity.shape
-    open_map = np.where(similarity >= floor * similarity.max(), similarity, -np.inf)
-    radius2 = max(2.0, np.isfinite(open_map).sum() / (count * np.pi))
-    rows, columns = np.mgrid[:h, :w]
-    picked = []
-    for _ in range(count):
-        row, column = divmod(int(open_map.argmax()), w)
-        if not np.isfinite(open_map[row, column]):
-            break
-        picked.append((row, column))
-        open_map[(rows - row) ** 2 + (columns - column) ** 2 <= radius2] = -np.inf
-    return np.array(picked, np.int64).reshape(-1, 2)
+
+    presence: Presence
+    probabilities: Array
+    prompted: NamedMasks
+    named: NamedMasks
+    stage11: LabelMap
+    stage12: LabelMap
+    full: LabelMap
+    merged: LabelMap
+    confidence: Array
+
+
+def label_photo(
+    evidence: EvidenceRow,
+    settings: LabelSettings,
+    ontology: Ontology,
+    prototypes: Array,
+    calibration: Calibration,
+    grid_hw: tuple[int, int],
+) -> LabelRow:
+    """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
+    seen = at_most(evidence, WORKING_PX)
+    stages = label_stages(seen, settings, ontology, prototypes, calibration)
+    label_map, confidence = (nearest(values, evidence.size_hw) for values in (stages.merged, stages.confidence))
+    classes = np.flatnonzero(stages.presence.present)
+    dtype = label_dtype(len(ontology.names))
+    target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)
+    return LabelRow(
+        photo_id=evidence.photo_id,
+        classes=classes.astype(np.int32),
+        scores=stages.presence.scores[classes],
+        label_map=np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype),
+        confidence=np.round(confidence * 255).astype(np.uint8),
+        target_classes=target_classes,
+        target_shares=target_shares,
+    )
+
+
+def label_stages(
+    evidence: EvidenceRow,
+    settings: LabelSettings,
+    ontology: Ontology,
+    prototypes: Array,
+    calibration: Calibration,
+    present: NDArray[np.bool_] | None = None,
+) -> Stages:
+    """All stages of one photo. `present` bool [C] replaces detection (the ceiling of naming in `quality`)."""
+    presence = detect(evidence, prototypes, ontology, settings.presence)
+    if present is not None:
+        presence = Presence(presence.scores, present, presence.gate)
+    logits = calibration.apply(dense_logits(evidence, settings.variant, prototypes, ontology))
+    probabilities = patch_probabilities(logits, presence, settings.presence)
+    masks = evidence.masks
+    inside = coverage(masks, evidence.grid_hw)
+
+    prompted = prompt_masks(probabilities, presence.present, masks, inside, settings.points_per_class)
+    stage11 = strongest(prompted, masks)
+    named = name_masks(probabilities, masks, inside, settings.mask_min_confidence)
+    stage12 = paint(named, masks)
+    classes = np.flatnonzero(presence.present)
+    full, merged, confidence = merge(probabilities, classes, [stage11, stage12], settings.merge_min_confidence)
+    return Stages(presence, probabilities, prompted, named, stage11[0], stage12[0], full, merged, confidence)
 
 
 def prompt_masks(
     probabilities: Array, present: NDArray[np.bool_], masks: MaskSet, coverage: Array, per_class: int
 ) -> NamedMasks:
-    """Masks that SAM gives for each present class's query points.
+    """Stage 1.1: the masks that SAM gives for each present class's query points.
 
     probabilities: float32 [h, w, C]; coverage: float32 [M, h, w] share of each patch inside each mask. Of a point's
     masks the one of highest predicted IoU x net evidence (class inside less other classes inside) is taken.
@@ -136,6 +171,26 @@ def prompt_masks(
     )
 
 
+def query_points(similarity: Array, count: int, floor: float = 0.5) -> NDArray[np.int64]:
+    """Patches (row, column) [n, 2] of highest similarity [h, w], none near another; n <= count.
+
+    A patch must reach `floor` times the maximum. Spread: after each pick, patches within a radius that shares the
+    qualifying area evenly among `count` points are left out.
+    """
+    h, w = similarity.shape
+    open_map = np.where(similarity >= floor * similarity.max(), similarity, -np.inf)
+    radius2 = max(2.0, np.isfinite(open_map).sum() / (count * np.pi))
+    rows, columns = np.mgrid[:h, :w]
+    picked = []
+    for _ in range(count):
+        row, column = divmod(int(open_map.argmax()), w)
+        if not np.isfinite(open_map[row, column]):
+            break
+        picked.append((row, column))
+        open_map[(rows - row) ** 2 + (columns - column) ** 2 <= radius2] = -np.inf
+    return np.array(picked, np.int64).reshape(-1, 2)
+
+
 def _grid_points(patches: NDArray[np.int64], grid_hw: tuple[int, ...], masks: MaskSet) -> NDArray[np.int64]:
     """The SAM grid point nearest to each patch's centre, without repeats, in the order given."""
     height, width = masks.size_hw
@@ -147,12 +202,13 @@ def _grid_points(patches: NDArray[np.int64], grid_hw: tuple[int, ...], masks: Ma
     return np.array(list(dict.fromkeys(distance.argmin(1).tolist())), np.int64)
 
 
-Painted = tuple[NDArray[np.int64], Array]
-"""Classes int [H, W], -1 where there is none, and the confidence float32 [H, W] of the mask that says so."""
+def strongest(named: NamedMasks, masks: MaskSet) -> Painted:
+    """The most confident mask wins each pixel."""
+    return _on_top(named, masks, np.argsort(named.confidence, kind="stable"))
 
 
 def name_masks(probabilities: Array, masks: MaskSet, coverage: Array, min_confidence: float) -> NamedMasks:
-    """Automatic masks with the class of highest pooled probability, where that reaches `min_confidence`.
+    """Stage 1.2: automatic masks with the class of highest pooled probability, where that reaches `min_confidence`.
 
     probabilities: float32 [h, w, C]; coverage: float32 [M, h, w] share of each patch inside each mask.
     """
@@ -171,11 +227,6 @@ def paint(named: NamedMasks, masks: MaskSet) -> Painted:
     return _on_top(named, masks, np.argsort(-rle.areas(masks)[named.ids], kind="stable"))
 
 
-def strongest(named: NamedMasks, masks: MaskSet) -> Painted:
-    """The most confident mask wins each pixel."""
-    return _on_top(named, masks, np.argsort(named.confidence, kind="stable"))
-
-
 def _on_top(named: NamedMasks, masks: MaskSet, order: NDArray[np.int64]) -> Painted:
     """The masks laid one over the other in an order of their places in `named`."""
     top = rle.stacked(masks, named.ids[order])
@@ -183,11 +234,8 @@ def _on_top(named: NamedMasks, masks: MaskSet, order: NDArray[np.int64]) -> Pain
     return np.append(named.classes[order], -1)[top], np.append(named.confidence[order], np.float32(0))[top]
 
 
-LabelMap = NDArray[np.int64]
-
-
 def merge(
-    probabilities: Array, classes: NDArray[np.int64], stages: list[tuple[LabelMap, Array]], min_confidence: float
+    probabilities: Array, classes: NDArray[np.int64], stages: list[Painted], min_confidence: float
 ) -> tuple[LabelMap, LabelMap, Array]:
     """Vote of the dense map and the stages, each with weight one.
 
@@ -224,9 +272,9 @@ def patch_targets(
     if not len(present):
         return classes, shares
     masks = (label_map == present[:, None, None]).astype(np.float32)
-    share = rows @ masks @ columns.T
-    order = np.argsort(-share, axis=0, kind="stable")[:keep].transpose(1, 2, 0)
-    top = np.take_along_axis(share.transpose(1, 2, 0), order, -1)
+    of_patch = rows @ masks @ columns.T
+    order = np.argsort(-of_patch, axis=0, kind="stable")[:keep].transpose(1, 2, 0)
+    top = np.take_along_axis(of_patch.transpose(1, 2, 0), order, -1)
     quantised = np.floor(top * 255 + 1e-3).astype(np.uint8)
     n = order.shape[-1]
     classes[: grid_hw[0], : grid_hw[1], :n] = np.where(quantised > 0, present[order], 0)
@@ -234,73 +282,39 @@ def patch_targets(
     return classes, shares
 
 
-WORKING_PX = 1024
-"""Larger photos are labelled at this longest side; SAM itself sees no more of them."""
+def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each patch inside each mask, float32 [M, h, w]; the grid h x w covers the photo exactly.
 
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """What the labelling of a photo depends on besides its evidence and the words."""
-
-    variant: str
-    presence: PresenceSettings
-    points_per_class: int
-    mask_min_confidence: float
-    merge_min_confidence: float
-
-    @classmethod
-    def from_config(cls, config: ConfigDict) -> "LabelSettings":
-        """Read at the edge, from the fields labels, presence, points, masks and merge."""
-        return cls(
-            config.labels.variant,
-            PresenceSettings(**config.presence.to_dict()),
-            config.points.per_class,
-            config.masks.min_confidence,
-            config.merge.min_confidence,
-        )
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Everything between evidence and labels, for the labels themselves, `quality` and the report.
-
-    probabilities: float32 [h, w, C]; label maps: int [H, W], class or -1; confidence: float32 [H, W] in 0..1.
+    With F(t) the share of the patch's area that the first t pixels of the photo have, row by row, a run of ones from
+    pixel s to e covers F(e) - F(s) of it. F is the whole rows before t, plus the beginning of t's row; both are sums of
+    few products, so that the cost is that of the runs, not of the pixels.
     """
+    height, width = masks.size_hw
+    count, (h, w) = len(masks), grid_hw
+    mask, pixel, sign = _ends(masks)
+    y, x = np.divmod(pixel, width)
+    row_shares = np.pad(area_matrix(h, height).T.astype(np.float64), ((0, 1), (0, 0)))  # [H + 1, h]
+    whole = csr_matrix((sign, (mask, y)), (count, height + 1)) @ _before(row_shares[:-1])
+    within = csr_matrix((sign, (mask * (height + 1) + y, x)), (count * (height + 1), width + 1))
+    begun = row_shares.T @ (within @ _before(area_matrix(w, width).T)).reshape(count, height + 1, w)
+    return np.asarray(whole[:, :, None] + begun, np.float32)
 
-    presence: Presence
-    probabilities: Array
-    prompted: NamedMasks
-    named: NamedMasks
-    stage11: LabelMap
-    stage12: LabelMap
-    full: LabelMap
-    merged: LabelMap
-    confidence: Array
+
+def _before(shares: NDArray[np.floating]) -> NDArray[np.float64]:
+    """[n + 1, cells]: the sum of the rows of [n, cells] before each place."""
+    return np.pad(np.cumsum(shares, 0, dtype=np.float64), ((1, 0), (0, 0)))
 
 
-def label_stages(
-    evidence: EvidenceRow,
-    settings: LabelSettings,
-    ontology: Ontology,
-    prototypes: Array,
-    calibration: Calibration,
-    present: NDArray[np.bool_] | None = None,
-) -> Stages:
-    """All stages of one photo. `present` bool [C] replaces detection (the ceiling of naming in `quality`)."""
-    presence = detect(evidence, prototypes, ontology, settings.presence)
-    if present is not None:
-        presence = Presence(presence.scores, present, presence.gate)
-    logits = calibration.apply(dense_logits(evidence, settings.variant, prototypes, ontology))
-    probabilities = patch_probabilities(logits, presence, settings.presence)
-
-    masks = evidence.masks
-    inside = coverage(masks, evidence.grid_hw)
-    prompted = prompt_masks(probabilities, presence.present, masks, inside, settings.points_per_class)
-    named = name_masks(probabilities, masks, inside, settings.mask_min_confidence)
-    stage11, stage12 = strongest(prompted, masks), paint(named, masks)
-    classes = np.flatnonzero(presence.present)
-    full, merged, confidence = merge(probabilities, classes, [stage11, stage12], settings.merge_min_confidence)
-    return Stages(presence, probabilities, prompted, named, stage11[0], stage12[0], full, merged, confidence)
+def _ends(masks: MaskSet) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Mask, pixel and sign of the ends of all runs: 1 where ones end, -1 where they begin."""
+    counts = np.diff(masks.offsets)
+    mask = np.repeat(np.arange(len(masks)), counts)
+    within = np.arange(len(mask)) - masks.offsets[:-1][mask]
+    pixels = masks.size_hw[0] * masks.size_hw[1]
+    pixel = np.cumsum(masks.runs, dtype=np.int64) - mask * pixels
+    sign = np.where(within % 2, 1.0, -1.0)
+    sign[(pixel == pixels) & (sign < 0)] = 0  # the photo ends with zeros: nothing begins
+    return mask, pixel, sign
 
 
 def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
@@ -315,29 +329,3 @@ def nearest(values: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
     """Values [h, w] at the nearest pixel of another size [H, W]."""
     rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
     return np.asarray(values[rows.astype(int)[:, None], columns.astype(int)])
-
-
-def label_photo(
-    evidence: EvidenceRow,
-    settings: LabelSettings,
-    ontology: Ontology,
-    prototypes: Array,
-    calibration: Calibration,
-    grid_hw: tuple[int, int],
-) -> LabelRow:
-    """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
-    seen = at_most(evidence, WORKING_PX)
-    stages = label_stages(seen, settings, ontology, prototypes, calibration)
-    label_map, confidence = (nearest(values, evidence.size_hw) for values in (stages.merged, stages.confidence))
-    classes = np.flatnonzero(stages.presence.present)
-    dtype = label_dtype(len(ontology.names))
-    target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)
-    return LabelRow(
-        photo_id=evidence.photo_id,
-        classes=classes.astype(np.int32),
-        scores=stages.presence.scores[classes],
-        label_map=np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype),
-        confidence=np.round(confidence * 255).astype(np.uint8),
-        target_classes=target_classes,
-        target_shares=target_shares,
-    )

@@ -3,11 +3,10 @@
 Data flow: evidence (crop embeddings, dense maps) + prototypes -> presence scores, the window gate and class
 probabilities over the patch grid, which stages 1.1, 1.2 and the merge read. numpy alone.
 
-How strongly each class fires anyway: the dense maps of many photos put the classes on one scale.
-
-A word that is similar to everything says little, one that never reaches high may still be the best there is. So the
-cosines of a class are centred and scaled by their mean and spread over the patches of the DATA's photos, as far as
-there are enough photos to know them.
+Calibration puts the classes of the dense maps on one scale: how strongly does each fire anyway? A word that is similar
+to everything says little, one that never reaches high may still be the best there is. So the cosines of a class are
+centred and scaled by their mean and spread over the patches of the DATA's photos, as far as there are enough photos to
+know them.
 """
 
 from collections.abc import Iterable
@@ -21,6 +20,11 @@ from labelgen.core.ontology import Ontology, class_scores
 from labelgen.data.records import EvidenceRow
 
 Array = NDArray[np.float32]
+ENOUGH_PHOTOS = 8
+"""Photos at which half of the measured difference between classes is believed."""
+
+FLATTEST = 0.25
+"""Least spread of a class as a share of the mean: a map without any contrast is not blown up."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +56,6 @@ def detect(evidence: EvidenceRow, prototypes: Array, ontology: Ontology, setting
     return Presence(scores, present, gate.reshape(*evidence.grid_hw, -1).astype(np.float32))
 
 
-def dense_logits(evidence: EvidenceRow, variant: str, prototypes: Array, ontology: Ontology) -> Array:
-    """Cosines of a variant's dense map with each class (max over its words): float32 [h, w, C]."""
-    return class_scores(dense_map(evidence, variant) @ prototypes.T, ontology.word_class)
-
-
-def dense_map(evidence: EvidenceRow, variant: str) -> Array:
-    """float32 [h, w, E] of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
-    maps = [evidence.dense[name].astype(np.float32) for name in variant.split("+")]
-    return maps[0] if len(maps) == 1 else np.mean(maps, 0, dtype=np.float32)
-
-
-def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSettings) -> Array:
-    """Gated class probabilities of each patch, absent classes zero: cosines [h, w, C] -> float32 [h, w, C]."""
-    gated = logits / settings.dense_temperature + settings.gate * presence.gate
-    return softmax(np.where(presence.present, gated, -np.inf))
-
-
-def softmax(logits: Array) -> Array:
-    """Softmax over the last axis; -inf gives zero."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
-
-
 def _cover(evidence: EvidenceRow) -> Array:
     """[h w, n] weights of the crops that cover each patch's centre, summing to one: small crops know where."""
     h, w = evidence.grid_hw
@@ -86,11 +67,27 @@ def _cover(evidence: EvidenceRow) -> Array:
     return np.asarray(weights / np.maximum(weights.sum(1, keepdims=True), 1e-9), np.float32)
 
 
-ENOUGH_PHOTOS = 8
-"""Photos at which half of the measured difference between classes is believed."""
+def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSettings) -> Array:
+    """Gated class probabilities of each patch, absent classes zero: cosines [h, w, C] -> float32 [h, w, C]."""
+    gated = logits / settings.dense_temperature + settings.gate * presence.gate
+    return softmax(np.where(presence.present, gated, -np.inf))
 
-FLATTEST = 0.25
-"""Least spread of a class as a share of the mean: a map without any contrast is not blown up."""
+
+def dense_logits(evidence: EvidenceRow, variant: str, prototypes: Array, ontology: Ontology) -> Array:
+    """Cosines of a variant's dense map with each class (max over its words): float32 [h, w, C]."""
+    return class_scores(dense_map(evidence, variant) @ prototypes.T, ontology.word_class)
+
+
+def dense_map(evidence: EvidenceRow, variant: str) -> Array:
+    """float32 [h, w, E] of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
+    maps = [evidence.dense[name].astype(np.float32) for name in variant.split("+")]
+    return maps[0] if len(maps) == 1 else np.mean(maps, 0, dtype=np.float32)
+
+
+def softmax(logits: Array) -> Array:
+    """Softmax over the last axis; -inf gives zero."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
 
 
 @dataclass(frozen=True)
@@ -136,12 +133,12 @@ def measure(rows: Iterable[EvidenceRow], variant: str, prototypes: Array, ontolo
     return Calibration(_shrunk(mean, belief), _shrunk(spread, belief))
 
 
+def _shrunk(values: NDArray[np.float64], belief: float) -> Array:
+    """Towards their mean over the classes, where there is little reason to tell them apart."""
+    return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)
+
+
 def sample(photos: int, most: int) -> list[int]:
     """At most `most` photo numbers, evenly spread over `photos`."""
     count = min(photos, most)
     return [i * photos // count for i in range(count)]
-
-
-def _shrunk(values: NDArray[np.float64], belief: float) -> Array:
-    """Towards their mean over the classes, where there is little reason to tell them apart."""
-    return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)

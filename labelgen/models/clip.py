@@ -1,13 +1,10 @@
 """CLIP by open_clip: unit text embeddings, unit crop embeddings, and its last blocks opened for
 labelgen.models.dense_clip.
 
-Data flow: words -> prototypes (the text tower alone runs); crops and windows of a photo -> embeddings, and what the
-dense variants read.
-
-Where a CLIP comes from: an official architecture and tag of open_clip, or a model config with its own vocabulary.
-
-Data flow: config.clip + weights_dir -> constructor arguments, pixels' mean and std, tokenizer and a checked file ->
-labelgen.models.clip.
+Data flow: config.clip + weights_dir -> where it comes from (an official architecture and tag of open_clip, or a model
+config with its own vocabulary): constructor arguments, pixels' mean and std, tokenizer and a checked file -> the model.
+Then words -> prototypes (the text tower alone runs); crops and windows of a photo -> embeddings, and what the dense
+variants read.
 """
 
 import zipfile
@@ -36,9 +33,15 @@ from labelgen.models.libraries import (
 )
 from labelgen.models.weight_files import WeightFile
 
+Floats = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
+P = TypeVar("P")
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 LICENCES = dict.fromkeys(("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k"), "MIT")
 """By tag, where the model's own page says it."""
+PLANES_WIDTH, PLANES_SCORES = 16, 3
+"""A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
+FIX = "set clip.window_px smaller, or device=cpu"
 
 
 class ClipConfig(Protocol):
@@ -51,7 +54,7 @@ class ClipConfig(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class ClipSource:
     """Where a CLIP comes from. model: constructor arguments; mean, std [3] of pixels in 0..1; all by tag or config."""
 
     model: dict[str, Any]
@@ -62,168 +65,12 @@ class Source:
     tokenizer: Callable[[list[str]], Tensor]
 
 
-def find_source(config: ClipConfig, weights_dir: str | Path) -> Source:
-    """By tag, or by model config. UserError when a name, tag or file is not there, or is another than the digest's."""
-    return (from_json if config.name.endswith(".json") else from_tag)(config, Path(weights_dir))
-
-
-def weight_file(config: ClipConfig, weights_dir: str | Path) -> WeightFile:
-    """The file of config.clip's name and tag. UserError for a name or tag that there is not, or cannot be used."""
-    if config.name.endswith(".json"):
-        fields = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg"))
-        return weight_files.described(weights_dir, config.pretrained, config.sha256, fields)
-    model, tag = _architecture(config)
-    parameters = compute.parameters(lambda: build(model, config.name))  # refuses what cannot be used, too
-    hub = tag["hf_hub"].strip("/")
-    return WeightFile(
-        Path(weights_dir),
-        [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
-        config.sha256,
-        lambda: str(open_clip.download_pretrained(tag)),
-        f"https://huggingface.co/{hub} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
-        lambda: weight_files.in_hub_cache(hub, HUB_FILES) if hub else None,
-        licence=LICENCES.get(config.pretrained, weight_files.UNKNOWN_LICENCE),
-        parameters=lambda: parameters,
-    )
-
-
-def _architecture(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip's model config and what it knows of the tag, which says which GELU the model was trained with."""
-    model, tag = open_clip.get_model_config(config.name), open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if model is None:
-        raise UserError(
-            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
-        )
-    if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
-        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
-    if "hf_model_name" in model["text_cfg"]:
-        raise UserError(
-            f"clip.name = {config.name!r}: its text tower is another library's; choose one such as ViT-B-16"
-        )
-    return model | {"quick_gelu": tag.get("quick_gelu", False)}, tag
-
-
-def from_tag(config: ClipConfig, weights_dir: Path) -> Source:
-    """An official architecture and tag."""
-    path = weight_files.find(weight_file(config, weights_dir))
-    model, tag = _architecture(config)
-    return Source(model, path, tag["mean"], tag["std"], tag["interpolation"], _tokenizer(config.name))
-
-
-def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
-    """The architecture's own tokenizer; those of other libraries are fetched from the hub."""
-    try:
-        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
-    except Exception as error:  # each library raises its own
-        raise UserError(
-            f"clip.name = {name!r}: its tokenizer cannot be had ({type(error).__name__}: {error}); choose one with "
-            "CLIP's own, such as ViT-B-16"
-        ) from error
-    return tokenizer
-
-
-def from_json(config: ClipConfig, weights_dir: Path) -> Source:
-    """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
-    model = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
-    path = weight_files.find(weight_file(config, weights_dir))
-    pixels = model.pop("preprocess")
-    for stated in ("sha256", "licence"):
-        model.pop(stated, None)
-    text = model["text_cfg"]
-    with weight_files.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
-        options = dict(text.pop("tokenizer_kwargs"))
-        vocabulary = weight_files.find(WeightFile(weights_dir, [options.pop("bpe_path")]))
-        tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
-    if tokenizer.vocab_size > text["vocab_size"]:
-        raise UserError(
-            f"{vocabulary}: {tokenizer.vocab_size} tokens, but {config.name} has vocab_size = {text['vocab_size']}; "
-            "it is the vocabulary of another model"
-        )
-    with weight_files.building(f"{weights_dir / config.name}: preprocess"):
-        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
-    return Source(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
-
-
-def build(arguments: dict[str, Any], name: str) -> Any:
-    """The untrained model of a model config; UserError when it cannot be built or dense variants cannot use it."""
-    rest = dict(arguments)
-    with weight_files.building(f"clip.name = {name!r}"):
-        model = (CustomTextCLIP if rest.pop("custom_text", False) else CLIP)(**rest)
-    _check_supported(model, name)
-    return model
-
-
-def fill(model: nn.Module, path: Path) -> None:
-    """open_clip's own loading; OpenAI's release files are TorchScript archives, which it refuses."""
-    if not _is_torchscript(path):
-        load_checkpoint(model, str(path))
-        return
-    archive: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    sizes = ("input_resolution", "context_length", "vocab_size")
-    model.load_state_dict({key: value for key, value in archive.state_dict().items() if key not in sizes})
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whatever the file is named."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _check_supported(model: Any, name: str) -> None:
-    """Dense variants are defined on a ViT with a CLS token and open_clip's plain block."""
-    visual = model.visual
-    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
-    if not plain or not all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks):
-        raise UserError(f"clip.name = {name!r}: dense variants need a plain ViT with a CLS token, such as ViT-B-16")
-
-
-Floats = NDArray[np.float32]
-T = TypeVar("T", bound=np.generic)
-P = TypeVar("P")
-PLANES_WIDTH, PLANES_SCORES = 16, 3
-"""A row's memory: so many times float32 [N, width] and [heads, N, N]; above what was measured with B/16 and L/14."""
-FIX = "set clip.window_px smaller, or device=cpu"
-
-
-class Block:
-    """One of open_clip's residual attention blocks in its parts; x is [n, 1 + N, width], CLS first."""
-
-    def __init__(self, block: Any) -> None:
-        self.module = block
-        self.heads: int = block.attn.num_heads
-        self.scale: float = block.attn.head_dim**-0.5
-
-    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of LN1(x), each [n, heads, 1 + N, d]."""
-        attention = self.module.attn
-        n, tokens, width = x.shape
-        packed = F.linear(self.module.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-        q, k, v = packed.view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def out(self, heads: Tensor) -> Tensor:
-        """The attention's out-projection: [n, heads, T, d] -> [n, T, width]."""
-        projected: Tensor = self.module.attn.out_proj(heads.transpose(1, 2).flatten(2))
-        return projected
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-        """softmax(s q kT + bias) v, the softmax in float32."""
-        scores = (q @ k.transpose(-2, -1)).float() * self.scale + bias
-        return scores.softmax(-1).to(v.dtype) @ v
-
-    def residual(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What the block makes of x and its attention's output [n, T, width]: both residuals, FFN between."""
-        x = x + self.module.ls_1(attended)
-        return torch.add(x, self.module.ls_2(self.module.mlp(self.module.ln_2(x))))
-
-
 class ClipEncoder:
     """A frozen CLIP. Images come as uint8 [n, S, S, 3] RGB, any S that is a multiple of `patch_px`."""
 
-    def __init__(self, model: nn.Module, source: Source, device: torch.device, dtype: torch.dtype, batch: int) -> None:
+    def __init__(
+        self, model: nn.Module, source: ClipSource, device: torch.device, dtype: torch.dtype, batch: int
+    ) -> None:
         self.model = compute.frozen(model, device)
         self.visual = self.model.visual
         self.source, self.device, self.dtype = source, device, dtype
@@ -318,6 +165,38 @@ class ClipEncoder:
         }
 
 
+class Block:
+    """One of open_clip's residual attention blocks in its parts; x is [n, 1 + N, width], CLS first."""
+
+    def __init__(self, block: Any) -> None:
+        self.module = block
+        self.heads: int = block.attn.num_heads
+        self.scale: float = block.attn.head_dim**-0.5
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of LN1(x), each [n, heads, 1 + N, d]."""
+        attention = self.module.attn
+        n, tokens, width = x.shape
+        packed = F.linear(self.module.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = packed.view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def out(self, heads: Tensor) -> Tensor:
+        """The attention's out-projection: [n, heads, T, d] -> [n, T, width]."""
+        projected: Tensor = self.module.attn.out_proj(heads.transpose(1, 2).flatten(2))
+        return projected
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+        """softmax(s q kT + bias) v, the softmax in float32."""
+        scores = (q @ k.transpose(-2, -1)).float() * self.scale + bias
+        return scores.softmax(-1).to(v.dtype) @ v
+
+    def residual(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What the block makes of x and its attention's output [n, T, width]: both residuals, FFN between."""
+        x = x + self.module.ls_1(attended)
+        return torch.add(x, self.module.ls_2(self.module.mlp(self.module.ln_2(x))))
+
+
 def unit(x: Tensor) -> Tensor:
     """Rows of length one."""
     return F.normalize(x, dim=-1)
@@ -334,3 +213,121 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
     with weight_files.loading(source.path, config.name):
         fill(model, source.path)
     return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on), config.batch_size)
+
+
+def find_source(config: ClipConfig, weights_dir: str | Path) -> ClipSource:
+    """By tag, or by model config. UserError when a name, tag or file is not there, or is another than the digest's."""
+    return (from_json if config.name.endswith(".json") else from_tag)(config, Path(weights_dir))
+
+
+def from_tag(config: ClipConfig, weights_dir: Path) -> ClipSource:
+    """An official architecture and tag."""
+    path = weight_files.find(weight_file(config, weights_dir))
+    model, tag = _architecture(config)
+    return ClipSource(model, path, tag["mean"], tag["std"], tag["interpolation"], _tokenizer(config.name))
+
+
+def _tokenizer(name: str) -> Callable[[list[str]], Tensor]:
+    """The architecture's own tokenizer; those of other libraries are fetched from the hub."""
+    try:
+        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name)
+    except Exception as error:  # each library raises its own
+        raise UserError(
+            f"clip.name = {name!r}: its tokenizer cannot be had ({type(error).__name__}: {error}); choose one with "
+            "CLIP's own, such as ViT-B-16"
+        ) from error
+    return tokenizer
+
+
+def from_json(config: ClipConfig, weights_dir: Path) -> ClipSource:
+    """A model config file as open_clip's own, with `preprocess` (mean, std) and its own vocabulary beside it."""
+    model = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg", "preprocess"))
+    path = weight_files.find(weight_file(config, weights_dir))
+    pixels = model.pop("preprocess")
+    for stated in ("sha256", "licence"):
+        model.pop(stated, None)
+    text = model["text_cfg"]
+    with weight_files.building(f"{weights_dir / config.name}: text_cfg.tokenizer_kwargs"):
+        options = dict(text.pop("tokenizer_kwargs"))
+        vocabulary = weight_files.find(WeightFile(weights_dir, [options.pop("bpe_path")]))
+        tokenizer = SimpleTokenizer(str(vocabulary), context_length=text["context_length"], **options)
+    if tokenizer.vocab_size > text["vocab_size"]:
+        raise UserError(
+            f"{vocabulary}: {tokenizer.vocab_size} tokens, but {config.name} has vocab_size = {text['vocab_size']}; "
+            "it is the vocabulary of another model"
+        )
+    with weight_files.building(f"{weights_dir / config.name}: preprocess"):
+        mean, std = tuple(pixels["mean"]), tuple(pixels["std"])
+    return ClipSource(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
+
+
+def weight_file(config: ClipConfig, weights_dir: str | Path) -> WeightFile:
+    """The file of config.clip's name and tag. UserError for a name or tag that there is not, or cannot be used."""
+    if config.name.endswith(".json"):
+        fields = weight_files.read_config(weights_dir, config.name, ("embed_dim", "vision_cfg", "text_cfg"))
+        return weight_files.described(weights_dir, config.pretrained, config.sha256, fields)
+    model, tag = _architecture(config)
+    parameters = compute.parameters(lambda: build(model, config.name))  # refuses what cannot be used, too
+    hub = tag["hf_hub"].strip("/")
+    return WeightFile(
+        Path(weights_dir),
+        [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
+        config.sha256,
+        lambda: str(open_clip.download_pretrained(tag)),
+        f"https://huggingface.co/{hub} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
+        lambda: weight_files.in_hub_cache(hub, HUB_FILES) if hub else None,
+        licence=LICENCES.get(config.pretrained, weight_files.UNKNOWN_LICENCE),
+        parameters=lambda: parameters,
+    )
+
+
+def _architecture(config: ClipConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """open_clip's model config and what it knows of the tag, which says which GELU the model was trained with."""
+    model, tag = open_clip.get_model_config(config.name), open_clip.get_pretrained_cfg(config.name, config.pretrained)
+    if model is None:
+        raise UserError(
+            f"clip.name = {config.name!r} is no open_clip architecture; see open_clip.list_models(), or name a *.json"
+        )
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.name)) or "none"
+        raise UserError(f"clip.pretrained = {config.pretrained!r} is no tag of {config.name}; its tags: {tags}")
+    if "hf_model_name" in model["text_cfg"]:
+        raise UserError(
+            f"clip.name = {config.name!r}: its text tower is another library's; choose one such as ViT-B-16"
+        )
+    return model | {"quick_gelu": tag.get("quick_gelu", False)}, tag
+
+
+def build(arguments: dict[str, Any], name: str) -> Any:
+    """The untrained model of a model config; UserError when it cannot be built or dense variants cannot use it."""
+    rest = dict(arguments)
+    with weight_files.building(f"clip.name = {name!r}"):
+        model = (CustomTextCLIP if rest.pop("custom_text", False) else CLIP)(**rest)
+    _check_supported(model, name)
+    return model
+
+
+def _check_supported(model: Any, name: str) -> None:
+    """Dense variants are defined on a ViT with a CLS token and open_clip's plain block."""
+    visual = model.visual
+    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok"
+    if not plain or not all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks):
+        raise UserError(f"clip.name = {name!r}: dense variants need a plain ViT with a CLS token, such as ViT-B-16")
+
+
+def fill(model: nn.Module, path: Path) -> None:
+    """open_clip's own loading; OpenAI's release files are TorchScript archives, which it refuses."""
+    if not _is_torchscript(path):
+        load_checkpoint(model, str(path))
+        return
+    archive: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    sizes = ("input_resolution", "context_length", "vocab_size")
+    model.load_state_dict({key: value for key, value in archive.state_dict().items() if key not in sizes})
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whatever the file is named."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,11 +1,8 @@
 """SAM by segment_anything: every mask that a regular grid of point prompts gives, once a photo, without words.
 
-Data flow: photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up
-in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
-
-The official weight files of SAM and MobileSAM: which there are, and the one that a config means, checked.
-
-Data flow: config + weights_dir -> a checked file -> load_sam (labelgen.models.sam).
+Data flow: config.sam + weights_dir -> a weight file, official (SAM, MobileSAM) or one's own, checked -> the model.
+Then photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up in it,
+stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
 import os
@@ -44,6 +41,7 @@ from labelgen.models.sam_masks import Bits, share
 from labelgen.models.sam_network import PointDecoder
 from labelgen.models.weight_files import WeightFile
 
+T = TypeVar("T")
 NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixel_std")
 """What a model config must have."""
 
@@ -73,55 +71,6 @@ RELEASES = {
 }
 """sam.name -> its file. The six digits in Meta's names begin the file's md5; the sha256 here are those that projects
 which download the files check them against (micro-sam for one)."""
-
-
-class Wanted(Protocol):
-    """The fields of `config.sam` that say which file is meant."""
-
-    name: str
-    weights: str
-    sha256: str
-
-
-def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
-    """The file of config.sam: an official one, somebody's own training of such a model, or that of a model config.
-
-    UserError for a name that there is not, and for the official file of another model.
-    """
-    if config.name.endswith(".json"):
-        fields = weight_files.read_config(weights_dir, config.name, NEEDED)
-        return weight_files.described(weights_dir, config.weights, config.sha256, fields)
-    if config.name not in RELEASES:
-        raise UserError(
-            f"sam.name = {config.name!r}; choose one of {', '.join(RELEASES)}, or name a *.json in weights_dir"
-        )
-    release, path = RELEASES[config.name], Path(weights_dir, config.weights)
-    _refuse_another(config, release)
-    build = mobile_sam.build if config.name == "mobile_sam" else sam_model_registry[config.name]
-    file = WeightFile(
-        path.parent,
-        [path.name],
-        config.sha256,
-        source=release.url,
-        licence="Apache-2.0",
-        parameters=partial(compute.parameters, build),
-    )
-    if config.weights != release.file:  # somebody's own training of that architecture
-        return file
-    fetch = partial(from_url, release.url, path, config.sha256 or release.sha256)
-    return file._replace(fetch=fetch, official=release.sha256)
-
-
-def _refuse_another(config: Wanted, release: Release) -> None:
-    other = next((name for name, known in RELEASES.items() if known.file == config.weights), config.name)
-    if other != config.name:
-        raise UserError(
-            f"sam.weights = {config.weights!r} is the file of {other}, but sam.name = {config.name!r}; "
-            f"set sam.weights = {release.file!r}, or sam.name = {other!r}"
-        )
-
-
-T = TypeVar("T")
 STABILITY_OFFSET = 1.0
 MIN_IOU = 0.5
 """Of a point's three masks the best is kept, the others only from this predicted IoU on."""
@@ -158,6 +107,15 @@ class Answers:
     iou: Tensor
     input_hw: HW
     size_hw: HW
+
+
+class Stored(NamedTuple):
+    """Masks as a MaskSet holds them: their answer numbers [m], run lengths, boxes xyxy px [m, 4], stability [m]."""
+
+    ids: NDArray[np.int64]
+    runs: list[NDArray[np.uint32]]
+    boxes: NDArray[np.float32]
+    stability: NDArray[np.float32]
 
 
 class SamEncoder:
@@ -330,15 +288,6 @@ class SamEncoder:
         }
 
 
-class Stored(NamedTuple):
-    """Masks as a MaskSet holds them: their answer numbers [m], run lengths, boxes xyxy px [m, 4], stability [m]."""
-
-    ids: NDArray[np.int64]
-    runs: list[NDArray[np.uint32]]
-    boxes: NDArray[np.float32]
-    stability: NDArray[np.float32]
-
-
 def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:
     """A SAM of Meta's release (vit_h, vit_l, vit_b), mobile_sam, or one of a model config and weights in weights_dir.
 
@@ -373,6 +322,52 @@ def _build(described: dict[str, Any]) -> Sam:
         described["pixel_mean"],
         described["pixel_std"],
     )
+
+
+class Wanted(Protocol):
+    """The fields of `config.sam` that say which file is meant."""
+
+    name: str
+    weights: str
+    sha256: str
+
+
+def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
+    """The file of config.sam: an official one, somebody's own training of such a model, or that of a model config.
+
+    UserError for a name that there is not, and for the official file of another model.
+    """
+    if config.name.endswith(".json"):
+        fields = weight_files.read_config(weights_dir, config.name, NEEDED)
+        return weight_files.described(weights_dir, config.weights, config.sha256, fields)
+    if config.name not in RELEASES:
+        raise UserError(
+            f"sam.name = {config.name!r}; choose one of {', '.join(RELEASES)}, or name a *.json in weights_dir"
+        )
+    release, path = RELEASES[config.name], Path(weights_dir, config.weights)
+    _refuse_another(config, release)
+    build = mobile_sam.build if config.name == "mobile_sam" else sam_model_registry[config.name]
+    file = WeightFile(
+        path.parent,
+        [path.name],
+        config.sha256,
+        source=release.url,
+        licence="Apache-2.0",
+        parameters=partial(compute.parameters, build),
+    )
+    if config.weights != release.file:  # somebody's own training of that architecture
+        return file
+    fetch = partial(from_url, release.url, path, config.sha256 or release.sha256)
+    return file._replace(fetch=fetch, official=release.sha256)
+
+
+def _refuse_another(config: Wanted, release: Release) -> None:
+    other = next((name for name, known in RELEASES.items() if known.file == config.weights), config.name)
+    if other != config.name:
+        raise UserError(
+            f"sam.weights = {config.weights!r} is the file of {other}, but sam.name = {config.name!r}; "
+            f"set sam.weights = {release.file!r}, or sam.name = {other!r}"
+        )
 
 
 def from_url(url: str, path: Path, sha256: str) -> Path:

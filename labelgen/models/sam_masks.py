@@ -1,11 +1,9 @@
-"""Boxes, run lengths and packed words of many masks at once, on the device that they are on. Used by
-labelgen.models.sam.
+"""Many masks at once, on the device that they are on: boxes, run lengths, packed words, and which are nearly the same.
 
-Which masks of a photo are nearly the same, so that one of them stands for all. Used by labelgen.models.sam.
-
-Two masks of a and b pixels, x of them in one alone, have an IoU of (a + b - x) / (a + b + x): it is LEAST or more
-where x is at most a share of a + b. x is no less than what they differ by in area, in their counts by cell, or within
-some words of their bitmaps, so most pairs are told apart without a look at all pixels.
+Used by labelgen.models.sam. Masks that are nearly the same are stored once: one stands for all. Two masks of a and b
+pixels, x of them in one alone, have an IoU of (a + b - x) / (a + b + x): it is LEAST or more where x is at most a share
+of a + b. x is no less than what they differ by in area, in their counts by cell, or within some words of their bitmaps,
+so most pairs are told apart without a look at all pixels.
 """
 
 from fractions import Fraction
@@ -80,16 +78,6 @@ class ByArea:
         return left
 
 
-def extent(logits: Tensor, threshold: float) -> Tensor:
-    """Boxes xyxy int64 [m, 4] of the pixels of logits [m, H, W] above the threshold; (0, 0, W, H) where none is."""
-    ends = []
-    for over in (1, 2):
-        hit = (logits.amax(over) > threshold).int()
-        ends.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
-    (x0, x1), (y0, y1) = ends
-    return torch.stack([x0, y0, x1, y1], 1)
-
-
 def words(bitmaps: Tensor) -> Tensor:
     """int64 [n, words] of bitmaps bool [n, ...]: 64 pixels a word, in an order of their own, zeros after the last.
 
@@ -102,6 +90,16 @@ def words(bitmaps: Tensor) -> Tensor:
     for bit in range(1, 8):
         packed |= eights[:, bit::8] << bit
     return packed
+
+
+def extent(logits: Tensor, threshold: float) -> Tensor:
+    """Boxes xyxy int64 [m, 4] of the pixels of logits [m, H, W] above the threshold; (0, 0, W, H) where none is."""
+    ends = []
+    for over in (1, 2):
+        hit = (logits.amax(over) > threshold).int()
+        ends.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = ends
+    return torch.stack([x0, y0, x1, y1], 1)
 
 
 def encode(bitmaps: Tensor) -> list[NDArray[np.uint32]]:

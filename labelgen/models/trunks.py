@@ -1,23 +1,14 @@
-"""Any model of timm that gives patch tokens or a feature map, as a trunk of patch features.
+"""Which encoder gives the patch features: any fitting model of timm, CLIP's own tower, or SAM's image encoder.
 
-Data flow: encoder.name and its weight file -> the model, strictly of these weights -> maps [h, w, D] for
-labelgen.models.patch_encoder. Prefix tokens, pixels' mean and std, interpolation, strides, channels, and whether the
-input has one size only, are what timm says of the model; nothing is read from its name.
+Data flow: config.encoder (and config.clip or config.sam, where it names them) -> its weight file and, strictly of these
+weights, a trunk -> maps [h, w, D] for labelgen.models.patch_encoder.
 
-CLIP's own visual tower as a trunk of patch features: plain hidden states, not the dense variants of
-labelgen.models.dense_clip.
-
-Data flow: labelgen.models.clip's tower -> maps [h, w, width] for labelgen.models.patch_encoder.
-
-SAM's image encoder as a trunk of patch features.
-
-Data flow: labelgen.models.sam's image encoder -> its image embedding [h, w, C] for labelgen.models.patch_encoder.
-
-DINOv2's position embeddings where its own code resizes them otherwise than timm. Used by labelgen.models.trunks.
-
-Which encoder gives the patch features: CLIP's own trunk, SAM's image encoder, or any fitting model of timm.
-
-Data flow: config.encoder (and config.clip or config.sam, where it names them) -> PatchEncoder, weight file.
+timm   a model that gives patch tokens or a feature map. Prefix tokens, pixels' mean and std, interpolation, strides,
+       channels, and whether the input has one size only, are what timm says of the model; nothing is read from its
+       name, but for DINOv2's position embeddings, which its own code resizes otherwise than timm
+clip   plain hidden states of labelgen.models.clip's visual tower [h, w, width], not the dense variants of
+       labelgen.models.dense_clip
+sam    the image embedding [h, w, C] of labelgen.models.sam's image encoder
 """
 
 import sys
@@ -39,6 +30,55 @@ from labelgen.models.libraries import timm
 from labelgen.models.patch_encoder import Layer, Layers, PatchEncoder, View
 from labelgen.models.sam import SamEncoder, load_sam
 from labelgen.models.weight_files import WeightFile
+
+HUB_FILE = "model.safetensors"
+FREE_SIZE = "dynamic_img_size"
+"""timm's argument for architectures that take any size, but were trained at one."""
+NO_REGISTERS = {f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
+"""timm's architectures that this concerns."""
+OFFSET = 0.1
+"""Patches that Meta's code adds to a side before it scales them."""
+
+
+class EncoderConfig(Protocol):
+    """The fields of `config.encoder` (see configs/default.py)."""
+
+    name: str
+    weights: str
+    sha256: str
+    layers: Sequence[int]
+    join: str
+    size_px: int
+    height_px: int
+    window_px: int
+    stride_px: int
+
+
+def load_encoder(
+    config: ConfigDict,
+    weights_dir: str | Path = "",
+    clip: ClipEncoder | None = None,
+    sam: SamEncoder | None = None,
+) -> PatchEncoder:
+    """The encoder of config.encoder. Reads encoder, clip, sam, device, dtype, weights_dir (unless given).
+
+    clip, sam: those of the config where they are loaded already. UserError as their loaders, timm_encoder.load_encoder
+    and PatchEncoder.
+    """
+    fields, common = config.encoder, (weights_dir or config.weights_dir, config.device, config.dtype)
+    view = View(fields.size_px, fields.height_px, fields.window_px, fields.stride_px)
+    if fields.name == "clip":
+        return PatchEncoder(ClipTrunk(clip or load_clip(config.clip, *common), fields.layers, fields.join), view)
+    if fields.name == "sam":
+        return PatchEncoder(SamTrunk(sam or load_sam(config.sam, *common), fields.layers, fields.join), view)
+    return load_timm(fields, *common)
+
+
+def weight_file(config: ConfigDict) -> WeightFile | None:
+    """The file of config.encoder; None where it is CLIP's or SAM's. UserError for an unknown name."""
+    if config.encoder.name in ("clip", "sam"):
+        return None
+    return timm_file(config.encoder, config.weights_dir)
 
 
 class ClipTrunk:
@@ -106,59 +146,6 @@ class SamTrunk:
         """As Trunk's."""
         path = self._sam.path
         return {"weights": path.name, "sha256": weight_files.digest(path), **self._layers.identity()}
-
-
-NO_REGISTERS = {f"vit_{size}_patch14_dinov2" for size in ("small", "base", "large", "giant")}
-"""timm's architectures that this concerns."""
-OFFSET = 0.1
-"""Patches that Meta's code adds to a side before it scales them."""
-
-
-class OriginalPositions:
-    """timm's `_pos_embed` with other grids' position embeddings as DINOv2's own vision_transformer.py resizes them.
-
-    Bicubic, not antialiased, by the scale (side + OFFSET) / trained side: so the models without registers were trained
-    and measured. Those with registers are antialiased, to the grid's size, as timm does it.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Embedded patches [B, h, w, D] -> tokens [B, 1 + h w, D]."""
-        cls = self.model.cls_token.expand(len(x), -1, -1)
-        return torch.cat([cls, x.flatten(1, 2)], 1) + self._at(*x.shape[1:3])
-
-    def _at(self, h: int, w: int) -> Tensor:
-        """[1, 1 + h w, D]."""
-        positions: Tensor = self.model.pos_embed
-        rows, columns = self.model.patch_embed.grid_size
-        if (h, w) == (rows, columns):
-            return positions
-        grid = positions[:, 1:].view(1, rows, columns, -1).permute(0, 3, 1, 2)
-        scale = (h + OFFSET) / rows, (w + OFFSET) / columns
-        with torch.autocast(grid.device.type, enabled=False):
-            resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
-        return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], 1)
-
-
-HUB_FILE = "model.safetensors"
-FREE_SIZE = "dynamic_img_size"
-"""timm's argument for architectures that take any size, but were trained at one."""
-
-
-class EncoderConfig(Protocol):
-    """The fields of `config.encoder` (see configs/default.py)."""
-
-    name: str
-    weights: str
-    sha256: str
-    layers: Sequence[int]
-    join: str
-    size_px: int
-    height_px: int
-    window_px: int
-    stride_px: int
 
 
 class TimmTrunk:
@@ -330,28 +317,29 @@ def timm_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
     )
 
 
-def load_encoder(
-    config: ConfigDict,
-    weights_dir: str | Path = "",
-    clip: ClipEncoder | None = None,
-    sam: SamEncoder | None = None,
-) -> PatchEncoder:
-    """The encoder of config.encoder. Reads encoder, clip, sam, device, dtype, weights_dir (unless given).
+class OriginalPositions:
+    """timm's `_pos_embed` with other grids' position embeddings as DINOv2's own vision_transformer.py resizes them.
 
-    clip, sam: those of the config where they are loaded already. UserError as their loaders, timm_encoder.load_encoder
-    and PatchEncoder.
+    Bicubic, not antialiased, by the scale (side + OFFSET) / trained side: so the models without registers were trained
+    and measured. Those with registers are antialiased, to the grid's size, as timm does it.
     """
-    fields, common = config.encoder, (weights_dir or config.weights_dir, config.device, config.dtype)
-    view = View(fields.size_px, fields.height_px, fields.window_px, fields.stride_px)
-    if fields.name == "clip":
-        return PatchEncoder(ClipTrunk(clip or load_clip(config.clip, *common), fields.layers, fields.join), view)
-    if fields.name == "sam":
-        return PatchEncoder(SamTrunk(sam or load_sam(config.sam, *common), fields.layers, fields.join), view)
-    return load_timm(fields, *common)
 
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
-def weight_file(config: ConfigDict) -> WeightFile | None:
-    """The file of config.encoder; None where it is CLIP's or SAM's. UserError for an unknown name."""
-    if config.encoder.name in ("clip", "sam"):
-        return None
-    return timm_file(config.encoder, config.weights_dir)
+    def __call__(self, x: Tensor) -> Tensor:
+        """Embedded patches [B, h, w, D] -> tokens [B, 1 + h w, D]."""
+        cls = self.model.cls_token.expand(len(x), -1, -1)
+        return torch.cat([cls, x.flatten(1, 2)], 1) + self._at(*x.shape[1:3])
+
+    def _at(self, h: int, w: int) -> Tensor:
+        """[1, 1 + h w, D]."""
+        positions: Tensor = self.model.pos_embed
+        rows, columns = self.model.patch_embed.grid_size
+        if (h, w) == (rows, columns):
+            return positions
+        grid = positions[:, 1:].view(1, rows, columns, -1).permute(0, 3, 1, 2)
+        scale = (h + OFFSET) / rows, (w + OFFSET) / columns
+        with torch.autocast(grid.device.type, enabled=False):
+            resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], 1)

@@ -1,15 +1,12 @@
-"""Photos as people have them: a folder of pictures at any depth, and maybe a folder of masks beside it.
+"""Photos as picture files, each with a mask file for its truth, where there is one, whose values stand for classes.
 
-A photo's id is its path in the folder without the suffix; its mask is the PNG of the same id in the folder of masks.
+As people have them: a folder of pictures at any depth, and maybe a folder of masks beside it. A photo's id is its path
+in the folder without the suffix; its mask is the PNG of the same id in the folder of masks.
 
-Most data sets: a picture file a photo and, for its truth, a mask file whose values stand for classes.
-
-Class tables of the data sets, as text files that people can read: `VALUE: class name`, one class a line.
-
-The folder trees of published data sets, as their archives unpack: which photos a split has and where its masks are.
-
-Each function takes the root, `photos` and `masks` of photos.splits (configs/default.py says what they mean in each
-layout) and gives pairs of files and what the masks' values mean.
+As published data sets' archives unpack: a function for each layout says which photos a split has and where its masks
+are. It takes the root, `photos` and `masks` of photos.splits (configs/default.py says what they mean in each layout)
+and gives pairs of files and what the masks' values mean: by class tables, text files that people can read (`VALUE:
+class name`, one class a line).
 """
 
 import os
@@ -36,6 +33,10 @@ from labelgen.sources.photos import (
     read_photo,
     walk,
 )
+
+FOLDER = Path(__file__).parent / "tables"
+BRIGHT = 128
+"""Values of a black-and-white mask from here on are the foreground: edges are often soft."""
 
 
 class Pairs(NamedTuple):
@@ -104,22 +105,6 @@ class PairSource:
         return Photo(photo_id, image, packed(indices, self._truth.count or highest + 1))
 
 
-BRIGHT = 128
-"""Values of a black-and-white mask from here on are the foreground: edges are often soft."""
-
-
-@dataclass(frozen=True)
-class BlackAndWhiteTruth:
-    """White is the foreground, black the background; eval.truth says which classes these are."""
-
-    classes: tuple[str, ...] = ("background", "foreground")
-    count: int = 2
-
-    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
-        bright = 1 if values.dtype == np.bool_ else BRIGHT
-        return (values >= bright).astype(np.int64)
-
-
 def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = "", truth: Truth | None = None) -> Source:
     """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
 
@@ -150,52 +135,16 @@ def _unlike(root: Path, photos: str, files: Iterable[Named]) -> Iterator[Named]:
         before = file
 
 
-FOLDER = Path(__file__).parent / "tables"
-
-
 @dataclass(frozen=True)
-class TableTruth:
-    """Values of a data set's masks by its class table; class indices are the table's lines.
+class BlackAndWhiteTruth:
+    """White is the foreground, black the background; eval.truth says which classes these are."""
 
-    values: int [n] value of each class, ascending; ignored: further values that the data set's masks have, for pixels
-    that belong to no class.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    values: tuple[int, ...]
-    ignored: frozenset[int]
-
-    @property
-    def count(self) -> int:
-        """See labelgen.sources.folders.Truth."""
-        return len(self.classes)
+    classes: tuple[str, ...] = ("background", "foreground")
+    count: int = 2
 
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
-        known = np.array(self.values)
-        there = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))
-        foreign = sorted(set(there.tolist()) - set(self.values) - self.ignored)
-        if foreign:
-            raise UserError(
-                f"{path}: value {foreign[0]} stands for no class of {self.name} ({self.values[0]} to "
-                f"{self.values[-1]}); are these its masks? fix photos.source or photos.splits' masks"
-            )
-        index = np.full(int(there[-1]) + 1, -1, np.int64)
-        index[known[known < len(index)]] = np.flatnonzero(known < len(index))
-        return index[values.astype(np.int64)]
-
-
-def read_table(name: str) -> dict[int, str]:
-    """Value -> class name, values ascending, of a table that ships with the project."""
-    lines = (line.split("#")[0].strip() for line in (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines())
-    pairs = (line.partition(":") for line in lines if line)
-    return dict(sorted((int(value), label.strip()) for value, _, label in pairs))
-
-
-def table_truth(name: str, *ignored: int) -> TableTruth:
-    """The truth of masks with the values of table `name`; `ignored`: what else they have."""
-    table = read_table(name)
-    return TableTruth(name, tuple(table.values()), tuple(table), frozenset(ignored))
+        bright = 1 if values.dtype == np.bool_ else BRIGHT
+        return (values >= bright).astype(np.int64)
 
 
 class Layout(NamedTuple):
@@ -303,3 +252,48 @@ def _named(folder: Path, ending: str) -> list[str]:
     if not found:
         raise UserError(f"{folder}: no {ending} picture in it; unpack the photos there (docs/datasets.md)")
     return found
+
+
+@dataclass(frozen=True)
+class TableTruth:
+    """Values of a data set's masks by its class table; class indices are the table's lines.
+
+    values: int [n] value of each class, ascending; ignored: further values that the data set's masks have, for pixels
+    that belong to no class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
+    ignored: frozenset[int]
+
+    @property
+    def count(self) -> int:
+        """See labelgen.sources.folders.Truth."""
+        return len(self.classes)
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        known = np.array(self.values)
+        there = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))
+        foreign = sorted(set(there.tolist()) - set(self.values) - self.ignored)
+        if foreign:
+            raise UserError(
+                f"{path}: value {foreign[0]} stands for no class of {self.name} ({self.values[0]} to "
+                f"{self.values[-1]}); are these its masks? fix photos.source or photos.splits' masks"
+            )
+        index = np.full(int(there[-1]) + 1, -1, np.int64)
+        index[known[known < len(index)]] = np.flatnonzero(known < len(index))
+        return index[values.astype(np.int64)]
+
+
+def table_truth(name: str, *ignored: int) -> TableTruth:
+    """The truth of masks with the values of table `name`; `ignored`: what else they have."""
+    table = read_table(name)
+    return TableTruth(name, tuple(table.values()), tuple(table), frozenset(ignored))
+
+
+def read_table(name: str) -> dict[int, str]:
+    """Value -> class name, values ascending, of a table that ships with the project."""
+    lines = (line.split("#")[0].strip() for line in (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition(":") for line in lines if line)
+    return dict(sorted((int(value), label.strip()) for value, _, label in pairs))

@@ -3,7 +3,8 @@
 A photo that cannot be used is a PhotoError: it is listed in failures.jsonl and the run goes on. A setup that cannot be
 right (no folder, half of it, truth of another data set) is a UserError: the run stops, since more of it would be wrong.
 
-Picture files of any common kind as arrays: photos upright in RGB, masks as the values that were drawn.
+Sources read picture files of any common kind by the functions here: photos upright in RGB, masks as the values that
+were drawn.
 """
 
 import contextlib
@@ -22,33 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import label_dtype
 
-
-@dataclass(frozen=True)
-class IndexTruth:
-    """Values are class indices: lines of the user's file of words. count: how many there are (None: no check)."""
-
-    count: int | None
-    ignore_index: int
-    classes: tuple[str, ...] | None = None
-
-    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
-        annotated = values != self.ignore_index
-        highest = int(values.max(initial=0, where=annotated))
-        if self.count is not None and highest >= self.count:
-            raise UserError(
-                f"{path}: class index {highest}, but there are {self.count} classes, 0 to {self.count - 1}; "
-                f"fix the mask, the ontology or photos.ignore_index = {self.ignore_index}"
-            )
-        return np.where(annotated, values.astype(np.int64), -1)
-
-
-class PhotoError(Exception):
-    """A photo that cannot be used: why, and what would fix it."""
-
-    def __init__(self, reason: str, fix: str):
-        super().__init__(reason)
-        self.reason = reason
-        self.fix = fix
+SUFFIXES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"])
+_CONVERT = "convert it to JPEG or PNG, or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -60,6 +36,15 @@ class Photo:
     """[H, W, 3] RGB."""
     label_map: NDArray[Any] | None = None
     """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated; None where the source has no masks."""
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used: why, and what would fix it."""
+
+    def __init__(self, reason: str, fix: str):
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix
 
 
 class Source(Protocol):
@@ -81,6 +66,25 @@ class Source(Protocol):
 
     def load(self, photo_id: str) -> Photo:
         """The photo with its label map. PhotoError for a bad picture, UserError for truth that cannot be right."""
+
+
+@dataclass(frozen=True)
+class IndexTruth:
+    """Values are class indices: lines of the user's file of words. count: how many there are (None: no check)."""
+
+    count: int | None
+    ignore_index: int
+    classes: tuple[str, ...] | None = None
+
+    def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
+        annotated = values != self.ignore_index
+        highest = int(values.max(initial=0, where=annotated))
+        if self.count is not None and highest >= self.count:
+            raise UserError(
+                f"{path}: class index {highest}, but there are {self.count} classes, 0 to {self.count - 1}; "
+                f"fix the mask, the ontology or photos.ignore_index = {self.ignore_index}"
+            )
+        return np.where(annotated, values.astype(np.int64), -1)
 
 
 def packed(label_map: NDArray[np.integer], classes: int) -> NDArray[Any]:
@@ -118,10 +122,6 @@ def check_once(photo_ids: Sequence[str], source: str) -> None:
     photo_id, count = Counter(photo_ids).most_common(1)[0]
     if count > 1:
         raise UserError(f"{source}: photo {photo_id} stands there {count} times; take it as it was published")
-
-
-SUFFIXES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"])
-_CONVERT = "convert it to JPEG or PNG, or take it out of the folder"
 
 
 def walk(folder: Path) -> Iterator[str]:
@@ -185,6 +185,19 @@ def _upright(file: Path | io.BytesIO, size: int, max_pixels: int) -> NDArray[np.
         return to_rgb(ImageOps.exif_transpose(image))
 
 
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of a picture of any mode: transparency over white, 16 bits scaled to 8."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        return np.repeat((grey.clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise PhotoError("floating-point pixels", "convert it to 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
 def read_mask(path: Path) -> NDArray[Any]:
     """[H, W] values of a grey or palette PNG. UserError for any other kind: colours are not class indices."""
     try:
@@ -198,16 +211,3 @@ def read_mask(path: Path) -> NDArray[Any]:
     if mode not in ("1", "L", "P", "I", "I;16"):
         raise UserError(f"{path}: a mask of mode {mode}; class indices as grey or palette values are wanted")
     return values
-
-
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of a picture of any mode: transparency over white, 16 bits scaled to 8."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        return np.repeat((grey.clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        raise PhotoError("floating-point pixels", "convert it to 8 bits a channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))

@@ -1,8 +1,7 @@
 """Data sets that TensorFlow Datasets (tfds) prepared on disk, read without TensorFlow.
 
-ArrayRecord and Parquet are read by tfds' own data sources; TFRecord, for which tfds needs TensorFlow, by offsets.
-
-TFRecord shards that others wrote, read at random without an index: their record headers are scanned once.
+ArrayRecord and Parquet are read by tfds' own data sources; TFRecord, for which tfds needs TensorFlow, by offsets: the
+record headers of each shard are scanned once, since those that others wrote have no index.
 """
 
 import builtins
@@ -20,70 +19,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.data.tfrecord import masked_crc
+from labelgen.data.tfrecord import HEADER, OVERHEAD, masked_crc
 from labelgen.sources.photos import IndexTruth, Photo, PhotoError, Source, check_size, check_there, decode_photo, packed
 
-_HEADER, _OVERHEAD = 12, 16
+_INFO = "dataset_info.json"
 _FIX = "copy it again, or prepare the data set again"
 
 
-class Piece(NamedTuple):
-    """Records skip to skip + take - 1 of a shard that has `count` of them."""
+class Columns(NamedTuple):
+    """Names of the features that are read; masks is empty where there is no truth."""
 
-    path: Path
-    skip: int
-    take: int
-    in_shard: int
+    image: str
+    masks: str
 
 
-class TfRecords:
-    """len() and [row] -> bytes of the records of some shards, one piece after the other.
+class Records(Protocol):
+    """The serialized examples of a split."""
 
-    A shard is scanned when a record of it is first wanted; records are as tf.io.TFRecordWriter frames them
-    (labelgen.data.tfrecord says how).
-    """
+    def __len__(self) -> int: ...
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._pieces = pieces
-        self._ends = np.cumsum([piece.take for piece in pieces])
-        self._offsets: dict[Path, NDArray[np.int64]] = {}
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def __getitem__(self, row: int) -> bytes:
-        """PhotoError when the record's bytes were altered, UserError when its shard is cut short."""
-        number = int(np.searchsorted(self._ends, row, side="right"))
-        piece = self._pieces[number]
-        offsets = self._offsets.get(piece.path)
-        if offsets is None:
-            offsets = self._offsets[piece.path] = scan(piece.path, piece.in_shard)
-        within = row - int(self._ends[number]) + piece.take + piece.skip
-        with open(piece.path, "rb") as file:
-            file.seek(int(offsets[within]))
-            raw = file.read(int(offsets[within + 1] - offsets[within]))
-        data = raw[_HEADER:-4]
-        if raw[-4:] != struct.pack("<I", masked_crc(data)):
-            raise PhotoError(f"{piece.path.name}: record {within} is damaged (its checksum does not fit)", _FIX)
-        return data
-
-
-def scan(path: Path, count: int) -> NDArray[np.int64]:
-    """int64 [count + 1] offsets of the records of a shard and its end. UserError unless it has `count` whole ones."""
-    offsets, size = [0], os.path.getsize(path)
-    with open(path, "rb", buffering=0) as file:
-        while offsets[-1] + _OVERHEAD <= size:
-            (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, offsets[-1]))
-            offsets.append(offsets[-1] + length + _OVERHEAD)
-    if offsets[-1] != size or len(offsets) != count + 1:
-        raise UserError(
-            f"{path}: {count} records should be in it, but the {size} bytes do not hold them: cut short or altered; "
-            f"{_FIX}"
-        )
-    return np.array(offsets)
-
-
-_INFO = "dataset_info.json"
+    def __getitem__(self, row: int, /) -> Any: ...
 
 
 def tfds_source(root: Path, name: str, split: str, masks: str, values: IndexTruth, max_pixels: int) -> Source:
@@ -147,13 +102,6 @@ def find_version(root: Path, name: str) -> Path:
     )
 
 
-class Columns(NamedTuple):
-    """Names of the features that are read; masks is empty where there is no truth."""
-
-    image: str
-    masks: str
-
-
 def find_columns(tfds: Any, folder: Path, features: Any, masks: str) -> Columns:
     """The photo's feature and the masks'. UserError when there is none.
 
@@ -178,48 +126,6 @@ def class_names(feature: Any) -> tuple[str, ...] | None:
     count = getattr(feature, "num_classes", None)
     names = tuple(map(str, feature.names)) if count else ()
     return names if names and names != tuple(map(str, range(len(names)))) else None
-
-
-class Records(Protocol):
-    """The serialized examples of a split."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> Any: ...
-
-
-def open_records(tfds: Any, builder: Any, split: str) -> Records:
-    """The serialized examples of a split or slice. UserError when it is unknown, empty, incomplete or unreadable."""
-    folder = Path(builder.data_dir)
-    try:
-        info = builder.info.splits[split]
-        pieces = [Piece(Path(f.filename), f.skip, f.take, f.examples_in_shard) for f in info.file_instructions]
-    except (ValueError, KeyError) as error:
-        names = ", ".join(builder.info.splits) or "none"
-        raise UserError(f"{folder}: no split {split!r} ({_line(error)}); it has {names}; fix photos.splits") from None
-    if info.num_examples <= 0:
-        raise UserError(f"{folder}: split {split!r} has no photo; fix photos.splits")
-    check_there(folder, [piece.path.name for piece in pieces], "file", "copy the rest, or prepare the data set again")
-    formats = {format.value for format in builder.info.available_file_formats()}
-    records: Records
-    if formats & {"array_record", "parquet"}:
-        records = _as_data_source(tfds, builder, split)
-    elif formats <= {"tfrecord"}:
-        records = TfRecords(pieces)
-    else:
-        raise UserError(
-            f"{folder}: prepared as {', '.join(sorted(formats))}; prepare it with --file_format=array_record"
-        )
-    if len(records) != info.num_examples:  # tfds' source of Parquet takes no notice of slices
-        raise UserError(f"{folder}: {split!r} of this file format is read as a whole only; take a split without [ ]")
-    return records
-
-
-def _as_data_source(tfds: Any, builder: Any, split: str) -> Any:
-    try:
-        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    except Exception as error:  # of many kinds: a package missing, files cut short
-        raise UserError(f"{builder.data_dir}: tfds cannot read it ({_line(error)}); prepare it again") from None
 
 
 class TfdsSource:
@@ -291,3 +197,93 @@ def decode_values(data: bytes, name: str) -> NDArray[Any]:
     if mode not in ("1", "L", "P", "I", "I;16"):
         raise UserError(f"{name}: a mask of mode {mode}; class indices are wanted; name another feature as masks")
     return values
+
+
+def open_records(tfds: Any, builder: Any, split: str) -> Records:
+    """The serialized examples of a split or slice. UserError when it is unknown, empty, incomplete or unreadable."""
+    folder = Path(builder.data_dir)
+    try:
+        info = builder.info.splits[split]
+        pieces = [Piece(Path(f.filename), f.skip, f.take, f.examples_in_shard) for f in info.file_instructions]
+    except (ValueError, KeyError) as error:
+        names = ", ".join(builder.info.splits) or "none"
+        raise UserError(f"{folder}: no split {split!r} ({_line(error)}); it has {names}; fix photos.splits") from None
+    if info.num_examples <= 0:
+        raise UserError(f"{folder}: split {split!r} has no photo; fix photos.splits")
+    check_there(folder, [piece.path.name for piece in pieces], "file", "copy the rest, or prepare the data set again")
+    formats = {format.value for format in builder.info.available_file_formats()}
+    records: Records
+    if formats & {"array_record", "parquet"}:
+        records = _as_data_source(tfds, builder, split)
+    elif formats <= {"tfrecord"}:
+        records = TfRecords(pieces)
+    else:
+        raise UserError(
+            f"{folder}: prepared as {', '.join(sorted(formats))}; prepare it with --file_format=array_record"
+        )
+    if len(records) != info.num_examples:  # tfds' source of Parquet takes no notice of slices
+        raise UserError(f"{folder}: {split!r} of this file format is read as a whole only; take a split without [ ]")
+    return records
+
+
+def _as_data_source(tfds: Any, builder: Any, split: str) -> Any:
+    try:
+        return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    except Exception as error:  # of many kinds: a package missing, files cut short
+        raise UserError(f"{builder.data_dir}: tfds cannot read it ({_line(error)}); prepare it again") from None
+
+
+class Piece(NamedTuple):
+    """Records skip to skip + take - 1 of a shard that has `count` of them."""
+
+    path: Path
+    skip: int
+    take: int
+    in_shard: int
+
+
+class TfRecords:
+    """len() and [row] -> bytes of the records of some shards, one piece after the other.
+
+    A shard is scanned when a record of it is first wanted; records are as tf.io.TFRecordWriter frames them
+    (labelgen.data.tfrecord says how).
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self._ends = np.cumsum([piece.take for piece in pieces])
+        self._offsets: dict[Path, NDArray[np.int64]] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, row: int) -> bytes:
+        """PhotoError when the record's bytes were altered, UserError when its shard is cut short."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        piece = self._pieces[number]
+        offsets = self._offsets.get(piece.path)
+        if offsets is None:
+            offsets = self._offsets[piece.path] = scan(piece.path, piece.in_shard)
+        within = row - int(self._ends[number]) + piece.take + piece.skip
+        with open(piece.path, "rb") as file:
+            file.seek(int(offsets[within]))
+            raw = file.read(int(offsets[within + 1] - offsets[within]))
+        data = raw[HEADER:-4]
+        if raw[-4:] != struct.pack("<I", masked_crc(data)):
+            raise PhotoError(f"{piece.path.name}: record {within} is damaged (its checksum does not fit)", _FIX)
+        return data
+
+
+def scan(path: Path, count: int) -> NDArray[np.int64]:
+    """int64 [count + 1] offsets of the records of a shard and its end. UserError unless it has `count` whole ones."""
+    offsets, size = [0], os.path.getsize(path)
+    with open(path, "rb", buffering=0) as file:
+        while offsets[-1] + OVERHEAD <= size:
+            (length,) = struct.unpack("<Q", os.pread(file.fileno(), 8, offsets[-1]))
+            offsets.append(offsets[-1] + length + OVERHEAD)
+    if offsets[-1] != size or len(offsets) != count + 1:
+        raise UserError(
+            f"{path}: {count} records should be in it, but the {size} bytes do not hold them: cut short or altered; "
+            f"{_FIX}"
+        )
+    return np.array(offsets)

@@ -1,12 +1,9 @@
 """Shards over the nodes of a Ray cluster: an actor for each device, a shard a task.
 
-What the actors do is labelgen.stages.cluster, who does which shard labelgen.stages.cluster; here is what is Ray's.
 Actors are started on every node that has a device, also on those that come later; a node that goes gives its shard
-back.
-
-What works off shards on a node of a cluster: it opens the models once, and then does one shard after the other.
-
-Which worker does which shard: each shard once, again where its worker died, by a second one where it takes long.
+back. A ShardWorker, in an actor, opens the models once and then does one shard after the other. The Board says which
+worker does which shard: each shard once, again where its worker died, by a second one where it takes long. What is
+Ray's own is in `cluster` and in _Stage.
 """
 
 import importlib
@@ -38,6 +35,19 @@ from labelgen.stages import encoding, labelling
 SHARED = "cluster.json"
 """In DATA while a cluster works on it: what all nodes must see."""
 _SEEN_S = 20.0  # network disks show a new file late
+SLOW = 3.0
+"""A shard that takes so many times the median is given to an idle worker too …"""
+LEAST_S = 5.0
+"""… but not before."""
+DEATHS = 5
+"""Workers that may die at one shard before it is blamed."""
+_TURN_S = 1.0
+_ANSWER_S = 10.0
+_HOST_PORT = re.compile(r"([^:/]+):(\d+)")
+_NODES_S = 5.0
+_ALONE_S = 120.0
+_STARTS = 3
+_OBJECT_STORE_BYTES = 80 << 20  # nothing but names goes through it; Ray takes no less than 75 MiB
 
 
 @dataclass(frozen=True)
@@ -55,223 +65,6 @@ class Job:
     """What DATA/cluster.json says."""
     load: encoding.Loader
     """What opens the models."""
-
-
-class Told(NamedTuple):
-    """How far a worker is."""
-
-    photos: int
-    """Of its shard, from the first one on …"""
-    skipped: int
-    """… those that were there before."""
-    notes: list[str]
-
-
-class Failed(NamedTuple):
-    """What the user must fix: the text of a UserError, or an OSError's number and file."""
-
-    node: str
-    text: str
-    number: int = 0
-    file: str = ""
-
-    def error(self) -> Exception:
-        """To be raised where the command runs."""
-        return OSError(self.number, self.text, self.file) if self.number else UserError(f"{self.node}: {self.text}")
-
-
-class Tally(Progress):
-    """Counts for a command elsewhere instead of writing a line."""
-
-    def __init__(self) -> None:
-        super().__init__(0, "photos", "")
-        self._lock = threading.Lock()
-        self.begin()
-
-    def begin(self) -> None:
-        """A new shard."""
-        with self._lock:
-            self._photos = self._skipped = 0
-            self._notes: list[str] = []
-
-    def add(self, count: int = 1) -> None:
-        with self._lock:
-            self._photos += count
-
-    def skip(self, count: int) -> None:
-        with self._lock:
-            self._photos += count
-            self._skipped += count
-
-    def note(self, text: str) -> None:
-        with self._lock:
-            self._notes.append(text)
-
-    def told(self) -> Told:
-        """The state, and the notes since the last call."""
-        with self._lock:
-            notes, self._notes = self._notes, []
-            return Told(self._photos, self._skipped, notes)
-
-
-class ShardWorker:
-    """One device's worker. `told` may be called from another thread while a shard is in work."""
-
-    def __init__(self, job: Job) -> None:
-        self._job, self._tally = job, Tally()
-        self._node = f"node {socket.gethostname()}"
-
-    def open(self) -> Failed | None:
-        """Opens what the stage needs, the models above all."""
-        return self._try(self._open)
-
-    def do(self, shard: Shard) -> Told | Failed:
-        """Finishes one shard."""
-        failed = self._try(lambda: self._do(shard))
-        return failed or self._tally.told()
-
-    def told(self) -> Told:
-        """How far the shard in work is."""
-        return self._tally.told()
-
-    def _try(self, work: Callable[[], None]) -> Failed | None:
-        try:
-            work()
-        except UserError as error:
-            return Failed(self._node, str(error))
-        except OSError as error:
-            if error.errno is None or error.filename is None:
-                raise
-            return Failed(self._node, error.strerror or "", error.errno, str(error.filename))
-        return None
-
-    def _open(self) -> None:
-        job, times = self._job, StageTimes()
-        try:
-            os.chdir(job.folder)
-        except OSError as error:
-            raise UserError(
-                f"{job.folder}: {error.strerror}, though the command was started there; start it in a folder that all "
-                "nodes have, best the repository on the shared disk"
-            ) from None
-        check_shared(job.data, job.token)
-        if job.stage == "encode":
-            plan = encoding.prepare(job.config, job.data, job.limit, job.words)
-            encoders = encoding.open_encoders(job.config, plan, times, job.load)
-            shared = replace(plan, spare=True)
-            self._work: Callable[[Shard], None] = lambda shard: encoding.encode_shard(
-                shared, shard, encoders, times, self._tally
-            )
-        elif job.words is not None:
-            shards = labelling.prepare(job.config, job.data)
-            begun = labelling.begin(job.config, job.data, job.words, shards, times)
-            self._work = lambda shard: labelling.label_shard(begun, shard, times, self._tally, spare=True)
-
-    def _do(self, shard: Shard) -> None:
-        self._tally.begin()
-        try:
-            self._work(shard)
-        except ShardBusyError as error:  # another worker had it too, and was first
-            self._tally.note(str(error))
-
-
-def check_shared(data: Path, token: str) -> None:
-    """UserError unless this machine sees DATA as the machine that the command runs on does."""
-    deadline = time.monotonic() + _SEEN_S
-    path = data / SHARED
-    while not path.exists() or read_json(path, "delete it").get("token") != token:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{data} is not the folder of this name that the command was started with; put DATA on a disk that all "
-                "nodes share (NFS, Lustre and their like), under one path, and name that as --out"
-            )
-        time.sleep(0.2)
-
-
-SLOW = 3.0
-"""A shard that takes so many times the median is given to an idle worker too …"""
-LEAST_S = 5.0
-"""… but not before."""
-DEATHS = 5
-"""Workers that may die at one shard before it is blamed."""
-
-
-class Running(NamedTuple):
-    """A shard in work."""
-
-    shard: int
-    since: float
-
-
-class Board:
-    """The shards of a stage by their places 0 … count - 1, and the workers at them, by any number of their own."""
-
-    def __init__(self, count: int, clock: Callable[[], float] = time.monotonic):
-        self._waiting = deque(range(count))
-        self._left = set(range(count))
-        self._running: dict[int, Running] = {}
-        self._seconds: list[float] = []
-        self._deaths: Counter[int] = Counter()
-        self._clock = clock
-
-    @property
-    def left(self) -> int:
-        """Shards that are not finished."""
-        return len(self._left)
-
-    def idle(self, workers: Iterable[int]) -> list[int]:
-        """Those that have no shard."""
-        return [worker for worker in workers if worker not in self._running]
-
-    def at(self, worker: int) -> int:
-        """The shard of a worker that has one."""
-        return self._running[worker].shard
-
-    def give(self, worker: int) -> int | None:
-        """The next shard for an idle worker: one that waits, else a straggler; None when there is neither."""
-        shard = self._waiting.popleft() if self._waiting else self._straggler()
-        if shard is not None:
-            self._running[worker] = Running(shard, self._clock())
-        return shard
-
-    def finished(self, worker: int) -> int:
-        """The shard of `worker` is finished, by it or by another; which one that is."""
-        shard, since = self._running.pop(worker)
-        self._left.discard(shard)
-        self._seconds.append(self._clock() - since)
-        return shard
-
-    def lost(self, worker: int) -> None:
-        """The worker is gone: its shard waits again, first of all, unless another one has it."""
-        if (gone := self._running.pop(worker, None)) is None or gone.shard not in self._left:
-            return
-        self._deaths[gone.shard] += 1
-        if self._deaths[gone.shard] == DEATHS:
-            raise UserError(
-                f"{DEATHS} workers died, one after the other, at one shard; see Ray's logs for why (often memory: "
-                "set clip.batch_size and sam.batch_size); the same command goes on from here"
-            )
-        if gone.shard not in {other.shard for other in self._running.values()}:
-            self._waiting.appendleft(gone.shard)
-
-    def _straggler(self) -> int | None:
-        """The shard that one worker alone has had longest, if that is far longer than the others took."""
-        workers = Counter(run.shard for run in self._running.values())
-        alone = [run for run in self._running.values() if workers[run.shard] == 1 and run.shard in self._left]
-        oldest = min(alone, key=lambda run: run.since, default=None)
-        if oldest is None or not self._seconds:
-            return None
-        late = self._clock() - oldest.since > max(SLOW * statistics.median(self._seconds), LEAST_S)
-        return oldest.shard if late else None
-
-
-_TURN_S = 1.0
-_ANSWER_S = 10.0
-_HOST_PORT = re.compile(r"([^:/]+):(\d+)")
-_NODES_S = 5.0
-_ALONE_S = 120.0
-_STARTS = 3
-_OBJECT_STORE_BYTES = 80 << 20  # nothing but names goes through it; Ray takes no less than 75 MiB
 
 
 @contextmanager
@@ -349,6 +142,29 @@ def slots(stage: str, device: str, resources: dict[str, float], gpus: bool) -> i
     if gpus and device != "cpu":
         return int(resources.get("GPU", 0))
     return min(cpus, 1)
+
+
+class Told(NamedTuple):
+    """How far a worker is."""
+
+    photos: int
+    """Of its shard, from the first one on …"""
+    skipped: int
+    """… those that were there before."""
+    notes: list[str]
+
+
+class Failed(NamedTuple):
+    """What the user must fix: the text of a UserError, or an OSError's number and file."""
+
+    node: str
+    text: str
+    number: int = 0
+    file: str = ""
+
+    def error(self) -> Exception:
+        """To be raised where the command runs."""
+        return OSError(self.number, self.text, self.file) if self.number else UserError(f"{self.node}: {self.text}")
 
 
 class _Line(Progress):
@@ -496,3 +312,180 @@ class _Stage:
         self._nodes[self._number] = node["NodeID"]
         self._actors[self._number] = self._ray.remote(ShardWorker).options(**options).remote(self._job)
         self._call(self._number, "open")
+
+
+class Running(NamedTuple):
+    """A shard in work."""
+
+    shard: int
+    since: float
+
+
+class Board:
+    """The shards of a stage by their places 0 … count - 1, and the workers at them, by any number of their own."""
+
+    def __init__(self, count: int, clock: Callable[[], float] = time.monotonic):
+        self._waiting = deque(range(count))
+        self._left = set(range(count))
+        self._running: dict[int, Running] = {}
+        self._seconds: list[float] = []
+        self._deaths: Counter[int] = Counter()
+        self._clock = clock
+
+    @property
+    def left(self) -> int:
+        """Shards that are not finished."""
+        return len(self._left)
+
+    def idle(self, workers: Iterable[int]) -> list[int]:
+        """Those that have no shard."""
+        return [worker for worker in workers if worker not in self._running]
+
+    def at(self, worker: int) -> int:
+        """The shard of a worker that has one."""
+        return self._running[worker].shard
+
+    def give(self, worker: int) -> int | None:
+        """The next shard for an idle worker: one that waits, else a straggler; None when there is neither."""
+        shard = self._waiting.popleft() if self._waiting else self._straggler()
+        if shard is not None:
+            self._running[worker] = Running(shard, self._clock())
+        return shard
+
+    def finished(self, worker: int) -> int:
+        """The shard of `worker` is finished, by it or by another; which one that is."""
+        shard, since = self._running.pop(worker)
+        self._left.discard(shard)
+        self._seconds.append(self._clock() - since)
+        return shard
+
+    def lost(self, worker: int) -> None:
+        """The worker is gone: its shard waits again, first of all, unless another one has it."""
+        if (gone := self._running.pop(worker, None)) is None or gone.shard not in self._left:
+            return
+        self._deaths[gone.shard] += 1
+        if self._deaths[gone.shard] == DEATHS:
+            raise UserError(
+                f"{DEATHS} workers died, one after the other, at one shard; see Ray's logs for why (often memory: "
+                "set clip.batch_size and sam.batch_size); the same command goes on from here"
+            )
+        if gone.shard not in {other.shard for other in self._running.values()}:
+            self._waiting.appendleft(gone.shard)
+
+    def _straggler(self) -> int | None:
+        """The shard that one worker alone has had longest, if that is far longer than the others took."""
+        workers = Counter(run.shard for run in self._running.values())
+        alone = [run for run in self._running.values() if workers[run.shard] == 1 and run.shard in self._left]
+        oldest = min(alone, key=lambda run: run.since, default=None)
+        if oldest is None or not self._seconds:
+            return None
+        late = self._clock() - oldest.since > max(SLOW * statistics.median(self._seconds), LEAST_S)
+        return oldest.shard if late else None
+
+
+class Tally(Progress):
+    """Counts for a command elsewhere instead of writing a line."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "photos", "")
+        self._lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new shard."""
+        with self._lock:
+            self._photos = self._skipped = 0
+            self._notes: list[str] = []
+
+    def add(self, count: int = 1) -> None:
+        with self._lock:
+            self._photos += count
+
+    def skip(self, count: int) -> None:
+        with self._lock:
+            self._photos += count
+            self._skipped += count
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            self._notes.append(text)
+
+    def told(self) -> Told:
+        """The state, and the notes since the last call."""
+        with self._lock:
+            notes, self._notes = self._notes, []
+            return Told(self._photos, self._skipped, notes)
+
+
+class ShardWorker:
+    """One device's worker. `told` may be called from another thread while a shard is in work."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._tally = job, Tally()
+        self._node = f"node {socket.gethostname()}"
+
+    def open(self) -> Failed | None:
+        """Opens what the stage needs, the models above all."""
+        return self._try(self._open)
+
+    def do(self, shard: Shard) -> Told | Failed:
+        """Finishes one shard."""
+        failed = self._try(lambda: self._do(shard))
+        return failed or self._tally.told()
+
+    def told(self) -> Told:
+        """How far the shard in work is."""
+        return self._tally.told()
+
+    def _try(self, work: Callable[[], None]) -> Failed | None:
+        try:
+            work()
+        except UserError as error:
+            return Failed(self._node, str(error))
+        except OSError as error:
+            if error.errno is None or error.filename is None:
+                raise
+            return Failed(self._node, error.strerror or "", error.errno, str(error.filename))
+        return None
+
+    def _open(self) -> None:
+        job, times = self._job, StageTimes()
+        try:
+            os.chdir(job.folder)
+        except OSError as error:
+            raise UserError(
+                f"{job.folder}: {error.strerror}, though the command was started there; start it in a folder that all "
+                "nodes have, best the repository on the shared disk"
+            ) from None
+        check_shared(job.data, job.token)
+        if job.stage == "encode":
+            plan = encoding.prepare(job.config, job.data, job.limit, job.words)
+            encoders = encoding.open_encoders(job.config, plan, times, job.load)
+            shared = replace(plan, spare=True)
+            self._work: Callable[[Shard], None] = lambda shard: encoding.encode_shard(
+                shared, shard, encoders, times, self._tally
+            )
+        elif job.words is not None:
+            shards = labelling.prepare(job.config, job.data)
+            begun = labelling.begin(job.config, job.data, job.words, shards, times)
+            self._work = lambda shard: labelling.label_shard(begun, shard, times, self._tally, spare=True)
+
+    def _do(self, shard: Shard) -> None:
+        self._tally.begin()
+        try:
+            self._work(shard)
+        except ShardBusyError as error:  # another worker had it too, and was first
+            self._tally.note(str(error))
+
+
+def check_shared(data: Path, token: str) -> None:
+    """UserError unless this machine sees DATA as the machine that the command runs on does."""
+    deadline = time.monotonic() + _SEEN_S
+    path = data / SHARED
+    while not path.exists() or read_json(path, "delete it").get("token") != token:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{data} is not the folder of this name that the command was started with; put DATA on a disk that all "
+                "nodes share (NFS, Lustre and their like), under one path, and name that as --out"
+            )
+        time.sleep(0.2)
