@@ -15,6 +15,7 @@ from experiments.bench import Bench, Fields, text
 from experiments.dealt import own_photos
 from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from experiments.verdict import DENSE, Claim, Comparison, Row
+from fmbseg_jax.reporting.readings import HEAD, dense_clip
 from fmbseg_jax.training.feed import split_rows
 from labelgen.core.errors import UserError
 from labelgen.models.trunks import weight_file
@@ -52,7 +53,7 @@ def run(bench: Bench) -> Claim:
         comparisons.append(
             Comparison("trained, the shipped encoder is above untrained", scores[shipped], scores[floor])
         )
-    clip = Row(f"dense CLIP, {variant}", {"mIoU": [dense] * bench.seeds}, DENSE)
+    clip = Row(dense_clip(variant).title, {"mIoU": [dense] * bench.seeds}, DENSE)
     return Claim(SENTENCE, course.ran, [*rows.values(), clip], comparisons, notes)
 
 
@@ -109,15 +110,8 @@ def encoder_row(bench: Bench, name: str, fields: Fields, course: Course) -> Row:
     labels = str(course.fields.get("labels.name", bench.config.labels.name))
     data = features(bench, fields, labels) if fields else bench.data_path
     head, ceiling = (
-        [
-            miou(
-                head_counts(bench, trained(bench, {**fields, **course.fields, **more}, s, data), course.question)[
-                    "head"
-                ]
-            )
-            for s in range(bench.seeds)
-        ]
-        for more in ({}, PROBE)
+        [miou(head_counts(bench, trained(bench, variant, s, data), course.question)[HEAD]) for s in range(bench.seeds)]
+        for variant in ({**fields, **course.fields}, {**fields, **course.fields, **PROBE})
     )
     share = [mine / most if most else float("nan") for mine, most in zip(head, ceiling, strict=True)]
     return Row(name, {"mIoU": head, "trained on truth": ceiling, "share": share})

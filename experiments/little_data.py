@@ -7,6 +7,7 @@ import numpy as np
 from experiments.bench import Bench
 from experiments.runs import best_dense, dense_counts, head_counts, miou, shipped_question, trained
 from experiments.verdict import DENSE, Claim, Comparison, Plot, Row
+from fmbseg_jax.reporting.readings import HEAD
 
 SHARE = 0.95
 ENOUGH = 8
@@ -32,7 +33,7 @@ def run(bench: Bench) -> Claim:
     curve: list[list[float]] = []
     for seed in range(bench.seeds):
         fields = [{"train.photos": count, "train.holdout": 0.0} for count in photos]
-        curve.append([miou(head_counts(bench, trained(bench, its, seed), question)["head"]) for its in fields])
+        curve.append([miou(head_counts(bench, trained(bench, its, seed), question)[HEAD]) for its in fields])
     ends = [float(reached(photos, scores)) for scores in curve]
     variant, dense = best_dense(dense_counts(bench, question))
     rows = [Row(f"{count} photos", {"mIoU": [scores[i] for scores in curve]}) for i, count in enumerate(photos)]

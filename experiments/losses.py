@@ -16,6 +16,7 @@ from experiments.runs import (
     tuning_score,
 )
 from experiments.verdict import SHIPPED, Claim, Comparison, Row
+from fmbseg_jax.reporting.readings import HEAD, REFINED
 
 CE, SUPCON = "prototype_ce", "t_supcon"
 NAMES = {CE: "prototype CE", SUPCON: "T-SupCon"}
@@ -100,7 +101,7 @@ def chosen_by(bench: Bench) -> str:
 def row(bench: Bench, name: str, fields: Fields, chosen: str, tune: bool = True) -> Row:
     """A variant over all seeds."""
     question = shipped_question(bench)
-    counts = [head_counts(bench, trained(bench, fields, s), question, True)["head"] for s in range(bench.seeds)]
+    counts = [head_counts(bench, trained(bench, fields, s), question, True)[HEAD] for s in range(bench.seeds)]
     figures = {"mIoU": [miou(its) for its in counts]}
     return Row(name, figures | ({"tune": [tuning_score(bench, fields)]} if tune else {}), chosen)
 
@@ -108,10 +109,10 @@ def row(bench: Bench, name: str, fields: Fields, chosen: str, tune: bool = True)
 def refined_row(bench: Bench) -> Row:
     """The shipped head with a vote inside SAM's masks."""
     question = shipped_question(bench)
-    counts = [head_counts(bench, trained(bench, {}, s), question, True)["refined"] for s in range(bench.seeds)]
+    counts = [head_counts(bench, trained(bench, {}, s), question, True)[REFINED] for s in range(bench.seeds)]
     held_out, figures = tune_question(bench), {"mIoU": [miou(its) for its in counts]}
     if held_out:
-        figures["tune"] = [miou(head_counts(bench, trained(bench, TUNING, 0), held_out, True)["refined"])]
+        figures["tune"] = [miou(head_counts(bench, trained(bench, TUNING, 0), held_out, True)[REFINED])]
     return Row("shipped, refined by SAM's masks", figures)
 
 

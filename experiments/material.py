@@ -3,6 +3,7 @@
 from experiments.bench import Bench, label, lines_of, word_lines
 from experiments.runs import Question, dense_counts, head_counts, ious, miou, shipped_question, trained
 from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from fmbseg_jax.reporting.readings import HEAD
 from labelgen.core.ontology import BACKGROUND, read_words
 from labelgen.labels.scores import Counts
 
@@ -64,7 +65,7 @@ def run(bench: Bench) -> Claim:
 
 def answers(bench: Bench, fields: dict[str, str], question: Question) -> list[Counts]:
     """Confusion of each seed."""
-    return [head_counts(bench, trained(bench, fields, s), question)["head"] for s in range(bench.seeds)]
+    return [head_counts(bench, trained(bench, fields, s), question)[HEAD] for s in range(bench.seeds)]
 
 
 def iou(counts: Counts, at: int = 0) -> float:

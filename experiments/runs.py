@@ -20,6 +20,7 @@ from fmbseg_jax.inference.embedder import Embedder
 from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.reporting.evaluation import class_names
+from fmbseg_jax.reporting.readings import HEAD, REFINED, Reading
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.dense_map import densely_embedded
 from fmbseg_jax.training.feed import split_rows
@@ -59,6 +60,11 @@ def shipped_question(bench: Bench, split: str = "") -> Question:
     return Question(split or bench.split, bench.words, bench.config.eval.truth.to_dict())
 
 
+HEAD_ALONE, DENSE_MAP = Reading("head alone"), Reading("dense map")
+KEPT = {"head": HEAD, "head alone": HEAD_ALONE, "dense map": DENSE_MAP, "refined": REFINED}
+"""The answers of a RUN as the files of RUN/claims call them."""
+
+
 def tune_question(bench: Bench) -> Question | None:
     """The photos that a training with TUNING holds out, with truth; None where there is none.
 
@@ -74,7 +80,7 @@ def tune_question(bench: Bench) -> Question | None:
 def tuning_score(bench: Bench, fields: Fields) -> float:
     """What a choice is made by, with seed 0: mIoU of the photos that TUNING holds out, else agreement with labels."""
     question, folder = tune_question(bench), trained(bench, {**fields, **TUNING}, 0)
-    return miou(head_counts(bench, folder, question)["head"]) if question else held_out_agreement(folder)
+    return miou(head_counts(bench, folder, question)[HEAD]) if question else held_out_agreement(folder)
 
 
 def run_folder(bench: Bench, fields: Fields, seed: int) -> Path:
@@ -103,15 +109,15 @@ def trained(bench: Bench, fields: Fields, seed: int, data: Path | None = None) -
     return run
 
 
-def head_counts(bench: Bench, run: Path, question: Question, refine: bool = False) -> dict[str, Counts]:
-    """Reading -> confusion [C, C + 1] of a RUN, kept in RUN/claims: head, as fmbseg_jax.predict answers; refined.
+def head_counts(bench: Bench, run: Path, question: Question, refine: bool = False) -> dict[Reading, Counts]:
+    """Reading -> confusion [C, C + 1] of a RUN, kept in RUN/claims: HEAD, as fmbseg_jax.predict answers; REFINED.
 
-    Where words are new to the head also `head alone`, without the dense map, and `dense map`, without the head.
+    Where words are new to the head also HEAD_ALONE, without the dense map, and DENSE_MAP, without the head.
     """
     path = run / "claims" / f"{question.key}{'-refined' * refine}.json"
     with bench.times("evaluate"):
-        found = once(path, partial(_head_counts, bench, run, question, refine))
-    return {reading: np.array(counts, np.int64) for reading, counts in found.items()}
+        kept = once(path, partial(_head_counts, bench, run, question, refine))
+    return {KEPT[name]: np.array(counts, np.int64) for name, counts in kept.items()}
 
 
 def _head_counts(bench: Bench, run: Path, question: Question, refine: bool) -> dict[str, Any]:
@@ -120,18 +126,18 @@ def _head_counts(bench: Bench, run: Path, question: Question, refine: bool) -> d
     asked = Asked(restored, ontology, prototypes)
     names, background = _background(bench, question, restored.temperature)
     truth = truth_of(bench, question)
-    total: dict[str, Counts] = {}
+    total: dict[Reading, Counts] = {}
     for i, row, evidence, z in embedded(data_of(bench, run), question, restored, bench.config.eval.batch_size):
         size = evidence.size_hw
         dense = None if restored.dense_map is None or asked.by_head else densely_embedded(row, restored.dense_map)
-        maps = {"head": pixel_classes(*asked(z, dense), size, None, background)}
-        for name, patches in {"head alone": z, "dense map": dense}.items() if dense is not None else ():
-            maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size, None, background)
+        maps = {HEAD: pixel_classes(*asked(z, dense), size, None, background)}
+        for reading, patches in {HEAD_ALONE: z, DENSE_MAP: dense}.items() if dense is not None else ():
+            maps[reading] = pixel_classes(patches, prototypes, ontology.word_class, size, None, background)
         if refine:
-            maps["refined"] = refined(maps["head"], evidence.masks, bench.config.eval.refine_min_iou)
+            maps[REFINED] = refined(maps[HEAD], evidence.masks, bench.config.eval.refine_min_iou)
         for reading, label_map in maps.items():
             total[reading] = total.get(reading, 0) + confusion(truth[i].label_map, label_map, len(names))
-    return {reading: counts.tolist() for reading, counts in total.items()}
+    return {name: total[reading].tolist() for name, reading in KEPT.items() if reading in total}
 
 
 def data_of(bench: Bench, run: Path) -> Dataset:

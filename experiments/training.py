@@ -10,6 +10,7 @@ import jax
 from experiments.bench import Bench, Fields, label, lines_of, once, word_lines
 from experiments.runs import head_counts, miou, shipped_question, trained
 from experiments.verdict import Claim, Comparison, Plot, Row
+from fmbseg_jax.reporting.readings import HEAD
 from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
@@ -45,7 +46,7 @@ def run(bench: Bench) -> Claim:
     """Each length of training by itself: of one training with a cosine schedule no earlier point is a finished one."""
     question = shipped_question(bench)
     folders = [[trained(bench, fields, seed) for fields in lengths(bench)] for seed in range(bench.seeds)]
-    scores = [[miou(head_counts(bench, folder, question)["head"]) for folder in its] for its in folders]
+    scores = [[miou(head_counts(bench, folder, question)[HEAD]) for folder in its] for its in folders]
     spent = [[seconds(folder) for folder in its] for its in folders]
     steps = [max(2, bench.config.train.steps // part) for part in PARTS]
     needed = [

@@ -5,16 +5,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.bench import Bench, embed, label, lines_of, word_lines
-from experiments.runs import Question, best_dense, dense_counts, head_counts, miou, shipped_question, trained
+from experiments.runs import (
+    DENSE_MAP,
+    HEAD_ALONE,
+    Question,
+    best_dense,
+    dense_counts,
+    head_counts,
+    miou,
+    shipped_question,
+    trained,
+)
 from experiments.verdict import DENSE, SHIPPED, Claim, Comparison, Row
+from fmbseg_jax.reporting.readings import HEAD, dense_clip
 from labelgen.core.ontology import BACKGROUND, Ontology, read_words
 from labelgen.data.dataset import Labels
 from labelgen.labels.scores import Counts
 
 READINGS = {
-    "head": "head with the dense map, trained without them",
-    "head alone": "the same head alone",
-    "dense map": "the dense map alone",
+    HEAD: "head with the dense map, trained without them",
+    HEAD_ALONE: "the same head alone",
+    DENSE_MAP: "the dense map alone",
 }
 LEFT_OUT = 4
 """One class of four is left out, at least one."""
@@ -62,7 +73,7 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
     ontology = bench.words.ontology
     dense = dense_counts(bench, question)
     variant = best_dense(dense)[0]
-    clip, with_them = f"dense CLIP, {variant}", "head, trained with them"
+    clip, with_them = dense_clip(variant).title, "head, trained with them"
     scores: dict[str, list[dict[str, float]]] = {name: [] for name in (*READINGS.values(), clip, with_them)}
     notes = []
     for seed in range(bench.seeds):
@@ -71,18 +82,16 @@ def left_out(bench: Bench) -> tuple[list[Row], list[str], list[Comparison]]:
         label(bench, f"unseen-{seed}", lines_of(lines))
         folder = trained(bench, {"labels.name": f"unseen-{seed}"}, seed)
         answers = {READINGS[reading]: its for reading, its in head_counts(bench, folder, question).items()}
-        answers |= {clip: dense[variant], with_them: head_counts(bench, trained(bench, {}, seed), question)["head"]}
+        answers |= {clip: dense[variant], with_them: head_counts(bench, trained(bench, {}, seed), question)[HEAD]}
         for name, counts in answers.items():
             scores[name].append(by_seen(counts, unseen))
         notes.append(f"Draw {seed} left out {', '.join(ontology.names[c] for c in unseen)}.")
     rows = [
-        Row(
-            name, {key: [its[key] for its in draws] for key in draws[0]}, DENSE if name.startswith("dense") else SHIPPED
-        )
+        Row(name, {key: [its[key] for its in draws] for key in draws[0]}, DENSE if name == clip else SHIPPED)
         for name, draws in scores.items()
         if len(draws) == bench.seeds
     ]
-    ours, theirs = ({row.name: row.figures for row in rows}[name] for name in (READINGS["head"], clip))
+    ours, theirs = ({row.name: row.figures for row in rows}[name] for name in (READINGS[HEAD], clip))
     comparisons = [
         Comparison(f"{key} of the head with the dense map is above dense CLIP's", ours[key], theirs[key])
         for key in ("unseen", "harmonic mean")
@@ -129,7 +138,7 @@ def near(trained_words: Labels, others: Labels) -> str:
 
 def head_miou(bench: Bench, fields: Mapping[str, object], question: Question) -> list[float]:
     """mIoU of a variant, seed by seed."""
-    return [miou(head_counts(bench, trained(bench, fields, s), question)["head"]) for s in range(bench.seeds)]
+    return [miou(head_counts(bench, trained(bench, fields, s), question)[HEAD]) for s in range(bench.seeds)]
 
 
 def coarse_rules(bench: Bench) -> dict[str, str]:

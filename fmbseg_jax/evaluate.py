@@ -16,19 +16,22 @@ if __name__ == "__main__":
     interrupt.silent()
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax.inference.embedder import Embedder, check_fits
 from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from fmbseg_jax.inference.other_words import Asked, split_words
 from fmbseg_jax.reporting.evaluation import Tally, class_names, protocol, summary
+from fmbseg_jax.reporting.readings import HEAD, REFINED, Reading, dense_clip, ratios
 from fmbseg_jax.runs import hosts
-from fmbseg_jax.runs.checkpoint import restore_run
-from fmbseg_jax.runs.run_folder import open_run
+from fmbseg_jax.runs.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.run_folder import Run, open_run
 from fmbseg_jax.runs.settings import hosts_config
 from labelgen.core.command import command, parser, table
 from labelgen.core.config import load_config
@@ -44,7 +47,6 @@ from labelgen.labels.scores import TruthReader, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
-HEAD, REFINED, PRESENT = "head", ", refined", ", present classes"
 
 
 @dataclass(frozen=True)
@@ -58,24 +60,25 @@ class Readings:
     background: Background | None = None
     """By a threshold, for the head; dense CLIP has the same with presence.dense_temperature."""
 
-    def __call__(self, z: Array, dense_z: Array | None, evidence: EvidenceRow) -> dict[str, LabelMap]:
+    def __call__(self, z: Array, dense_z: Array | None, evidence: EvidenceRow) -> dict[Reading, LabelMap]:
         """Reading -> class per pixel [H, W], from the photo's evidence and its embeddings [h', w', E] by the head and,
         where words are new to it, by the RUN's dense map."""
         size, ontology, prototypes = evidence.size_hw, self.asked.ontology, self.asked.prototypes
-        maps: dict[str, LabelMap] = {}
+        maps: dict[Reading, LabelMap] = {}
         dense = self.background and Background(self.background.threshold, self.presence.dense_temperature)
         with self.times("dense CLIP"):
             present = detect(evidence, prototypes, ontology, self.presence).present
             for variant, tokens in evidence.dense.items():
-                patches, name = tokens.astype(np.float32), f"dense CLIP, {variant}"
-                maps[name] = pixel_classes(patches, prototypes, ontology.word_class, size, None, dense)
-                maps[name + PRESENT] = pixel_classes(patches, prototypes, ontology.word_class, size, present, dense)
+                patches, reading = tokens.astype(np.float32), dense_clip(variant)
+                maps[reading] = pixel_classes(patches, prototypes, ontology.word_class, size, None, dense)
+                within = pixel_classes(patches, prototypes, ontology.word_class, size, present, dense)
+                maps[reading.within_present] = within
         with self.times("head"):
             answered = self.asked(z, dense_z)
             maps[HEAD] = pixel_classes(*answered, size, None, self.background)
-            maps[HEAD + PRESENT] = pixel_classes(*answered, size, present, self.background)
+            maps[HEAD.within_present] = pixel_classes(*answered, size, present, self.background)
         with self.times("refine"):
-            maps[HEAD + REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
+            maps[REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
         return maps
 
 
@@ -95,30 +98,8 @@ def main(args: argparse.Namespace) -> int:
         restored = restore_run(run)
     check_fits(restored, data)
     embed = Embedder(restored, config.eval.batch_size)
-    presence = LabelSettings.from_config(config).presence
     for split in config.eval.splits:
-        data.stage(split, ("features", "evidence", "truth"), hosts.share(data.count(split)))
-        words = split_words(data, restored, config, split)
-        names = class_names(words.ontology, config.eval.background_threshold)
-        truth = TruthReader(data, split, names, config.eval.truth)
-        threshold = config.eval.background_threshold
-        background = Background(threshold, restored.temperature) if threshold else None
-        asked = Asked(restored, words.ontology, words.prototypes)
-        readings = Readings(asked, presence, config.eval.refine_min_iou, times, background)
-        tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
-        rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in tally.counts.items()}
-        new = f"; new to the head: {', '.join(asked.new)}" if asked.new else ""
-        meaning = protocol(data, split, restored, names, words.source + new, config)
-        result = {"protocol": meaning, "readings": rows, "ratios": ratios(rows)}
-        path = run.path / "eval" / f"{split}.json"
-        if hosts.is_first():
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, result)
-            tally.write(path.with_suffix(".npz"), names)
-            run.send()
-        hosts.say(table(f"{split}, {data.count(split)} photos", rows))
-        hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in result["ratios"].items()))
-        hosts.say("  " + summary(meaning))
+        evaluate_split(config, data, split, run, restored, embed, times)
     hosts.say(f"time: {times.summary()}")
     hosts.say(
         f"wrote {run.name}/eval; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
@@ -127,18 +108,41 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """How the head's mIoU compares with the best dense CLIP of either reading."""
-    miou = {name: row["miou"] for name, row in rows.items()}
-    dense = {name: value for name, value in miou.items() if name.startswith("dense CLIP")}
-    unfiltered = max(value for name, value in dense.items() if not name.endswith(PRESENT))
-    present = max(value for name, value in dense.items() if name.endswith(PRESENT))
-    pairs = {
-        "head / best dense CLIP": (miou[HEAD], unfiltered),
-        "head / best dense CLIP within present classes": (miou[HEAD], present),
-        "refined / head": (miou[HEAD + REFINED], miou[HEAD]),
-    }
-    return {name: round(above / below, 4) for name, (above, below) in pairs.items() if below}
+def evaluate_split(
+    config: ConfigDict, data: Dataset, split: str, run: Run, restored: Restored, embed: Embedder, times: StageTimes
+) -> None:
+    """Counts a split, writes its two files into RUN/eval and prints its table. All hosts must call it."""
+    data.stage(split, ("features", "evidence", "truth"), hosts.share(data.count(split)))
+    words, threshold = split_words(data, restored, config, split), config.eval.background_threshold
+    names = class_names(words.ontology, threshold)
+    truth = TruthReader(data, split, names, config.eval.truth)
+    asked = Asked(restored, words.ontology, words.prototypes)
+    presence = LabelSettings.from_config(config).presence
+    background = Background(threshold, restored.temperature) if threshold else None
+    readings = Readings(asked, presence, config.eval.refine_min_iou, times, background)
+    tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
+    new = f"; new to the head: {', '.join(asked.new)}" if asked.new else ""
+    meaning = protocol(data, split, restored, names, words.source + new, config)
+    write_split(run, split, tally, names, meaning, config.eval.groups)
+
+
+def write_split(
+    run: Run, split: str, tally: Tally, names: tuple[str, ...], meaning: dict[str, Any], groups: Mapping[str, Any]
+) -> None:
+    """RUN/eval/SPLIT.json and SPLIT.npz, and the table. meaning: the protocol; groups: eval.groups."""
+    rows = {reading: scores(counts, names, groups).to_json() for reading, counts in tally.counts.items()}
+    quotients = ratios({reading: row["miou"] for reading, row in rows.items()})
+    titled = {reading.title: row for reading, row in rows.items()}
+    rounded = {name: round(value, 4) for name, value in quotients.items()}
+    path = run.path / "eval" / f"{split}.json"
+    if hosts.is_first():
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {"protocol": meaning, "readings": titled, "ratios": rounded})
+        tally.write(path.with_suffix(".npz"), names)
+        run.send()
+    hosts.say(table(f"{split}, {meaning['photos']} photos", titled))
+    hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in rounded.items()))
+    hosts.say("  " + summary(meaning))
 
 
 def count_split(

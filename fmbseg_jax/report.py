@@ -38,8 +38,9 @@ from fmbseg_jax.inference.embedder import Embedder, check_fits
 from fmbseg_jax.inference.label_maps import Background
 from fmbseg_jax.inference.other_words import Asked, split_words
 from fmbseg_jax.reporting.evaluation import class_names, read_tally
-from fmbseg_jax.reporting.figures import HEAD, evaluations, label_figures, sentence, split_figures, training
+from fmbseg_jax.reporting.figures import evaluations, label_figures, sentence, split_figures, training
 from fmbseg_jax.reporting.photo_view import Labelling, Look, Looker, payload, script, shown_size, summary
+from fmbseg_jax.reporting.readings import HEAD
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError

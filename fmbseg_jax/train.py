@@ -20,27 +20,24 @@ if __name__ == "__main__":
 import argparse
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Checkpoints
 from fmbseg_jax.runs.dense_map import fit_dense_map
-from fmbseg_jax.runs.head import State, make_head
+from fmbseg_jax.runs.head import Head, State, make_head
 from fmbseg_jax.runs.hosts import preemption
 from fmbseg_jax.runs.run_folder import Run, keep_compiled, open_run
 from fmbseg_jax.runs.settings import TrainConfig, train_config
-from fmbseg_jax.training.costs import Cost, cost
-from fmbseg_jax.training.device_batches import Batches, open_batches, place_flags
+from fmbseg_jax.training.device_batches import open_batches
 from fmbseg_jax.training.feed import check_whole_shards
-from fmbseg_jax.training.logs import MetricsLog, NoLog, open_log
-from fmbseg_jax.training.mesh import batch_sharding, make_mesh, own_places, replicated
+from fmbseg_jax.training.logs import open_log
+from fmbseg_jax.training.loop import Figures, Loop, Step
+from fmbseg_jax.training.mesh import Layout, lay_out, replicated
 from fmbseg_jax.training.step import (
-    Batch,
-    Metrics,
     Objective,
     Teacher,
     adamw,
@@ -49,14 +46,13 @@ from fmbseg_jax.training.step import (
     compile_train_step,
     init_state,
 )
-from fmbseg_jax.training.task import HeldOut, keep_config, open_task, run_facts, stage_rows
+from fmbseg_jax.training.task import HeldOut, Task, keep_config, open_task, run_facts, stage_rows
 from labelgen.core.command import INTERRUPTED, command, parser, same_config
 from labelgen.core.config import load_config
 from labelgen.core.files import write_json
-from labelgen.core.progress import Progress, StageTimes
+from labelgen.core.progress import StageTimes
+from labelgen.data.dataset import Dataset
 from labelgen.data.staging import open_data
-
-_IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -69,171 +65,79 @@ def main(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
-    """Config, hosts, mesh, feed, state, restore, step, loop, close."""
-    times = StageTimes()
-    config = load_config(args.config, args.overrides)
+    """Config, hosts, mesh, feed, state, restore, step, loop, close; returns the exit code."""
+    times, config = StageTimes(), load_config(args.config, args.overrides)
     settings = train_config(config)
-    steps, seed = settings.optim.steps, settings.feed.seed
-
     with times("hosts"):
         hosts.start(**vars(settings.hosts))
-
-    mesh = make_mesh(settings.mesh_data, settings.mesh_model)
-    over_data = batch_sharding(mesh, settings.feed.batch_size)
-    places = own_places(over_data, settings.feed.batch_size)
-    check_whole_shards(places, settings.feed)
-
+    layout = lay_out(settings.mesh_data, settings.mesh_model, settings.feed.batch_size)
+    check_whole_shards(layout.places, settings.feed)
     with times("open"):
         run = open_run(args.workdir)
         keep_compiled(run, settings.compile_cache)
         data = open_data(args.data, config.data_cache)
     with times("stage"):
-        if not stage_rows(data, settings, places, preempted):
+        if not stage_rows(data, settings, layout.places, preempted):
             return hosts.PREEMPTED
     with times("open"):
         task = open_task(data, settings)
         facts = run_facts(config, settings, data, task)
         keep_config(run, facts)
-
     with times("state"):
-        head = make_head(settings.head, data.text_width)
-        optimiser = adamw(**vars(settings.optim))
-        fresh = born_sharded(
-            lambda key: init_state(head, settings.loss, optimiser, data.feature_width, key), seed, mesh
-        )
-
-    with times("dense map"):
-        dense_map = fit_dense_map(data, settings.feed.split, config.labels.variant)
-
+        head, optimiser = make_head(settings.head, data.text_width), adamw(**vars(settings.optim))
+        fresh = fresh_state(settings, data, layout, head, optimiser)
     with times("restore"):
-        checkpoints = Checkpoints(run, task.prototypes, facts, dense_map)
+        checkpoints = Checkpoints(run, task.prototypes, facts)
         start, state, position = checkpoints.restore(fresh, facts["identity"])
-    if start == steps:
-        checkpoints.close()
-        hosts.say(f"{run.name} is trained already, to step {steps}; {next_command(args, config)}")
-        return 0
+    if start == settings.optim.steps:
+        return trained_already(args, config, run, checkpoints, start)
     if start:
         print(f"going on from step {start}", file=hosts.errors())
-
+    with times("dense map"):
+        checkpoints.settle_dense_map(lambda: fit_dense_map(data, settings.feed.split, config.labels.variant))
     with times("load"):
-        feed = open_batches(
-            task.examples, task.train_rows, settings.feed, steps, places, over_data, position["next_index"]
-        )
-
-    objective = Objective(head, settings.loss, task.ontology.word_class, mesh)
-    teacher = Teacher(*jax.device_put((task.prototypes, task.class_weights), replicated(mesh)))
-    loop = Loop(
-        settings=settings,
-        feed=feed,
-        step=compile_train_step(objective, optimiser, seed, state, mesh),
-        held_out=HeldOut(task, compile_held_out(objective, seed, state, mesh), teacher, over_data, places),
-        teacher=teacher,
-        flags=place_flags(places, over_data),
-        checkpoints=checkpoints,
-        log=open_log(run, start),
-        times=times,
-        logged=start,
-    )
+        batches = open_batches(task.examples, task.train_rows, settings.feed, settings.optim.steps, layout, position)
+    step, held_out = programs(settings, task, layout, head, optimiser, state)
+    figures = Figures(open_log(run, start), settings.log_every, times, start)
+    loop = Loop(settings, layout, batches, step, held_out, checkpoints, figures, times)
     reached = loop.run(state, start, preempted)
     loop.close()
     return finish(args, config, run, loop, reached)
 
 
-@dataclass
-class Loop:
-    """All that a training loop holds on to."""
+def fresh_state(
+    settings: TrainConfig, data: Dataset, layout: Layout, head: Head, optimiser: optax.GradientTransformation
+) -> State:
+    """The state before the first step, each leaf where it stays."""
+    return born_sharded(
+        lambda key: init_state(head, settings.loss, optimiser, data.feature_width, key),
+        settings.feed.seed,
+        layout.mesh,
+    )
 
-    settings: TrainConfig
-    feed: Batches
-    step: Any
-    """State, batch, teacher -> state, metrics: jitted, compiled with the first batch."""
-    held_out: HeldOut
-    teacher: Teacher
-    flags: tuple[Batch, Batch]
-    checkpoints: Checkpoints
-    log: MetricsLog | NoLog
-    times: StageTimes
-    loss: float | None = None
-    """The last one on held-out rows."""
-    cost: Cost | None = None
-    """Of a step, once it is compiled."""
-    logged: int = 0
-    """The step of the last line of figures."""
 
-    def run(self, state: State, start: int, preempted: Callable[[], bool]) -> int:
-        """Steps from `start` to the end, or until any host is preempted; returns the step reached, which is saved."""
-        steps, save_every = self.settings.optim.steps, self.settings.save_every
-        progress = Progress(steps - start, "steps", "train", hosts.errors())
-        step, stop = start, hosts.any_of(preempted())
-        pending: tuple[int, Metrics] | None = None
-        # Nothing may go to or from a device unasked: it would stop the steps from overlapping.
-        with jax.transfer_guard("disallow"):
-            while step < steps and not stop:
-                with self.times("wait for data"):
-                    batch = {**next(self.feed), **self.flags[preempted()]}
-                if step == start:
-                    self._compile(state, batch)
-                with self.times("steps"):
-                    state, metrics = self.step(state, batch, self.teacher)
-                    stop = self._finish(pending)
-                step, pending = step + 1, (step + 1, metrics)
-                if step % save_every == 0 or step == steps:
-                    stop |= self._finish(pending)
-                    pending = None
-                    self._evaluate_and_save(step, state)
-                progress.add()
-        if pending:
-            self._finish(pending)
-            self.checkpoints.save(step, state, self.feed.position, None)
-        progress.close()
-        return step
+def programs(
+    settings: TrainConfig,
+    task: Task,
+    layout: Layout,
+    head: Head,
+    optimiser: optax.GradientTransformation,
+    state: State,
+) -> tuple[Step, HeldOut]:
+    """The step and the held-out loss for states laid out as `state`; compiled when they are first used."""
+    seed, mesh = settings.feed.seed, layout.mesh
+    objective = Objective(head, settings.loss, task.ontology.word_class, mesh)
+    teacher = Teacher(*jax.device_put((task.prototypes, task.class_weights), replicated(mesh)))
+    step = Step(compile_train_step(objective, optimiser, seed, state, mesh), teacher)
+    sums = compile_held_out(objective, seed, state, mesh)
+    return step, HeldOut(task, sums, teacher, layout, settings.feed.batch_size)
 
-    def _compile(self, state: State, batch: Batch) -> None:
-        with self.times("compile"), jax.transfer_guard("allow"):
-            arguments = state, batch, self.teacher
-            compiled = self.step.lower(*arguments).compile()
-            self.cost = cost(self.step, compiled, arguments, jax.device_count())
-            self.step = compiled
-        print(self.cost, file=hosts.errors())
 
-    def _finish(self, pending: tuple[int, Metrics] | None) -> bool:
-        """Waits for a step and logs it, while the next one is at work: never more than two are in flight.
-
-        Returns whether the hosts agreed in it to stop.
-        """
-        if not pending:
-            return False
-        step, metrics = pending
-        jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
-        if step % self.settings.log_every == 0:
-            figures = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "stop"}
-            self.log.write(step, figures | self._speed(step))
-        return bool(jax.device_get(metrics["stop"]))
-
-    def _speed(self, step: int) -> dict[str, float]:
-        """Where the time since the last line went, and how near the steps come to what the device could do."""
-        seconds = self.times.taken()
-        figures = {f"seconds/{stage}": taken for stage, taken in seconds.items() if stage in _IN_THE_LOOP}
-        done, self.logged = step - self.logged, step
-        if self.cost and done > 0 and seconds.get("steps"):
-            figures["share_of_peak"] = self.cost.least_seconds * done / (seconds["steps"] + seconds["wait for data"])
-        return figures
-
-    def _evaluate_and_save(self, step: int, state: State) -> None:
-        with self.times("held-out loss"):
-            figures = self.held_out(state, self.settings.feed.batch_size)
-            self.loss = figures.get("held_out_loss")
-            if figures:
-                self.log.write(step, figures)
-        # Orbax moves arrays in ways of its own.
-        with self.times("save"), jax.transfer_guard("allow"):
-            self.checkpoints.save(step, state, self.feed.position, self.loss)
-
-    def close(self) -> None:
-        """Returns when checkpoints and logs are on disk."""
-        with self.times("save"):
-            self.checkpoints.close()
-        self.log.close()
+def trained_already(args: argparse.Namespace, config: ConfigDict, run: Run, checkpoints: Checkpoints, step: int) -> int:
+    """Says so; the exit code."""
+    checkpoints.close()
+    hosts.say(f"{run.name} is trained already, to step {step}; {next_command(args, config)}")
+    return 0
 
 
 def finish(args: argparse.Namespace, config: ConfigDict, run: Run, loop: Loop, reached: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fmbseg_jax.reporting.readings import Reading
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
@@ -73,7 +74,7 @@ def ours(runs: Iterable[str]) -> dict[str, Rows]:
                 )
             readings = scores.setdefault(COLUMNS[labels], {})
             for name, reading in result["readings"].items():
-                if not name.endswith("present classes"):
+                if not Reading.parse(name).present:
                     readings.setdefault(name, []).append(100 * reading["miou"])
     return {column: [(name, cell(values)) for name, values in rows.items()] for column, rows in scores.items()}
 

@@ -1,13 +1,13 @@
 """What `fmbseg_jax.evaluate` wrote into RUNs."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fmbseg_jax.reporting.readings import HEAD, ORACLE, Reading, by_reading
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
-
-PRESENT = ", present classes"
 
 
 def evaluations(runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
@@ -20,3 +20,12 @@ def evaluations(runs: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         for path in paths:
             by_split.setdefault(path.stem, []).append(read_json(path, "evaluate again"))
     return by_split
+
+
+def of_model(result: dict[str, Any]) -> dict[Reading, dict[str, Any]]:
+    """Reading -> scores of one eval/SPLIT.json; of a RUN on truth the oracle's alone: dense CLIP knows no training."""
+    readings = by_reading(result["readings"])
+    if result["protocol"]["targets"] != "truth":
+        return readings
+    by_head = {reading: scores for reading, scores in readings.items() if reading.model == HEAD.model}
+    return {replace(reading, model=ORACLE.model): scores for reading, scores in by_head.items()}

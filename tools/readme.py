@@ -20,12 +20,14 @@ import numpy as np
 from benchmarks.setting import where
 from experiments import verdict
 from experiments.page import by_number
+from experiments.runs import DENSE_MAP, HEAD_ALONE
 from experiments.verdict import number
 from experiments.zero_shot import LEFT_OUT, READINGS
+from fmbseg_jax.reporting.readings import HEAD, ORACLE, REFINED, Reading, best_dense, by_reading, dense_clip
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json, write_atomic, write_json
-from tools.evaluations import PRESENT, evaluations
+from tools.evaluations import evaluations, of_model
 
 Figures = Mapping[str, Any]
 ROOT = Path(__file__).parents[1]
@@ -66,13 +68,11 @@ def collect(data: Path, runs: list[str]) -> dict[str, Any]:
     for split, results in evaluations(runs).items():
         rows: dict[str, dict[str, list[float]]] = {}
         for result in results:
-            protocol = result["protocol"]
-            oracle, labels = protocol["targets"] == "truth", protocol["labels"]
-            for name, its in result["readings"].items():
-                if name.startswith("head") or not oracle:
-                    row = rows.setdefault(name.replace("head", "oracle") if oracle else name, {})
-                    for figure, value in [("miou", its["miou"]), *its["groups"].items()]:
-                        row.setdefault(figure, []).append(value)
+            protocol, labels = result["protocol"], result["protocol"]["labels"]
+            for reading, its in of_model(result).items():
+                row = rows.setdefault(reading.title, {})
+                for figure, value in [("miou", its["miou"]), *its["groups"].items()]:
+                    row.setdefault(figure, []).append(value)
         splits[split] = {"photos": protocol["photos"], "classes": protocol["classes"], "readings": rows}
     quality = read_json(data / "labels" / labels / "quality.json", "run labelgen.quality first")
     kept = {split: _labels(scores) for split, scores in quality.items()}
@@ -113,22 +113,22 @@ def cell(row: Figures) -> str:
     return said + (f" ({', '.join(groups)})" if groups else "")
 
 
-NAMES = {
-    "dense CLIP, maskclip": "dense CLIP, MaskCLIP",
-    "dense CLIP, naclip": "dense CLIP, NACLIP",
-    "dense CLIP, proxyclip": "dense CLIP, ProxyCLIP",
-    "best within": "the best of them within the present classes",
-    "head": "**head**",
-    "head, present classes": "head, within the present classes",
-    "head, refined": "head, refined",
-    "oracle": "oracle",
-}
+ROWS: tuple[tuple[Reading | None, str], ...] = (
+    (dense_clip("maskclip"), "dense CLIP, MaskCLIP"),
+    (dense_clip("naclip"), "dense CLIP, NACLIP"),
+    (dense_clip("proxyclip"), "dense CLIP, ProxyCLIP"),
+    (None, "the best of them within the present classes"),
+    (HEAD, "**head**"),
+    (HEAD.within_present, "head, within the present classes"),
+    (REFINED, "head, refined"),
+    (ORACLE, "oracle"),
+)
+"""Reading -> what the table calls it."""
 
 
-def best(readings: Figures, present: bool) -> str:
+def best(readings: Mapping[Reading, Figures], present: bool) -> Reading:
     """The dense CLIP of highest mIoU, unfiltered or within the present classes."""
-    names = [name for name in readings if name.startswith("dense CLIP") and name.endswith(PRESENT) == present]
-    return max(names, key=lambda name: mean(readings[name]["miou"]))
+    return best_dense({reading: mean(row["miou"]) for reading, row in readings.items()}, present)
 
 
 def heads(sources: Figures) -> str:
@@ -137,11 +137,11 @@ def heads(sources: Figures) -> str:
     groups = [name for name in next(iter(splits.values()))["readings"]["head"] if name != "miou"]
     lines = ["| | " + " | ".join(f"{split}: mIoU ({', '.join(groups)})" for split in splits) + " |"]
     lines.append("|---" * (len(splits) + 1) + "|")
-    for name, shown in NAMES.items():
+    for named, shown in ROWS:
         cells = []
         for fields in splits.values():
-            readings = fields["readings"]
-            reading = best(readings, True) if name == "best within" else name
+            readings = by_reading(fields["readings"])
+            reading = named or best(readings, True)
             cells.append(cell(readings[reading]) if reading in readings else "–")
         lines.append(f"| {shown} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -151,11 +151,10 @@ def ratios(sources: Figures) -> str:
     """The head over dense CLIP and over the oracle."""
     said: dict[str, list[float]] = {"best unfiltered dense CLIP": [], "oracle": []}
     for fields in sources["runs"]["splits"].values():
-        readings = fields["readings"]
-        head = mean(readings["head"]["miou"])
-        said["best unfiltered dense CLIP"].append(head / mean(readings[best(readings, False)]["miou"]))
-        if "oracle" in readings:
-            said["oracle"].append(head / mean(readings["oracle"]["miou"]))
+        miou = {reading: mean(row["miou"]) for reading, row in by_reading(fields["readings"]).items()}
+        said["best unfiltered dense CLIP"].append(miou[HEAD] / miou[best_dense(miou)])
+        if ORACLE in miou:
+            said["oracle"].append(miou[HEAD] / miou[ORACLE])
     splits = " and ".join(sources["runs"]["splits"])
     parts = [f"head / {name}: {' and '.join(f'{v:.2f}' for v in values)}" for name, values in said.items() if values]
     return f"On {splits}: {'; '.join(parts)}."
@@ -223,7 +222,7 @@ def tried(sources: Figures) -> str:
 def new_words(sources: Figures) -> str:
     """Claim 7's classes that training left out."""
     rows = {row["name"]: row["figures"] for row in claim_rows(sources, "zero_shot")}
-    ours, alone, dense = (rows[READINGS[name]] for name in ("head", "head alone", "dense map"))
+    ours, alone, dense = (rows[READINGS[reading]] for reading in (HEAD, HEAD_ALONE, DENSE_MAP))
     clip = next(figures for name, figures in rows.items() if name.startswith("dense CLIP") and "unseen" in figures)
     unseen = {"with the dense map": ours, "that map alone": dense, "the head alone": alone, "dense CLIP": clip}
     said = ", ".join(f"{name} {verdict.cell(figures['unseen'])}" for name, figures in unseen.items())

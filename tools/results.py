@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fmbseg_jax.reporting.readings import HEAD, ORACLE, Reading, ratios
 from labelgen.core.command import command, parser
 from labelgen.core.files import read_json
-from tools.evaluations import PRESENT, evaluations
+from tools.evaluations import evaluations, of_model
 
 Row = dict[str, list[float]]
 FIGURES = ("miou", "pixel_accuracy", "coverage")
@@ -39,17 +40,15 @@ def main(args: argparse.Namespace) -> int:
 
 def split_table(split: str, results: list[dict[str, Any]]) -> str:
     """Markdown of one split: readings down, figures across, then the ratios of mIoU."""
-    rows: dict[str, Row] = {}
+    rows: dict[Reading, Row] = {}
     for result in results:
-        oracle = result["protocol"]["targets"] == "truth"
-        for name, scores in result["readings"].items():
-            if oracle and not name.startswith("head"):
-                continue  # dense CLIP knows no training
-            _add(rows.setdefault(name.replace("head", "oracle") if oracle else name, {}), scores)
+        for reading, scores in of_model(result).items():
+            _add(rows.setdefault(reading, {}), scores)
     protocol = results[0]["protocol"]
     asked = f"{protocol['classes']} classes, words {protocol['words']}"
     title = f"**{split}**: {protocol['photos']} {protocol['use']}, {asked}"
-    return f"{title}\n\n{markdown(rows)}\n\n{ratios(rows)}"
+    titled = {reading.title: row for reading, row in rows.items()}
+    return f"{title}\n\n{markdown(titled)}\n\n{comparison(rows)}"
 
 
 def labels_table(path: Path) -> str:
@@ -94,19 +93,17 @@ def cell(values: list[float]) -> str:
     return f"{text} ± {spread:.3f}" if spread else text
 
 
-def ratios(rows: dict[str, Row]) -> str:
+def comparison(rows: Mapping[Reading, Row]) -> str:
     """How the head compares with dense CLIP, the oracle and its refined self, by mean mIoU."""
-    miou = {name: mean(row["miou"]) for name, row in rows.items()}
-    dense = {name: value for name, value in miou.items() if name.startswith("dense CLIP")}
-    bases = {
-        "head / best dense CLIP": max(v for n, v in dense.items() if not n.endswith(PRESENT)),
-        "head / best dense CLIP within present classes": max(v for n, v in dense.items() if n.endswith(PRESENT)),
-        "head / oracle": miou.get("oracle"),
-    }
-    parts = [f"{name} {miou['head'] / base:.2f}" for name, base in bases.items() if base and "head" in miou]
-    if "head" in miou:
-        parts.append(f"refined / head {miou['head, refined'] / miou['head']:.3f}")
-    return ", ".join(parts)
+    miou = {reading: mean(row["miou"]) for reading, row in rows.items()}
+    if HEAD not in miou:
+        return ""
+    quotients = ratios(miou)
+    refined = quotients.pop("refined / head", None)
+    if miou.get(ORACLE):
+        quotients["head / oracle"] = miou[HEAD] / miou[ORACLE]
+    parts = [f"{name} {value:.2f}" for name, value in quotients.items()]
+    return ", ".join(parts + ([] if refined is None else [f"refined / head {refined:.3f}"]))
 
 
 def mean(values: list[float]) -> float:

@@ -3,7 +3,7 @@
 RUN/eval/SPLIT.npz, for whoever asks which classes are taken for which, and which photos went well:
 
     names      str [C]                  the classes, in the order of the matrices
-    readings   str [R]
+    readings   str [R]                  their titles
     counts     int64 [R, C, C + 1]      rows truth, columns prediction, the last one "no class"
     photos     str [N]                  photo ids, in the order of the split
     miou       float32 [R, N]           of each photo by itself, over the classes that it or its prediction has
@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from fmbseg_jax.reporting.readings import Reading
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored
 from labelgen.core.errors import UserError
@@ -108,7 +109,7 @@ def _clip_views(clip: dict[str, Any]) -> str:
 
 
 PhotoScores = dict[str, tuple[float, float]]
-"""Reading -> (mIoU, pixel accuracy) of one photo."""
+"""Title of a reading -> (mIoU, pixel accuracy) of one photo."""
 
 
 class Tally:
@@ -116,41 +117,44 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[Reading, Counts] = {}
         """Reading -> int64 [C, C + 1]."""
         self.photos: list[tuple[int, str, PhotoScores]] = []
         """(row, photo id, scores)."""
 
-    def add(self, row: int, photo_id: str, truth: NDArray[np.integer], maps: Mapping[str, NDArray[np.integer]]) -> None:
+    def add(
+        self, row: int, photo_id: str, truth: NDArray[np.integer], maps: Mapping[Reading, NDArray[np.integer]]
+    ) -> None:
         """One photo: truth [H, W], -1 where nothing is compared; maps: reading -> class per pixel [H, W]."""
-        found: PhotoScores = {}
+        photo_scores: PhotoScores = {}
         names = [str(c) for c in range(self._classes)]
         for reading, prediction in maps.items():
             counts = confusion(truth, prediction, self._classes)
             self.counts[reading] = self.counts.get(reading, 0) + counts
             its = scores(counts, names)
-            found[reading] = its.miou, its.pixel_accuracy
-        self.photos.append((row, photo_id, found))
+            photo_scores[reading.title] = its.miou, its.pixel_accuracy
+        self.photos.append((row, photo_id, photo_scores))
 
     def of_all_hosts(self) -> "Tally":
         """The sums and the photos of all hosts. All of them must call it."""
         both = Tally(self._classes)
-        readings: list[str] = next(filter(None, hosts.gather(list(self.counts))), [])  # a host may have had no photo
+        titles = [reading.title for reading in self.counts]
+        readings = map(Reading.parse, next(filter(None, hosts.gather(titles)), []))  # a host may have had no photo
         nothing = np.zeros((self._classes, self._classes + 1), np.int64)
-        both.counts = {name: hosts.total(self.counts.get(name, nothing)) for name in readings}
-        both.photos = sorted((row, name, found) for part in hosts.gather(self.photos) for row, name, found in part)
+        both.counts = {reading: hosts.total(self.counts.get(reading, nothing)) for reading in readings}
+        both.photos = sorted((row, name, each) for part in hosts.gather(self.photos) for row, name, each in part)
         return both
 
     def write(self, path: Path, names: Sequence[str]) -> None:
         """SPLIT.npz as above; names: of the C classes."""
-        readings = list(self.counts)
-        figures = np.array([[found[name] for name in readings] for _, _, found in self.photos], np.float32)
-        figures = figures.reshape(len(self.photos), len(readings), 2)
+        titles = [reading.title for reading in self.counts]
+        figures = np.array([[each[title] for title in titles] for _, _, each in self.photos], np.float32)
+        figures = figures.reshape(len(self.photos), len(titles), 2)
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
             names=np.array(names),
-            readings=np.array(readings),
+            readings=np.array(titles),
             counts=np.array(list(self.counts.values())),
             photos=np.array([name for _, name, _ in self.photos]),
             miou=figures[..., 0].T,
@@ -169,12 +173,12 @@ class Tallied(NamedTuple):
     """[N], NaN for a photo without an annotated pixel."""
 
 
-def read_tally(path: Path, reading: str) -> Tallied | None:
+def read_tally(path: Path, reading: Reading) -> Tallied | None:
     """One reading of SPLIT.npz; None where there is no such file. UserError when it is damaged."""
     try:
         with np.load(path) as file:
             arrays: dict[str, NDArray[Any]] = dict(file)
-        at = arrays["readings"].tolist().index(reading)
+        at = arrays["readings"].tolist().index(reading.title)
         names, photos = (tuple(map(str, arrays[key])) for key in ("names", "photos"))
         return Tallied(names, arrays["counts"][at], photos, arrays["miou"][at])
     except FileNotFoundError:

@@ -4,18 +4,18 @@ Everything is read from what `evaluate`, `train` and `quality` wrote; nothing is
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fmbseg_jax.reporting.evaluation import Tallied, read_tally, summary
+from fmbseg_jax.reporting.readings import HEAD, ORACLE, REFINED, best_dense, by_reading, dense_clip
 from labelgen.core.files import read_json
 from labelgen.labels.scores import Counts
 
 Json = dict[str, Any]
-HEAD, REFINED, DENSE, PRESENT = "head", "head, refined", "dense CLIP, ", ", present classes"
 LABELS = (
     "dense CLIP, labelled pixels", "dense CLIP, gated by presence", "stage 1.1", "stage 1.2", "merged, all pixels",
     "merged", "merged, labelled pixels", "true classes given",
@@ -33,23 +33,24 @@ def evaluations(run: Path) -> dict[str, Json]:
 
 def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> Json:
     """One split: its readings, the IoU of each class in four of them, what is confused. oracle: of a RUN on truth."""
-    readings = result["readings"]
+    readings = by_reading(result["readings"])
     tally = read_tally(run / "eval" / f"{split}.npz", HEAD)
-    dense = best_dense(readings)
+    dense = best_dense({reading: row["miou"] for reading, row in readings.items()})
     bars = {"dense CLIP": dense, "head": HEAD, "refined": REFINED}
-    per_class = {title: readings[name]["per_class"] for title, name in bars.items()}
+    shown = readings
     if oracle:
-        per_class["oracle"] = oracle["readings"][HEAD]["per_class"]
+        shown = shown | {ORACLE: by_reading(oracle["readings"])[HEAD]}
+        bars["oracle"] = ORACLE
+    per_class = {name: shown[reading]["per_class"] for name, reading in bars.items()}
     names = tally.names if tally else tuple(readings[HEAD]["per_class"])
-    shown = readings | ({"oracle": oracle["readings"][HEAD]} if oracle else {})
     return {
         "split": split,
         "photos": result["protocol"]["photos"],
         "use": result["protocol"]["use"],
         "protocol": summary(result["protocol"]),
         "groups": list(readings[HEAD]["groups"]),
-        "readings": [{"name": name, **pick(row)} for name, row in shown.items()],
-        "dense": dense.removeprefix(DENSE),
+        "readings": [{"name": reading.title, **pick(row)} for reading, row in shown.items()],
+        "dense": dense.variant,
         "classes": list(names),
         "per_class": {title: [values[name] for name in names] for title, values in per_class.items()},
         "confusion": tally and confusion_view(tally),
@@ -60,12 +61,6 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
 def pick(row: Json) -> Json:
     """The figures of a reading that the table shows."""
     return {name: row[name] for name in ("miou", "pixel_accuracy", "coverage", "groups")}
-
-
-def best_dense(readings: Mapping[str, Json]) -> str:
-    """The unfiltered dense CLIP of highest mIoU: what the head is compared with."""
-    names = [name for name in readings if name.startswith(DENSE) and not name.endswith(PRESENT)]
-    return max(names, key=lambda name: (readings[name]["miou"], name))
 
 
 def confusion_view(tally: Tallied) -> Json:
@@ -105,14 +100,14 @@ def worst_pairs(share: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> lis
 def sentence(splits: Sequence[Json]) -> str:
     """The run in one sentence, of its first evaluated split of unseen photos."""
     first = next((fields for fields in splits if fields["use"].startswith("unseen")), splits[0])
-    by_name = {row["name"]: row["miou"] for row in first["readings"]}
-    dense = by_name[DENSE + first["dense"]]
-    text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {share_text(by_name[HEAD])} mIoU"
+    miou = by_reading({row["name"]: row["miou"] for row in first["readings"]})
+    dense, head, oracle = miou[dense_clip(first["dense"])], miou[HEAD], miou.get(ORACLE)
+    text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {share_text(head)} mIoU"
     text += f" over {len(first['classes'])} class{'es' * (len(first['classes']) > 1)}"
     if dense:
-        text += f", {by_name[HEAD] / dense:.2f} times the {share_text(dense)} of dense CLIP ({first['dense']})"
-    if by_name.get("oracle"):
-        text += f" and {by_name[HEAD] / by_name['oracle'] * 100:.0f} % of a head trained on truth"
+        text += f", {head / dense:.2f} times the {share_text(dense)} of dense CLIP ({first['dense']})"
+    if oracle:
+        text += f" and {head / oracle * 100:.0f} % of a head trained on truth"
     pairs = zip(first["per_class"]["head"], first["classes"], strict=True)
     scored = [(iou, name) for iou, name in pairs if iou is not None]
     if len(scored) > 1:

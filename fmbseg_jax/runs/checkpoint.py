@@ -125,11 +125,12 @@ class Checkpoints:
         facts: dict[str, Any],
         dense_map: NDArray[np.float32] | None = None,
     ):
-        """facts: JSON-able, saved with every checkpoint: config, ontology, identity and data."""
+        """facts: JSON-able, saved with every checkpoint: config, ontology, identity and data; dense_map: see
+        `settle_dense_map`."""
         self._run = open_run(workdir)
         self._name = f"{self._run.name}/checkpoints"
-        self._words = {"prototypes": prototypes} | ({} if dense_map is None else {"dense_map": dense_map})
-        self._facts = {**facts, "dense_map": dense_map is not None}
+        self._prototypes, self._facts = prototypes, facts
+        self._dense_map, self._settled = dense_map, dense_map is not None
         self._sender, self._sending = ThreadPoolExecutor(1), Future[None]()
         self._sending.set_result(None)
         policy = [
@@ -144,14 +145,15 @@ class Checkpoints:
         """Begins to write checkpoint `step`; loss: on held-out rows, None where it was not measured (never best)."""
         # The next step is given the state's own buffers while the writing still goes on.
         arrays = jax.tree.map(jnp.copy, {"params": state.params, "moments": state.moments})
-        arrays["prototypes"] = self._words
-        meta = {**self._facts, "feed": feed, "digests": {name: checksum(tree) for name, tree in arrays.items()}}
+        words = {"prototypes": self._prototypes} | ({} if self._dense_map is None else {"dense_map": self._dense_map})
+        digests = {name: checksum(tree) for name, tree in {**arrays, "prototypes": words}.items()}
+        meta = {**self._facts, "dense_map": self._dense_map is not None, "feed": feed, "digests": digests}
         if self._run.private:
-            arrays = hosts.whole(arrays)
+            arrays = hosts.whole(arrays)  # not the words, which every process has whole
             if not hosts.is_first():
                 return
             self._sending.result()
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in {**arrays, "prototypes": words}.items()}
         with disk_errors(self._name):
             self._manager.save(
                 step,
@@ -187,26 +189,46 @@ class Checkpoints:
                 hosts.barrier(f"{step} is set aside")
                 self._manager.reload()
             elif not isinstance(whole, Exception):
-                return step, *whole
+                return self._resumed(step, like, *whole)
         if steps:
             raise UserError(f"{self._name}: no checkpoint can be read; delete RUN to train from the start")
         return 0, like, {"next_index": 0}
 
-    def _whole(self, step: int, like: State, identity: dict[str, Any]) -> tuple[State, dict[str, int]] | Exception:
-        """(state, feed position) of one checkpoint, or why it cannot be had."""
+    def _whole(
+        self, step: int, like: State, identity: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]] | Exception:
+        """(what the checkpoint says, its arrays), or why it cannot be had."""
         try:
             self._run.bring(f"checkpoints/{step}")
             meta = _meta(self._manager, step)
             refuse_other(meta["identity"], identity, self._name)
-            wanted = {"params": like.params, "moments": like.moments}
-            wanted = jax.tree.map(lambda x: _abstract(x, x.sharding), wanted)
-            arrays = _arrays(self._manager, step, wanted, meta["digests"])
+            shapes = {"params": like.params, "moments": like.moments}
+            shapes = jax.tree.map(lambda x: _abstract(x, x.sharding), shapes)
+            if meta.get("dense_map"):
+                words = _word_shapes(self._prototypes.shape, meta["data"]["feature_width"])
+                shapes["prototypes"] = jax.tree.map(lambda x: _abstract(x, like.step.sharding), words)
+            return meta, _arrays(self._manager, step, shapes, meta["digests"])
         except UserError:
             raise
         except Exception as error:
             return error
+
+    def _resumed(
+        self, step: int, like: State, meta: dict[str, Any], arrays: dict[str, Any]
+    ) -> tuple[int, State, dict[str, int]]:
+        if "dense_map" in meta:  # older checkpoints do not speak of it
+            self._settled = True
+            self._dense_map = np.asarray(arrays["prototypes"]["dense_map"]) if meta["dense_map"] else None
         at = jax.device_put(np.int32(step), like.step.sharding)
-        return State(at, arrays["params"], arrays["moments"]), meta["feed"]
+        return step, State(at, arrays["params"], arrays["moments"]), meta["feed"]
+
+    def settle_dense_map(self, fit: Callable[[], NDArray[np.float32] | None]) -> None:
+        """From here on checkpoints have the dense map that was restored, or where there is none yet what `fit` gives.
+
+        All hosts must call it: they restored the same.
+        """
+        if not self._settled:
+            self._dense_map, self._settled = fit(), True
 
     def best(self) -> dict[str, float]:
         """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
@@ -287,12 +309,11 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     params = {"head": shapes["params"]}
     if config.train.learn_temperature:
         params["log_temperature"] = np.float32(0)
-    prototypes = {"prototypes": np.zeros((len(ontology.words), data["text_width"]), np.float32)}
-    if meta.get("dense_map"):
-        prototypes["dense_map"] = np.zeros((data["feature_width"] + 1, data["text_width"]), np.float32)
+    mapped_width = data["feature_width"] if meta.get("dense_map") else None
+    words = _word_shapes((len(ontology.words), data["text_width"]), mapped_width)
     here = SingleDeviceSharding(jax.local_devices()[0])
-    wanted = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": prototypes})
-    arrays = _arrays(manager, step, wanted, meta["digests"])
+    shapes = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": words})
+    arrays = _arrays(manager, step, shapes, meta["digests"])
     learnt = arrays["params"].get("log_temperature")
     return Restored(
         params=arrays["params"]["head"],
@@ -305,8 +326,16 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
         feature_width=data["feature_width"],
         grid_hw=tuple(data["grid_hw"]),
         encoders=data["encoders"],
-        dense_map=np.asarray(arrays["prototypes"]["dense_map"]) if "dense_map" in prototypes else None,
+        dense_map=np.asarray(arrays["prototypes"]["dense_map"]) if "dense_map" in words else None,
     )
+
+
+def _word_shapes(prototypes: tuple[int, ...], mapped_width: int | None) -> dict[str, NDArray[np.float32]]:
+    """Arrays like those of the item `prototypes`: [K, E] and, with a dense map of features [D], its [D + 1, E]."""
+    like = {"prototypes": np.zeros(prototypes, np.float32)}
+    if mapped_width is not None:
+        like["dense_map"] = np.zeros((mapped_width + 1, prototypes[1]), np.float32)
+    return like
 
 
 def _meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -315,15 +344,15 @@ def _meta(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 
 def _arrays(
-    manager: ocp.CheckpointManager, step: int, wanted: dict[str, Any], digests: dict[str, str]
+    manager: ocp.CheckpointManager, step: int, shapes: dict[str, Any], digests: dict[str, str]
 ) -> dict[str, Any]:
-    """The items of `wanted` (name -> tree of ShapeDtypeStructs with shardings); ValueError where a digest differs."""
-    items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+    """The items of `shapes` (name -> tree of ShapeDtypeStructs with shardings); ValueError where a digest differs."""
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
     restored = manager.restore(step, args=ocp.args.Composite(**items))
-    for name in wanted:
+    for name in shapes:
         if checksum(restored[name]) != digests[name]:
             raise ValueError(f"{name} was altered: its checksum does not fit")
-    return {name: restored[name] for name in wanted}
+    return {name: restored[name] for name in shapes}
 
 
 def _abstract(x: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.settings import FeedConfig
 from fmbseg_jax.training.feed import Example, Examples, Feed, Order, Rows
+from fmbseg_jax.training.mesh import Layout
 from fmbseg_jax.training.step import Batch
 from labelgen.core.progress import Progress
 
@@ -143,12 +144,13 @@ def place(batch: Example, sharding: NamedSharding) -> Batch:
         return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
 
 
-def place_flags(places: Rows, sharding: NamedSharding) -> tuple[Batch, Batch]:
+def place_flags(layout: Layout) -> tuple[Batch, Batch]:
     """What to add to a batch while this host may go on, and once it is to stop.
 
     All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
     """
-    go, stop = (place({"stop": np.full(len(places), flag, np.float32)}, sharding) for flag in (0, 1))
+    count, over_data = len(layout.places), layout.over_data
+    go, stop = (place({"stop": np.full(count, flag, np.float32)}, over_data) for flag in (0, 1))
     return go, stop
 
 
@@ -175,12 +177,15 @@ class Placed:
 
 
 def open_batches(
-    examples: Examples, rows: Rows, config: FeedConfig, steps: int, places: Rows, over_data: NamedSharding, step: int
+    examples: Examples, rows: Rows, config: FeedConfig, steps: int, layout: Layout, position: Mapping[str, int]
 ) -> Batches:
-    """Batches from `step` on: of a split that is loaded now where it fits, else read as the steps go. The same ones."""
-    order = Order(rows, config, steps)
+    """Batches from `position` on: of a split that is loaded now where it fits, else read as the steps go.
+
+    Either way they are the same ones. All hosts must call it.
+    """
+    order, step = Order(rows, config, steps), position["next_index"]
     share = config.resident_share
-    if share and not hosts.any_of(not fits(examples, order, over_data, share)):
+    if share and not hosts.any_of(not fits(examples, order, layout.over_data, share)):
         progress = Progress(len(rows) // hosts.count(), "photos", "load", hosts.errors())
-        return Resident(examples, order, over_data, progress, step)
-    return Placed(Feed(examples, rows, config, steps, places, step), over_data)
+        return Resident(examples, order, layout.over_data, progress, step)
+    return Placed(Feed(examples, rows, config, steps, layout.places, step), layout.over_data)

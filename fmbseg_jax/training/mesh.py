@@ -1,7 +1,7 @@
 """Devices as a ('data', 'model') mesh, and the one table that says where every array lies."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -71,6 +71,22 @@ def own_places(sharding: NamedSharding, batch_size: int) -> NDArray[np.int64]:
     """The places of a batch that this process's devices hold, ascending."""
     parts = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+class Layout(NamedTuple):
+    """Where a batch lies."""
+
+    mesh: Mesh
+    over_data: NamedSharding
+    places: NDArray[np.int64]
+    """Of the batch, those that this process's devices hold, ascending."""
+
+
+def lay_out(data: int, model: int, batch_size: int) -> Layout:
+    """A batch over all devices of all processes. UserError when the mesh or the batch cannot be divided over them."""
+    mesh = make_mesh(data, model)
+    over = batch_sharding(mesh, batch_size)
+    return Layout(mesh, over, own_places(over, batch_size))
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from fmbseg_jax.training.feed import (
     training_rows,
 )
 from fmbseg_jax.training.losses import class_weights
+from fmbseg_jax.training.mesh import Layout
 from fmbseg_jax.training.step import Batch, Outcome, Teacher
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
@@ -156,13 +156,13 @@ class HeldOut:
         task: Task,
         sums: Callable[[object, Batch, Teacher], Outcome],
         teacher: Teacher,
-        over_data: NamedSharding,
-        places: Rows,
+        layout: Layout,
+        batch_size: int,
     ):
-        self._task, self._sums, self._teacher, self._over_data = task, sums, teacher, over_data
-        self._places = places
+        self._task, self._sums, self._teacher = task, sums, teacher
+        self._layout, self._batch_size = layout, batch_size
 
-    def __call__(self, state: State, batch_size: int) -> dict[str, float]:
+    def __call__(self, state: State) -> dict[str, float]:
         """{"held_out_loss", "held_out_agreement"} of the state, or nothing; the same on every host.
 
         On another number of devices a batch is added up in another order: equal to some 6 digits.
@@ -171,8 +171,9 @@ class HeldOut:
         if not len(rows):
             return {}
         total = np.zeros(4)
-        for batch in held_out_batches(self._task.examples, rows, batch_size, self._places):
+        for batch in held_out_batches(self._task.examples, rows, self._batch_size, self._layout.places):
             # Fetched one by one: no more than a batch of work is ever queued.
-            total += jax.device_get(self._sums(state.params, place(batch, self._over_data), self._teacher))
+            placed = place(batch, self._layout.over_data)
+            total += jax.device_get(self._sums(state.params, placed, self._teacher))
         loss, weight, hits, mass = total
         return {"held_out_loss": loss / max(weight, 1e-6), "held_out_agreement": hits / max(mass, 1e-6)}

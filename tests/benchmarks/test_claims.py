@@ -16,6 +16,7 @@ from experiments.bench import Bench, open_bench, word_lines
 from experiments.page import page
 from experiments.plots import bounds, lines
 from experiments.verdict import Claim, Comparison, Plot, Row, cell, verdict
+from fmbseg_jax.reporting.readings import HEAD
 from labelgen.core.command import command
 from labelgen.core.files import write_json
 from labelgen.data.records import LabelRow
@@ -211,12 +212,12 @@ def test_a_variant_is_trained_once_and_its_counts_are_kept(
     bench = bench_of(world, tmp_path / "out")
     run = runs.trained(bench, {"train.photos": 1, "train.holdout": 0.0}, 0)
     question = runs.shipped_question(bench)
-    counts = runs.head_counts(bench, run, question)["head"]
+    counts = runs.head_counts(bench, run, question)[HEAD]
     assert counts.sum() == sum(int((tiny.truth(p).label_map != 255).sum()) for p in range(5))
     monkeypatch.setattr(runs.train, "main", lambda args: pytest.fail("trained again"))
     monkeypatch.setattr(runs, "_head_counts", lambda *_: pytest.fail("evaluated again"))
     assert runs.trained(bench, {"train.photos": 1, "train.holdout": 0.0}, 0) == run
-    np.testing.assert_array_equal(runs.head_counts(bench, run, question)["head"], counts)
+    np.testing.assert_array_equal(runs.head_counts(bench, run, question)[HEAD], counts)
     assert runs.run_folder(bench, {"train.photos": 2}, 0) != runs.run_folder(bench, {"train.photos": 1}, 0)
 
 

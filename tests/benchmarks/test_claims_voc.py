@@ -14,6 +14,7 @@ import pytest
 from experiments import alignment, claims, encoders, runs
 from experiments.bench import open_bench
 from fmbseg_jax import train
+from fmbseg_jax.reporting.readings import HEAD
 from fmbseg_jax.training import step
 from labelgen import features
 from labelgen.core.command import command
@@ -92,7 +93,7 @@ def test_a_background_that_is_left_out_or_made_by_a_threshold(tmp_path: Path, va
     left_out = "Pixels whose truth is `background` are left out: the words of the labels do not name it."
     assert (left_out in found["claims"]["labels"]["notes"]) == (variant == "threshold")
     bench = open_bench(config, [], str(data), tmp_path / "out", 1)
-    counts = runs.head_counts(bench, runs.trained(bench, {}, 0), runs.shipped_question(bench))["head"]
+    counts = runs.head_counts(bench, runs.trained(bench, {}, 0), runs.shipped_question(bench))[HEAD]
     assert counts.shape == ((21, 22) if variant == "threshold" else (20, 21))
     patches, _, shown = alignment.clip_scores(bench, runs.shipped_question(bench))
     assert (patches.max() == 20) == (variant == "threshold"), "a patch of the background is no hit of any class"

@@ -1,5 +1,6 @@
 """The training command: it learns what the labels say, reads no truth, goes on where it was, and says what is wrong."""
 
+import itertools
 import json
 import random
 import shlex
@@ -18,13 +19,16 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmbseg_jax.runs.checkpoint import restore_run
+from fmbseg_jax.train import arguments
+from fmbseg_jax.train import train as train_until
+from labelgen.core.command import command
 from labelgen.core.files import read_json, write_json
 from labelgen.core.ontology import class_scores, parse_words
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FeatureRow, TruthRow
 from tests.worlds.data import write_words
 from tests.worlds.paths import ROOT
-from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data
+from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_evidence
 from tests.worlds.training import argv, digests, metrics, start, train
 
 
@@ -127,6 +131,35 @@ def test_a_finished_run_says_so_and_changes_nothing(data: Path, run: Path, capsy
     assert train(data, run) == 0
     assert "is trained already, to step 60; next: python -m fmbseg_jax.evaluate" in capsys.readouterr().out
     assert digests(run) == before
+
+
+def test_the_dense_map_is_fitted_once_and_kept(data: Path, tmp_path: Path, capsys: Any) -> None:
+    mapped = Path(shutil.copytree(data, tmp_path / "data"))
+    write_evidence(mapped)
+    assert train(mapped, tmp_path / "whole") == 0
+    whole = restore_run(tmp_path / "whole").dense_map
+    assert whole is not None and whole.shape == (WIDTH + 1, restore_run(tmp_path / "whole").prototypes.shape[1])
+    asked = itertools.count()
+
+    def preempted() -> bool:
+        return next(asked) > 25
+
+    assert command(lambda args: train_until(args, preempted), arguments(), argv(mapped, tmp_path / "run")) == 75
+    shutil.rmtree(mapped / "evidence")
+    capsys.readouterr()
+    assert train(mapped, tmp_path / "run") == 0
+    assert train(mapped, tmp_path / "run") == 0
+    said = capsys.readouterr()
+    assert "going on from step" in said.err and "is trained already" in said.out and "no dense map" not in said.err
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    assert np.array_equal(restore_run(tmp_path / "run").dense_map, whole)
+
+
+def test_a_training_without_evidence_says_so_at_its_start_alone(data: Path, tmp_path: Path, capsys: Any) -> None:
+    assert train(data, tmp_path) == 0
+    assert capsys.readouterr().err.count("no dense map, words new to the head") == 1
+    assert train(data, tmp_path) == 0
+    assert "no dense map" not in capsys.readouterr().err
 
 
 def wait_for(workdir: Path, lines: int) -> None:

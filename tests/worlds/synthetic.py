@@ -7,7 +7,9 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from labelgen.core.ontology import Ontology, parse_words
-from labelgen.data.records import FeatureRow, LabelRow, TruthRow
+from labelgen.data.dataset import Dataset
+from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, TruthRow
+from labelgen.data.rle import MaskSet
 from tests.worlds import data
 
 GRID = (6, 5)
@@ -54,6 +56,24 @@ def write_data(
     data.write_labels(path / "labels/default", ONTOLOGY, prototypes, digest=f"{seed}-{shuffled}-{unlabelled}")
     encoders = {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "encoder")}
     return data.write_data(path, {"train": families}, grid, (width, text_width), encoders)
+
+
+def write_evidence(path: Path, variant: str = "proxyclip") -> None:
+    """Adds evidence to a DATA of `write_data`: dense maps that a linear map of the features gives, and no masks."""
+    opened = Dataset.open(path)
+    to_text = np.random.default_rng(97).normal(size=(opened.feature_width, opened.text_width))
+    seen = [evidence_of(FeatureRow.decode(row), to_text, variant) for row in opened.reader("features", "train")]
+    ends = np.cumsum(opened.info["splits"]["train"]["rows"])
+    shards = [seen[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    data.write_family(path / "evidence", "train", shards)
+
+
+def evidence_of(row: FeatureRow, to_text: np.ndarray, variant: str) -> EvidenceRow:
+    """The evidence of a photo whose features [D] a matrix [D, E] takes to its dense map."""
+    valid = row.features[: row.grid_hw[0], : row.grid_hw[1]].astype(np.float32)
+    crops, boxes = np.zeros((0, to_text.shape[1]), np.float16), np.zeros((0, 4), np.float32)
+    dense = {variant: (valid @ to_text).astype(np.float16)}
+    return EvidenceRow(row.photo_id, row.size_hw, row.grid_hw, crops, boxes, dense, MaskSet.empty(row.size_hw))
 
 
 def photo_rows(

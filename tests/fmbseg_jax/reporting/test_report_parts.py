@@ -9,7 +9,10 @@ from fmbseg_jax.report import choose, embedded, page
 from fmbseg_jax.reporting.evaluation import Tallied, Tally, read_tally
 from fmbseg_jax.reporting.figures import MATRIX, confusion_view, share_text
 from fmbseg_jax.reporting.photo_view import SHOWN_PX, Look, map_bytes, payload, shown_size, similarity_classes
+from fmbseg_jax.reporting.readings import HEAD, Reading, dense_clip
 from labelgen.core.errors import UserError
+
+OTHER = dense_clip("naclip").within_present
 
 
 def test_the_worst_the_best_and_some_between_are_shown() -> None:
@@ -98,14 +101,14 @@ def test_shares_are_written_without_the_zero() -> None:
 def test_counts_are_read_back(tmp_path: Path) -> None:
     tally = Tally(2)
     truth = np.array([[0, 0, 1, -1]])
-    tally.add(1, "second", truth, {"head": np.array([[0, 1, 1, 0]]), "other": np.array([[0, 0, 1, 1]])})
-    tally.add(0, "first", np.full((1, 4), -1), {"head": np.zeros((1, 4), int), "other": np.zeros((1, 4), int)})
+    tally.add(1, "second", truth, {HEAD: np.array([[0, 1, 1, 0]]), OTHER: np.array([[0, 0, 1, 1]])})
+    tally.add(0, "first", np.full((1, 4), -1), {HEAD: np.zeros((1, 4), int), OTHER: np.zeros((1, 4), int)})
     both = tally.of_all_hosts()
     both.write(tmp_path / "eval.npz", ("a", "b"))
-    found = read_tally(tmp_path / "eval.npz", "head")
+    found = read_tally(tmp_path / "eval.npz", HEAD)
     assert found and found.names == ("a", "b") and found.photos == ("first", "second")
     assert np.array_equal(found.counts, [[1, 1, 0], [0, 1, 0]])
     assert np.isnan(found.miou[0]) and found.miou[1] == pytest.approx(0.5)
-    assert read_tally(tmp_path / "none.npz", "head") is None
+    assert read_tally(tmp_path / "none.npz", HEAD) is None
     with pytest.raises(UserError, match="cannot be read; write it anew with fmbseg_jax.evaluate"):
-        read_tally(tmp_path / "eval.npz", "no such reading")
+        read_tally(tmp_path / "eval.npz", Reading("nobody"))

@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fmbseg_jax import evaluate, predict
 from fmbseg_jax.runs import hosts as fmbseg_hosts
+from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from tests.worlds import tiny
@@ -124,6 +126,8 @@ def test_two_processes_are_stopped_on_s3_and_one_goes_on(s3: Any, whole: Path, t
     assert [end.code for end in ended] == [75, 75], "\n".join(end.err for end in ended)
     step = int(ended[0].out.split("stopped and saved at step ")[1].split()[0])
     assert s3.exists(f"{run}/checkpoints/{step}/commit_success.txt") and 20 <= step < 60
+    stopped = restore_run(run, "latest")
+    assert stopped.step == step and np.array_equal(stopped.prototypes, restore_run(whole).prototypes)
     assert train(DATA, run, **FIELDS) == 0
     for line, like in zip(metrics(fetched(s3, run, tmp_path / "run")), metrics(whole), strict=True):
         assert line == pytest.approx(like, rel=2e-3, abs=1e-4)

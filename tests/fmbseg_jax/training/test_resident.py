@@ -14,7 +14,7 @@ from fmbseg_jax.runs.settings import FeedConfig
 from fmbseg_jax.training import device_batches
 from fmbseg_jax.training.device_batches import Placed, Resident, open_batches
 from fmbseg_jax.training.feed import Examples, Feed, Order, free_labels, split_rows
-from fmbseg_jax.training.mesh import over_data
+from fmbseg_jax.training.mesh import Layout, over_data
 from fmbseg_jax.training.step import at_step, features_of, with_rows
 from labelgen.data.dataset import Dataset
 from tests.worlds import training
@@ -39,7 +39,8 @@ def examples(path: Path) -> Examples:
 def open_it(examples: Examples, mesh: Any, step: int = 0, **fields: Any) -> Any:
     rows, _ = split_rows(len(examples), 0.1)
     config = dataclasses.replace(CONFIG, **fields)
-    return open_batches(examples, rows, config, STEPS, np.arange(8), over_data(mesh), step)
+    layout = Layout(mesh, over_data(mesh), np.arange(8))
+    return open_batches(examples, rows, config, STEPS, layout, {"next_index": step})
 
 
 def unpacked(batch: Any, mesh: Any, step: int, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
