@@ -11,10 +11,12 @@ export NPROC ?= 16# XLA's CPU thread pool: sharded steps on 2 cores wait for eac
 
 .PHONY: demo figures readme-figures voc water photos test lint venv
 demo: venv
-	PYTHON=$(PYTHON) bash pocket/demo.sh
+	rm -rf build/demo
+	$(PYTHON) -m pocket.demo --out=build/demo
 
 figures: venv
-	PYTHON=$(PYTHON) DEMO=build/figures SEEDS="0 1 2" TARGETS="labels truth" bash pocket/demo.sh
+	rm -rf build/figures
+	$(PYTHON) -m pocket.demo --out=build/figures --seeds=0,1,2 --targets=labels,truth
 	$(PYTHON) -m experiments.claims --config=configs/pocket.py --config.photos.root=build/figures/scenes \
 	    --data=build/figures/data --out=build/figures/claims --page=docs/claims.md
 	$(PYTHON) -m tools.readme --data=build/figures/data build/figures/run-*

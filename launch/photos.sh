@@ -26,7 +26,7 @@ if [[ $truth ]]; then step quality labelgen.quality "${config[@]}" --data="$OUT/
 step train fmbseg_jax.train "${config[@]}" --data="$OUT/data" --workdir="$OUT/run"
 if [[ $truth ]]; then
     step evaluate fmbseg_jax.evaluate "${config[@]}" --data="$OUT/data" --workdir="$OUT/run"
-    step table tools.results --data="$OUT/data" --out="$OUT/table.md" "$OUT/run"
+    step table fmbseg_jax.results --data="$OUT/data" --out="$OUT/table.md" "$OUT/run"
 fi
 step predict fmbseg_jax.predict --workdir="$OUT/run" --data="$OUT/data" --out="$OUT/masks"
 step report fmbseg_jax.report --data="$OUT/data" --workdir="$OUT/run" --out="$OUT/report"

@@ -4,7 +4,7 @@
     python -m tools.readme --data=DATA RUN-0 RUN-1 ORACLE-0 ORACLE-1        # writes docs/figures.json first
 
 What stands between `<!-- figures:NAME -->` and `<!-- end -->` is written anew. docs/figures.json keeps what
-`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for tools.results);
+`labelgen.quality` wrote into DATA and `fmbseg_jax.evaluate` into each RUN (the RUNs as for fmbseg_jax.results);
 docs/claims.json is that of experiments.claims. --check writes nothing and says which page differs.
 """
 
@@ -24,10 +24,10 @@ from experiments.runs import DENSE_MAP, HEAD_ALONE
 from experiments.verdict import number
 from experiments.zero_shot import LEFT_OUT, READINGS
 from fmbseg_jax.reporting.readings import HEAD, ORACLE, REFINED, Reading, best_dense, by_reading, dense_clip
+from fmbseg_jax.reporting.run_figures import evaluations, of_model
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json, write_atomic, write_json
-from tools.evaluations import evaluations, of_model
 
 Figures = Mapping[str, Any]
 ROOT = Path(__file__).parents[1]

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from labelgen.core import shipped
 from labelgen.core.errors import UserError
 
 UNKNOWN_LICENCE = "see its model card"
@@ -69,7 +70,8 @@ class WeightFile(NamedTuple):
 
     def there(self) -> Path | None:
         """The first of the names in the folder, else what an earlier fetch left."""
-        return next((path for name in self.names if (path := self.folder / name).is_file()), None) or self.cached()
+        paths = (shipped.find(self.folder / name) for name in self.names)
+        return next((path for path in paths if path.is_file()), None) or self.cached()
 
 
 def find(file: WeightFile) -> Path:
@@ -148,7 +150,7 @@ def _first(path: Path) -> bytes:
 def read_config(weights_dir: str | Path, name: str, needed: Sequence[str]) -> dict[str, Any]:
     """A model config (*.json in weights_dir) that says how the library builds a model; UserError unless it has all of
     `needed`."""
-    path = Path(weights_dir, name)
+    path = shipped.find(Path(weights_dir, name))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

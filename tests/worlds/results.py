@@ -1,10 +1,10 @@
-"""What `tools.results` reads: RUNs with scores, and the labels' quality."""
+"""What `fmbseg_jax.results` reads: RUNs with scores, and the labels' quality."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tools import results
+from fmbseg_jax import results
 
 
 def scores(miou: float, things: float = 0.25) -> dict[str, Any]:

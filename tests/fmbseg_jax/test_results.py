@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fmbseg_jax import results
 from labelgen.core.command import command
 from tests.worlds.results import write_quality, write_run
-from tools import results
 
 
 @pytest.fixture

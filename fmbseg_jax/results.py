@@ -1,6 +1,6 @@
 """The figures of one or several RUNs as one markdown table: dense CLIP, free labels, head, refined, oracle.
 
-    python -m tools.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
+    python -m fmbseg_jax.results --data=DATA RUN-0 RUN-1 RUN-2 ORACLE-0 ORACLE-1 ORACLE-2
 
 Reads what `labelgen.quality` wrote into DATA/labels/NAME/quality.json and `fmbseg_jax.evaluate` into RUN/eval/*.json.
 RUNs that differ only in their seed become one row, mean ± standard deviation; RUNs trained on truth are the oracle.
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from fmbseg_jax.reporting.readings import HEAD, ORACLE, Reading, ratios
+from fmbseg_jax.reporting.run_figures import evaluations, of_model
 from labelgen.core.command import command, parser
 from labelgen.core.files import read_json
-from tools.evaluations import evaluations, of_model
 
 Row = dict[str, list[float]]
 FIGURES = ("miou", "pixel_accuracy", "coverage")
@@ -112,7 +112,7 @@ def mean(values: list[float]) -> float:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m tools.results`."""
+    """The command line of `python -m fmbseg_jax.results`."""
     flags = parser(__doc__ or "", config=False)
     flags.add_argument("runs", nargs="+", metavar="RUN", help="folders that fmbseg_jax.evaluate has been run on")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder that labelgen.quality has been run on")
