@@ -30,7 +30,5 @@ def config_names() -> list[str]:
 def config_file(name: str) -> Path:
     """The config file of a path, or of a shipped config's name; the path itself where there is neither."""
     path = find(name)
-    if path.is_file() or path.suffix or path.name != str(path):
-        return path
-    shipped = HOME / "configs" / f"{name}.py"
-    return shipped if shipped.is_file() else path
+    named = HOME / "configs" / f"{name}.py"
+    return path if path.is_file() or not named.is_file() else named
