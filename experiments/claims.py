@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.setting import where
+from benchmarks import setting
 from experiments import catalogue
 from experiments.bench import Bench, open_bench
 from experiments.page import page
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         claim = tried(bench, name).to_json(chosen_by(bench))
         seconds = round(time.perf_counter() - start + spent(bench, name), 1)
         known = {"title": catalogue.CLAIMS[name].title, "seconds": seconds, "fingerprint": bench.fingerprint}
-        write_json(bench.out / "claims" / f"{name}.json", {**claim, **known, "commit": where()["commit"]})
+        write_json(bench.out / "claims" / f"{name}.json", {**claim, **known, "commit": setting.where()["commit"]})
         write(bench, args)
         print(f"{name}: {claim['verdict']} ({seconds:.0f} s)")
         failed |= claim["verdict"] == NOT_TRIED
@@ -115,7 +115,7 @@ def about(bench: Bench) -> dict[str, Any]:
     """Config, classes and photos."""
     data = bench.data
     return {
-        **where(),
+        **setting.where(),
         "config": Path(bench.config_file).name,
         "classes": len(bench.words.ontology.names),
         "photos": {split: data.count(split) for split in data.splits},

@@ -35,8 +35,8 @@ def quick_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def no_steps(self: train.Loop, state: Any, start: int, preempted: Callable[[], bool]) -> int:
         steps = self.settings.optim.steps
-        self.log.write(steps, {"held_out_agreement": 0.5, "seconds/steps": 0.1})
-        self.checkpoints.save(steps, state, self.feed.position, 0.5)
+        self.figures.write(steps, {"held_out_agreement": 0.5, "seconds/steps": 0.1})
+        self.checkpoints.save(steps, state, self.batches.position, 0.5)
         return steps
 
     def in_process(said: list[str], **_: Any) -> SimpleNamespace:
