@@ -23,9 +23,10 @@ import jax.numpy as jnp
 
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
+from fmbseg_jax.training.batch import Batch, FedBatch
 from fmbseg_jax.training.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.training.mesh import make_mesh
-from fmbseg_jax.training.step import Batch, Objective, Outcome, Teacher, adamw, compile_train_step, init_state, row_keys
+from fmbseg_jax.training.step import Objective, Outcome, Teacher, adamw, compile_train_step, init_state, row_keys
 from labelgen.core.command import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
@@ -36,10 +37,11 @@ MIB = 1 << 20
 class AtOnce(Objective):
     """The losses as their formulas read, over all patches at once."""
 
-    def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
+    def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: Any = 0) -> Outcome:
         """Sums over the batch."""
-        keys = row_keys(key, batch["row"])
-        patches, temperature = self._project(params, batch, keys), self.temperature(params)
+        photos = batch.photos(self._mesh, step)
+        keys = row_keys(key, photos.row)
+        patches, temperature = self._project(params, photos, keys), self.temperature(params)
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
         targets = target_shares(patches.classes, patches.shares, self._classes, self._loss.soft_targets)
         label, mass = targets.argmax(-1), targets.sum(-1)
@@ -98,7 +100,7 @@ def cost(kind: type[Objective], loss: str, patches_per_photo: int, classes: int,
     }
 
 
-def inputs(photos: int, classes: int) -> tuple[dict[str, Any], Teacher]:
+def inputs(photos: int, classes: int) -> tuple[FedBatch, Teacher]:
     """Shapes of a batch and a teacher."""
 
     def array(kind: Any, *shape: int) -> Any:
@@ -112,7 +114,7 @@ def inputs(photos: int, classes: int) -> tuple[dict[str, Any], Teacher]:
         "classes": array(jnp.uint16, photos, *GRID_HW, 3),
         "shares": array(jnp.uint8, photos, *GRID_HW, 3),
     }
-    return batch, Teacher(array(jnp.float32, classes, TEXT_WIDTH), array(jnp.float32, classes))
+    return FedBatch(**batch), Teacher(array(jnp.float32, classes, TEXT_WIDTH), array(jnp.float32, classes))
 
 
 def hlo_flops(text: str) -> int:

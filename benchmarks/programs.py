@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from benchmarks.setting import Shape
 from fmbseg_jax.runs.head import State, make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig, TrainConfig, train_config
+from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.mesh import make_mesh, over_data, replicated
-from fmbseg_jax.training.step import Batch, Objective, Teacher, adamw, born_sharded, compile_train_step, init_state
+from fmbseg_jax.training.step import Objective, Teacher, adamw, born_sharded, compile_train_step, init_state
 from labelgen.core.config import load_config
 
 LARGE = 1 << 16
@@ -33,7 +34,7 @@ class Program:
     compiled: Any
     jaxpr: Any
     state: State
-    batch: Batch
+    batch: FedBatch
     teacher: Teacher
     compile_s: float
 
@@ -52,7 +53,7 @@ def program(shape: Shape, head: HeadConfig, loss: LossConfig, seed: int = 0) -> 
     return Program(compiled, traced.jaxpr, state, batch, teacher, time.perf_counter() - start)
 
 
-def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Batch, Teacher]:
+def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[FedBatch, Teacher]:
     """A random batch and teacher on the devices."""
     rng, (b, h, w) = np.random.default_rng(0), (shape.batch_size, *shape.grid_hw)
     prototypes = rng.normal(size=(shape.classes, shape.text_width)).astype(np.float32)
@@ -66,7 +67,7 @@ def inputs(shape: Shape, over: NamedSharding, whole: NamedSharding) -> tuple[Bat
     }
     unit = prototypes / np.linalg.norm(prototypes, axis=1)[:, None]
     teacher = Teacher(placed(unit, whole), placed(np.ones(shape.classes, np.float32), whole))
-    return {n: placed(x, over) for n, x in batch.items()}, teacher
+    return FedBatch(**{name: placed(x, over) for name, x in batch.items()}), teacher
 
 
 def placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:

@@ -149,7 +149,7 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
         "temp_bytes": memory.temp_size_in_bytes,
         "flops": matmul_flops(step.jaxpr) / devices,
         "bytes_moved": step.compiled.cost_analysis()["bytes accessed"],
-        "feature_bytes": step.batch["features"].nbytes // devices,
+        "feature_bytes": step.batch.features.nbytes // devices,
         "compile_s": step.compile_s,
     }
 

@@ -28,6 +28,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from benchmarks.setting import POCKET, REAL, Shape, fresh_process, median, publish, scratch_data, spread, table
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import TrainConfig, train_config
+from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.step import Objective, Teacher, init_state
 from fmbseg_jax.training.task import open_task
 from labelgen.core.command import command, parser
@@ -112,7 +113,7 @@ def first_figures(settings: TrainConfig, path: Path, parameters: Path) -> dict[s
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value) for path, value in named}
     np.savez(parameters, allow_pickle=False, class_weights=task.class_weights, **arrays)
     examples = [task.examples[row] for row in range(COMPARED)]
-    batch = {name: jnp.stack([example[name] for example in examples]) for name in examples[0]}
+    batch = FedBatch(**{name: jnp.stack([example[name] for example in examples]) for name in examples[0]})
     objective = Objective(head, settings.loss, task.ontology.word_class, one_device()).on_all_patches()
     teacher = Teacher(jnp.asarray(task.prototypes), jnp.asarray(task.class_weights))
 

@@ -9,8 +9,6 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from fmbseg_jax.training.step import Batch
-
 # Published peaks of dense bf16, 1e12 operations a second, and of memory, 1e9 bytes a second, of one device.
 PEAKS = {
     "NVIDIA H100 80GB HBM3": (989, 3350),
@@ -66,24 +64,19 @@ class Cost:
 
 
 def cost(step: Any, compiled: Any, arguments: tuple[Any, ...], devices: int) -> Cost:
-    """step: the jitted function; compiled: of these arguments (state first); devices: that its work is spread over."""
+    """step: the jitted function; compiled: of these arguments (state, batch, teacher); devices: that share its work."""
     memory = compiled.memory_analysis()
     peak_flops, peak_bytes = peaks(jax.local_devices()[0])
     return Cost(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params)),
         argument_bytes=memory.argument_size_in_bytes,
-        stored_bytes=stored_bytes(arguments[1]) // devices,
+        stored_bytes=arguments[1].stored_bytes // devices,
         output_bytes=memory.output_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         flops=matmul_flops(jax.make_jaxpr(step)(*arguments)) // devices,
         peak_flops=peak_flops,
         peak_bytes=peak_bytes,
     )
-
-
-def stored_bytes(batch: Batch) -> int:
-    """Of the arrays of a split that lives on the devices, all together; 0 for a batch that is fed."""
-    return sum(batch[name].nbytes for name in batch if name not in ("indices", "stop")) if "indices" in batch else 0
 
 
 def matmul_flops(program: ClosedJaxpr | Jaxpr) -> int:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.settings import FeedConfig
+from fmbseg_jax.training.batch import Batch, FedBatch, StoredBatch
 from fmbseg_jax.training.feed import Example, Examples, Feed, Order, Rows
 from fmbseg_jax.training.mesh import Layout
-from fmbseg_jax.training.step import Batch
 from labelgen.core.progress import Progress
 
 _THREADS = 8
@@ -33,8 +33,8 @@ Arrays = dict[str, jax.Array]
 class Resident:
     """Training batches from any step on, of a split on the devices; `position` is what a checkpoint keeps.
 
-    next() -> {name: array [V, R, ...], "indices": int32 [V, S, B / V]}: the split's arrays, rows of virtual shard v
-    first to last, and which of them stand in the batches of S steps, this one among them (fmbseg_jax.training.step).
+    next(): the split's arrays, rows of virtual shard v first to last, and which of them stand in the batches of S
+    steps, this one among them.
     """
 
     def __init__(self, examples: Examples, order: Order, over_data: NamedSharding, progress: Progress, step: int = 0):
@@ -43,11 +43,11 @@ class Resident:
         self._places = list(_places(order, over_data))
         self._indices = self._ahead()
 
-    def __next__(self) -> Arrays:
+    def __next__(self) -> StoredBatch:
         if self._step % STEPS_AHEAD == 0:
             self._indices = self._ahead()
         self._step += 1
-        return {**self._arrays, "indices": self._indices}
+        return StoredBatch(**self._arrays, indices=self._indices)
 
     def _ahead(self) -> jax.Array:
         """int32 [V, S, B / V] over 'data': which rows of each virtual shard stand in the batches of S steps."""
@@ -137,20 +137,24 @@ class Batches(Protocol):
         """{"next_index": batches taken}, the same on every host: what a checkpoint keeps."""
 
 
-def place(batch: Example, sharding: NamedSharding) -> Batch:
+def place(batch: Example, sharding: NamedSharding) -> FedBatch:
     """The batch on the devices; each process gives the rows that are its own."""
-    give = jax.make_array_from_process_local_data
+    return FedBatch(**{name: _placed(value, sharding) for name, value in batch.items()})
+
+
+def _placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:
     with jax.transfer_guard_host_to_device("allow"):  # over processes it does not count as asked for
-        return {name: give(sharding, value) for name, value in batch.items()}  # type: ignore[no-untyped-call]
+        placed: jax.Array = jax.make_array_from_process_local_data(sharding, value)  # type: ignore[no-untyped-call]
+    return placed
 
 
-def place_flags(layout: Layout) -> tuple[Batch, Batch]:
-    """What to add to a batch while this host may go on, and once it is to stop.
+def place_flags(layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """`stop` of a batch while this host may go on, and once it is to stop.
 
     All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
     """
     count, over_data = len(layout.places), layout.over_data
-    go, stop = (place({"stop": np.full(count, flag, np.float32)}, over_data) for flag in (0, 1))
+    go, stop = (_placed(np.full(count, flag, np.float32), over_data) for flag in (0, 1))
     return go, stop
 
 
@@ -163,12 +167,12 @@ class Placed:
         self._worker = ThreadPoolExecutor(1)
         self._next = self._ahead()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> FedBatch:
         batch, self._position = self._next.result()
         self._next = self._ahead()
         return batch
 
-    def _ahead(self) -> Future[tuple[Batch, dict[str, int]]]:
+    def _ahead(self) -> Future[tuple[FedBatch, dict[str, int]]]:
         return self._worker.submit(lambda: (place(next(self._feed), self._over_data), self._feed.position))
 
     @property

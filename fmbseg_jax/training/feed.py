@@ -113,7 +113,7 @@ def class_mass(targets: Targets, rows: Rows, classes: int) -> NDArray[np.float64
 
 
 class Examples:
-    """Random access to what a step reads of a row: features, grid_hw, classes, shares, row (fmbseg_jax.training.step).
+    """Random access to what a step reads of a row: features, grid_hw, classes, shares, row (fmbseg_jax.training.batch).
 
     Features are read anew each time: from the system's page cache that is no slower than from memory of our own.
     Targets stay in memory once read, up to 1 GiB of them: decoding them takes longer.

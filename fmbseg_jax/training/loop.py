@@ -5,7 +5,7 @@ each part what is that part's alone: the position of the batches, the compiled p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Checkpoints
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.settings import TrainConfig
+from fmbseg_jax.training.batch import Batch
 from fmbseg_jax.training.costs import Cost, cost
 from fmbseg_jax.training.device_batches import Batches, place_flags
 from fmbseg_jax.training.logs import MetricsLog, NoLog
 from fmbseg_jax.training.mesh import Layout
-from fmbseg_jax.training.step import Batch, Metrics, Teacher
+from fmbseg_jax.training.step import Metrics, Teacher
 from fmbseg_jax.training.task import HeldOut
 from labelgen.core.progress import Progress, StageTimes
 
@@ -103,7 +104,7 @@ class Loop:
         with jax.transfer_guard("disallow"):
             while step < steps and not stop:
                 with self.times("wait for data"):
-                    batch = {**next(self.batches), **flags[preempted()]}
+                    batch = replace(next(self.batches), stop=flags[preempted()])
                 if step == start:
                     self._compile(state, batch)
                 with self.times("steps"):

@@ -1,22 +1,8 @@
-"""The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh.
-
-A batch is a dict of arrays: features [B, h, w, D], grid_hw int32 [B, 2] (the valid patches, top-left), classes uint16
-and shares uint8 [B, h, w, 3] (labelgen.data.records), row int32 [B] (its number in the split). A row whose shares are
-all 0 counts for nothing: it pads a batch. A batch to train on also has stop float32 [B], 1 where the row's host is to
-stop. Of a split that lives on the devices a batch has the whole arrays and indices (fmbseg_jax.training.step).
-
-Rows of a batch out of arrays that live on the devices: each device takes its own from its own.
-
-Such a batch has arrays [V, R, ...], V virtual shards over 'data', and `indices` int32 [V, S, B / V]: the rows of each
-shard that stand in the batches of S steps (fmbseg_jax.training.device_batches), of which `at_step` leaves one, `index`
-[V, B / V]. Without them the arrays are the batch [B, ...] itself.
-
-The optimiser: AdamW, linear warm-up, cosine decay to zero, gradients clipped by their global norm.
-"""
+"""The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -27,6 +13,7 @@ from jax.sharding import Mesh
 
 from fmbseg_jax.runs.head import Head, State
 from fmbseg_jax.runs.settings import LossConfig
+from fmbseg_jax.training.batch import Batch, Photos
 from fmbseg_jax.training.losses import (
     Contrast,
     Patches,
@@ -41,57 +28,8 @@ from fmbseg_jax.training.losses import (
 )
 from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
 
-Batch = Mapping[str, jax.Array]
-_AS_THEY_ARE = ("index", "stop", "features")
-
-
-def at_step(batch: Batch, step: jax.Array) -> Batch:
-    """The batch of a step, int32 [], out of those of S steps, which begin at a multiple of S."""
-    if "indices" not in batch:
-        return batch
-    index = jnp.take(batch["indices"], step % batch["indices"].shape[1], axis=1)
-    return {**{name: value for name, value in batch.items() if name != "indices"}, "index": index}
-
-
-def with_rows(batch: Batch, mesh: Mesh) -> Batch:
-    """The batch, its arrays [B, ...] but for the features: of these `features_of` takes no more than is used."""
-    if "index" not in batch:
-        return batch
-    stored = {name: value for name, value in batch.items() if name not in _AS_THEY_ARE}
-    taken = jax.tree.map(lambda x: _by_shard(mesh, _rows)(x, batch["index"]), stored)
-    return {**batch, **taken}
-
-
-def features_of(batch: Batch, mesh: Mesh, drawn: jax.Array | None = None) -> jax.Array:
-    """[B, N, D] of a batch with rows, or [B, n, D] of the patches drawn int32 [B, n] of each."""
-    features = batch["features"]
-    if "index" not in batch:
-        flat = features.reshape(features.shape[0], -1, features.shape[-1])
-        return flat if drawn is None else take_patches(flat, drawn)
-    if drawn is None:
-        rows = _by_shard(mesh, _rows)(features, batch["index"])
-        return rows.reshape(rows.shape[0], -1, rows.shape[-1])
-    return _by_shard(mesh, _stored_patches)(features, batch["index"], drawn)
-
-
-def _by_shard(mesh: Mesh, take: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`take` of every device's own part, first axis over 'data'."""
-    spec = over_data(mesh).spec
-    taken: Callable[..., jax.Array] = jax.shard_map(take, mesh=mesh, in_specs=spec, out_specs=spec)
-    return taken
-
-
-def _rows(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x [v, R, ...] at index [v, k] -> [v k, ...]."""
-    return take_patches(x, index).reshape(-1, *x.shape[2:])
-
-
-def _stored_patches(x: jax.Array, index: jax.Array, drawn: jax.Array) -> jax.Array:
-    """x [v, R, h, w, D] at rows [v, k] and patches drawn [v k, n] of each -> [v k, n, D], in one gather."""
-    shards, rows, h, w, width = x.shape
-    patches = index[..., None] * (h * w) + drawn.reshape(*index.shape, -1)
-    taken = take_patches(x.reshape(shards, rows * h * w, width), patches.reshape(shards, -1))
-    return taken.reshape(-1, drawn.shape[-1], width)
+Metrics = dict[str, jax.Array]
+_MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
 
 def schedule(learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
@@ -102,7 +40,10 @@ def schedule(learning_rate: float, warmup_steps: int, steps: int) -> optax.Sched
 def adamw(
     learning_rate: float, warmup_steps: int, steps: int, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """The whole update. Matrices decay; biases, norms and the temperature do not."""
+    """The whole update: gradients clipped by their global norm, AdamW on `schedule`.
+
+    Matrices decay; biases, norms and the temperature do not.
+    """
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(schedule(learning_rate, warmup_steps, steps), weight_decay=weight_decay, mask=_matrices),
@@ -111,10 +52,6 @@ def adamw(
 
 def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda x: x.ndim > 1, params)
-
-
-Metrics = dict[str, jax.Array]
-_MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
 
 @flax.struct.dataclass
@@ -181,11 +118,16 @@ class Objective:
         loss = dataclasses.replace(self._loss, patches_per_photo=0)
         return Objective(self._head, loss, self._word_class, self._mesh)
 
-    def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array) -> Outcome:
-        """Sums over the batch; hits is the labelled mass whose best class is the target's largest."""
-        batch = with_rows(batch, self._mesh)
-        keys = row_keys(key, batch["row"])
-        patches = self._project(params, batch, keys)
+    def __call__(
+        self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: jax.Array | int = 0
+    ) -> Outcome:
+        """Sums over the batch; hits is the labelled mass whose best class is the target's largest.
+
+        step: int32 [], which of its steps a stored batch is asked for.
+        """
+        photos = batch.photos(self._mesh, step)
+        keys = row_keys(key, photos.row)
+        patches = self._project(params, photos, keys)
         contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
         given = Given(teacher, self.temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
@@ -242,20 +184,20 @@ class Objective:
         whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
         return whole
 
-    def _project(self, params: Any, batch: Batch, keys: jax.Array) -> Patches:
+    def _project(self, params: Any, photos: Photos, keys: jax.Array) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
-        h, w = batch["features"].shape[-3:-1]
-        classes, shares = (batch[name].reshape(-1, h * w, 3) for name in ("classes", "shares"))
-        valid = valid_patches(batch["grid_hw"], h, w).reshape(-1, h * w)
+        h, w = photos.classes.shape[1:3]
+        classes, shares = (x.reshape(-1, h * w, 3) for x in (photos.classes, photos.shares))
+        valid = valid_patches(photos.grid_hw, h, w).reshape(-1, h * w)
         drawn = self._draw_step(keys, shares)
 
         def take(x: jax.Array) -> jax.Array:
             return x if drawn is None else take_patches(x, drawn)
 
         if self._head.blocks:
-            z = take(self._apply(params, features_of(batch, self._mesh), valid))
+            z = take(self._apply(params, photos.features(None), valid))
         else:
-            z = self._apply(params, features_of(batch, self._mesh, drawn), take(valid))
+            z = self._apply(params, photos.features(drawn), take(valid))
         ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
@@ -292,11 +234,12 @@ def train_step(
 
     The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
     """
+    if batch.stop is None:
+        raise ValueError("a batch to train on says whose host is to stop")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    batch = at_step(batch, state.step)
 
     def loss(params: Any) -> tuple[jax.Array, Outcome]:
-        outcome = objective(params, batch, teacher, key)
+        outcome = objective(params, batch, teacher, key, state.step)
         return outcome.total / jnp.maximum(outcome.weight, 1e-6), outcome
 
     (value, outcome), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -306,7 +249,7 @@ def train_step(
         "agreement": outcome.hits / jnp.maximum(outcome.mass, 1e-6),
         "gradient_norm": optax.tree.norm(gradients),
         "temperature": objective.temperature(state.params),
-        "stop": batch["stop"].sum(),
+        "stop": batch.stop.sum(),
     }
     return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
 

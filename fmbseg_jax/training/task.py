@@ -18,6 +18,7 @@ from fmbseg_jax.runs.checkpoint import refuse_other
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
 from fmbseg_jax.runs.settings import TrainConfig
+from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import (
     Examples,
@@ -31,7 +32,7 @@ from fmbseg_jax.training.feed import (
 )
 from fmbseg_jax.training.losses import class_weights
 from fmbseg_jax.training.mesh import Layout
-from fmbseg_jax.training.step import Batch, Outcome, Teacher
+from fmbseg_jax.training.step import Outcome, Teacher
 from labelgen.core.errors import UserError
 from labelgen.core.files import digest, read_json, write_json
 from labelgen.core.ontology import Ontology
@@ -154,7 +155,7 @@ class HeldOut:
     def __init__(
         self,
         task: Task,
-        sums: Callable[[object, Batch, Teacher], Outcome],
+        sums: Callable[[object, FedBatch, Teacher], Outcome],
         teacher: Teacher,
         layout: Layout,
         batch_size: int,

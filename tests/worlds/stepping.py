@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training import step
+from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.mesh import batch_sharding, replicated
 from fmbseg_jax.training.step import (
     Objective,
@@ -58,13 +59,13 @@ class Bench:
         weights = np.linspace(0.5, 1.5, CLASSES).astype(np.float32)
         self.teacher = Teacher(*jax.device_put((prototypes, weights), replicated(mesh)))
 
-    def batch(self, seed: int = 0) -> dict[str, jax.Array]:
-        return jax.device_put(arrays(seed), batch_sharding(self.mesh, BATCH))
+    def batch(self, seed: int = 0) -> FedBatch:
+        return FedBatch(**jax.device_put(arrays(seed), batch_sharding(self.mesh, BATCH)))
 
     def gradients(self) -> tuple[float, list[np.ndarray]]:
         """Loss and gradients of one batch."""
 
-        def loss(params: object, batch: dict[str, jax.Array], teacher: Teacher) -> jax.Array:
+        def loss(params: object, batch: FedBatch, teacher: Teacher) -> jax.Array:
             outcome = self.objective(params, batch, teacher, jax.random.key(3))
             return outcome.total / outcome.weight
 

@@ -12,6 +12,7 @@ import pytest
 
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
+from fmbseg_jax.training.batch import FedBatch, StoredBatch
 from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
 from fmbseg_jax.training.step import Objective, Teacher, adamw, compile_train_step, init_state
 from tests.worlds.stepping import SUPCON, mesh_of
@@ -74,24 +75,26 @@ def placed(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def batch(sharding: Any) -> dict[str, Any]:
+def batch(sharding: Any) -> FedBatch:
     grid = (BATCH, GRID, GRID)
     like = {
         "features": ((*grid, WIDTH), jnp.bfloat16), "grid_hw": ((BATCH, 2), np.int32), "row": ((BATCH,), np.int32),
         "classes": ((*grid, 3), np.uint16), "shares": ((*grid, 3), np.uint8), "stop": ((BATCH,), np.float32),
     }  # fmt: skip
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in like.items()}
+    shapes = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in like.items()}
+    return FedBatch(**shapes)
 
 
-def stored_batch(sharding: Any) -> dict[str, Any]:
+def stored_batch(sharding: Any) -> StoredBatch:
     """Of a split of 8 virtual shards with 5 rows each that lives on the devices."""
 
     def array(x: Any) -> Any:
         return jax.ShapeDtypeStruct((8, 5, *x.shape[1:]), x.dtype, sharding=sharding)
 
-    rows = batch(sharding)
+    rows = vars(batch(sharding))
     indices = jax.ShapeDtypeStruct((8, 4, BATCH // 8), np.int32, sharding=sharding)
-    return {**{name: array(x) for name, x in rows.items() if name != "stop"}, "stop": rows["stop"], "indices": indices}
+    stored = {name: array(x) for name, x in rows.items() if name != "stop"}
+    return StoredBatch(**stored, stop=rows["stop"], indices=indices)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fmbseg_jax.training import costs
+from fmbseg_jax.training.batch import FedBatch, StoredBatch
 from fmbseg_jax.training.costs import Cost, cost, matmul_flops
 from fmbseg_jax.training.mesh import over_data
 from tests.worlds.stepping import BATCH, CE, LINEAR, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
@@ -34,7 +35,7 @@ def test_batched_products_and_sums_over_two_axes() -> None:
 def test_a_linear_head_step_by_hand(devices: int) -> None:
     """Projection forth and its kernel's gradient; scores forth and back to z: whatever the number of devices."""
     bench = Bench(mesh_of(devices, 1))
-    batch = {name: jax.device_put(value, over_data(bench.mesh)) for name, value in arrays().items()}
+    batch = jax.device_put(FedBatch(**arrays()), over_data(bench.mesh))
     arguments = bench.state, batch, bench.teacher
     patches = BATCH * CE.patches_per_photo
     project, scores = 2 * patches * WIDTH * TEXT_WIDTH, 2 * patches * TEXT_WIDTH * len(ONTOLOGY.words)
@@ -43,7 +44,7 @@ def test_a_linear_head_step_by_hand(devices: int) -> None:
     found = cost(bench.step, compiled, arguments, devices)
     assert found.flops == (2 * project + 2 * scores) // devices
     assert found.parameters == WIDTH * TEXT_WIDTH + TEXT_WIDTH and LINEAR.blocks == 0
-    features = batch["features"].nbytes // devices
+    features = batch.features.nbytes // devices
     assert features < found.argument_bytes < features + 100_000 and found.temp_bytes > 0
 
 
@@ -55,9 +56,16 @@ def test_the_bound_is_what_takes_longer() -> None:
 
 
 def test_a_split_on_the_devices_is_not_moved() -> None:
-    rows = {"features": jnp.ones((4, 5, 6), jnp.bfloat16), "row": jnp.ones((4, 5), jnp.int32)}
-    assert costs.stored_bytes({**rows, "stop": jnp.ones(4)}) == 0
-    assert costs.stored_bytes({**rows, "stop": jnp.ones(4), "indices": jnp.ones((4, 2, 1), jnp.int32)}) == 240 + 80
+    rows = {
+        "features": jnp.ones((4, 5, 6), jnp.bfloat16),
+        "row": jnp.ones((4, 5), jnp.int32),
+        "grid_hw": jnp.ones((4, 5, 2), jnp.int32),
+        "classes": jnp.ones((4, 5, 3), jnp.uint16),
+        "shares": jnp.ones((4, 5, 3), jnp.uint8),
+    }
+    assert FedBatch(**rows, stop=jnp.ones(4)).stored_bytes == 0
+    indices = jnp.ones((4, 2, 1), jnp.int32)
+    assert StoredBatch(**rows, indices=indices, stop=jnp.ones(4)).stored_bytes == 240 + 80 + 160 + 120 + 60
 
 
 def test_peaks_are_published_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:

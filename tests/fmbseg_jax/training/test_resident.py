@@ -12,10 +12,10 @@ import pytest
 
 from fmbseg_jax.runs.settings import FeedConfig
 from fmbseg_jax.training import device_batches
+from fmbseg_jax.training.batch import StoredBatch
 from fmbseg_jax.training.device_batches import Placed, Resident, open_batches
 from fmbseg_jax.training.feed import Examples, Feed, Order, free_labels, split_rows
 from fmbseg_jax.training.mesh import Layout, over_data
-from fmbseg_jax.training.step import at_step, features_of, with_rows
 from labelgen.data.dataset import Dataset
 from tests.worlds import training
 from tests.worlds.stepping import mesh_of
@@ -45,11 +45,13 @@ def open_it(examples: Examples, mesh: Any, step: int = 0, **fields: Any) -> Any:
 
 def unpacked(batch: Any, mesh: Any, step: int, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """What a step reads of a stored batch, compiled as it is there."""
-    batch = at_step(batch, jnp.int32(step))
-    index = None if drawn is None else jax.device_put(drawn, over_data(mesh))
-    features = jax.jit(lambda batch, index: features_of(batch, mesh, index))(batch, index)
-    rows = jax.jit(lambda batch: with_rows(batch, mesh))(batch)
-    return {**{name: np.asarray(rows[name]) for name in ("grid_hw", "classes", "shares", "row")}, "features": features}
+    placed = None if drawn is None else jax.device_put(drawn, over_data(mesh))
+
+    def read(batch: StoredBatch, step: jax.Array, drawn: jax.Array | None) -> dict[str, jax.Array]:
+        photos = batch.photos(mesh, step)
+        return {**photos._asdict(), "features": photos.features(drawn)}
+
+    return {name: np.asarray(x) for name, x in jax.jit(read)(batch, jnp.int32(step), placed).items()}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 2)])
@@ -80,21 +82,21 @@ def test_resumed_at_any_step_the_rest_is_the_same(examples: Examples, monkeypatc
     mesh = mesh_of(2, 1)
     monkeypatch.setattr(device_batches, "STEPS_AHEAD", 4)
 
-    def index(batches: Any, step: int) -> list[list[int]]:
-        return np.asarray(at_step(next(batches), jnp.int32(step))["index"]).tolist()
+    def rows(batches: Any, step: int) -> list[int]:
+        return np.asarray(next(batches).photos(mesh, step).row).tolist()
 
     whole = open_it(examples, mesh)
-    expected = [index(whole, step) for step in range(STEPS)]
+    expected = [rows(whole, step) for step in range(STEPS)]
     assert expected[:4] != expected[4:8]
     for start in (1, 7, 8, 29):
         rest = open_it(examples, mesh, start)
-        assert [index(rest, step) for step in range(start, STEPS)] == expected[start:]
+        assert [rows(rest, step) for step in range(start, STEPS)] == expected[start:]
 
 
 def test_each_device_holds_its_own_virtual_shards_alone(examples: Examples) -> None:
     batch = next(open_it(examples, mesh_of(4, 1)))
-    assert {shard.data.shape[0] for shard in batch["features"].addressable_shards} == {1}
-    rows = {int(row) for shard in batch["row"].addressable_shards[:1] for row in np.asarray(shard.data).ravel()}
+    assert {shard.data.shape[0] for shard in batch.features.addressable_shards} == {1}
+    rows = {int(row) for shard in batch.row.addressable_shards[:1] for row in np.asarray(shard.data).ravel()}
     assert {row % 4 for row in rows - {0}} == {0}
 
 

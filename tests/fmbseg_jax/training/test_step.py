@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
+from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from fmbseg_jax.training.step import valid_patches
 from labelgen.core.errors import UserError
@@ -92,7 +93,7 @@ def test_what_is_drawn_of_a_photo_does_not_depend_on_its_place_in_the_batch() ->
         bench = Bench(mesh)
         for given in (batch, other, renamed):
             state = jax.tree.map(jnp.copy, bench.state)
-            placed = jax.device_put(given, batch_sharding(mesh, 8))
+            placed = jax.device_put(FedBatch(**given), batch_sharding(mesh, 8))
             losses.append(float(bench.step(state, placed, bench.teacher)[1]["loss"]))
     assert losses == pytest.approx([losses[0], losses[0], losses[2]] * 2, rel=1e-5)
     assert losses[2] != pytest.approx(losses[0], rel=1e-3), "another row draws other patches"
@@ -103,7 +104,7 @@ def test_one_host_that_is_to_stop_is_seen_by_all() -> None:
     state, metrics = bench.step(bench.state, bench.batch(), bench.teacher)
     assert not float(metrics["stop"])
     stop = jax.device_put(np.float32([0, 0, 0, 0, 0, 0, 1, 1]), batch_sharding(bench.mesh, 8))
-    _, metrics = bench.step(state, {**bench.batch(1), "stop": stop}, bench.teacher)
+    _, metrics = bench.step(state, bench.batch(1).replace(stop=stop), bench.teacher)
     assert [float(shard.data) for shard in metrics["stop"].addressable_shards] == [2] * 4
 
 
@@ -113,7 +114,7 @@ def test_padding_rows_count_for_nothing_in_the_held_out_sums() -> None:
     batch["shares"][5:] = 0
     other = {name: value.copy() for name, value in batch.items()}
     other["features"][5:] = 9.0
-    sums = [bench.held_out(bench.state.params, jax.device_put(b), bench.teacher) for b in (batch, other)]
+    sums = [bench.held_out(bench.state.params, FedBatch(**jax.device_put(b)), bench.teacher) for b in (batch, other)]
     np.testing.assert_allclose(*sums, rtol=1e-6)
     assert float(sums[0].mass) == pytest.approx(batch["shares"].sum() / 255, rel=1e-5)
 
@@ -124,7 +125,7 @@ def test_training_moves_agreement_to_one_on_what_can_be_learnt() -> None:
     batch["classes"][..., 1:] = batch["classes"][..., :1]
     centres = np.random.default_rng(2).normal(size=(CLASSES, WIDTH))
     batch["features"] = centres[batch["classes"][..., 0]].astype(np.float32)
-    placed = jax.device_put(batch, batch_sharding(bench.mesh, 8))
+    placed = jax.device_put(FedBatch(**batch), batch_sharding(bench.mesh, 8))
     state, agreements = bench.state, []
     for _ in range(60):
         state, metrics = bench.step(state, placed, bench.teacher)
