@@ -6,6 +6,11 @@ Reads what `labelgen.quality` wrote into DATA/labels/NAME/quality.json and `fmbs
 RUNs that differ only in their seed become one row, mean ± standard deviation; RUNs trained on truth are the oracle.
 """
 
+if __name__ == "__main__":
+    from labelgen.core import interrupt
+
+    interrupt.silent()
+
 import argparse
 import sys
 from collections.abc import Mapping

@@ -49,6 +49,7 @@ class FeatureRow:
     """[h, w, D] bfloat16, float16 or float32; zeros outside grid_hw."""
 
     def encode(self) -> bytes:
+        """The bytes of a record, a tf.train.Example; the same ones each time."""
         return encode(
             {
                 **_photo(self.photo_id, self.size_hw, self.grid_hw),
@@ -59,6 +60,7 @@ class FeatureRow:
 
     @staticmethod
     def decode(data: bytes) -> "FeatureRow":
+        """The row of a record. UserError where it is of another family."""
         values = decode(data)
         box = _get(values, "box_xyxy").tolist()
         return FeatureRow(
@@ -87,6 +89,7 @@ class EvidenceRow:
     masks: MaskSet
 
     def encode(self) -> bytes:
+        """The bytes of a record, a tf.train.Example; the same ones each time."""
         values = _photo(self.photo_id, self.size_hw, self.grid_hw)
         arrays: dict[str, NDArray[Any]] = {"crops": self.crops, "crop_boxes": self.crop_boxes}
         arrays |= {f"masks/{name}": getattr(self.masks, name) for name in _MASK_ARRAYS}
@@ -98,6 +101,7 @@ class EvidenceRow:
 
     @staticmethod
     def decode(data: bytes) -> "EvidenceRow":
+        """The row of a record. UserError where it is of another family."""
         values = decode(data)
         size_hw = _pair(values, "size_hw")
         variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.endswith("/value"))
@@ -121,10 +125,12 @@ class TruthRow:
     """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated."""
 
     def encode(self) -> bytes:
+        """The bytes of a record, a tf.train.Example; the same ones each time."""
         return encode({"photo_id": self.photo_id.encode(), "label_map": png_bytes(self.label_map)})
 
     @staticmethod
     def decode(data: bytes) -> "TruthRow":
+        """The row of a record. UserError where it is of another family."""
         values = decode(data)
         return TruthRow(_text(values, "photo_id"), png_array(_get_bytes(values, "label_map")))
 
@@ -148,6 +154,7 @@ class LabelRow:
     """[h, w, 3] their shares of the patch, 255 = all of it; the sum is lower where part of it is ignore."""
 
     def encode(self) -> bytes:
+        """The bytes of a record, a tf.train.Example; the same ones each time."""
         values: dict[str, Value] = {
             "photo_id": self.photo_id.encode(),
             "classes": self.classes,
@@ -161,6 +168,7 @@ class LabelRow:
 
     @staticmethod
     def decode(data: bytes) -> "LabelRow":
+        """The row of a record. UserError where it is of another family."""
         values = decode(data)
         return LabelRow(
             _text(values, "photo_id"),

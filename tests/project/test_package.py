@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fmbseg_jax.cli import COMMANDS
 from labelgen.core.shipped import config_names
@@ -93,7 +94,8 @@ def test_the_wheel_alone_runs_the_demo_and_a_segmenter(installed: Path, tmp_path
         "print(result.label_map.shape, __import__('fmbseg_jax').__file__)"
     )
     said = run([str(installed / "python"), "-c", three_lines], tmp_path)
-    assert said.startswith("(192, 192) ") and str(installed.parent) in said
+    width, height = Image.open(tmp_path / "demo/photos/00000.png").size
+    assert said.startswith(f"({height}, {width}) ") and str(installed.parent) in said
 
 
 def test_the_wheel_finds_its_configs_from_anywhere(installed: Path, tmp_path: Path) -> None:
