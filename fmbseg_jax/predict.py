@@ -15,8 +15,6 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     failures.jsonl      one line a photo that could not be read: file, reason, fix
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
-
-What a trained head is asked: photos, encoded before or now, and words. No truth.
 """
 
 if __name__ == "__main__":
@@ -83,6 +81,40 @@ class Photos(NamedTuple):
     failures: list[tuple[int, Failure]]
 
 
+def main(args: argparse.Namespace) -> int:
+    """Write masks, overlays and what else the formats have."""
+    times = StageTimes()
+    formats = read_formats(args.format)
+    hosts.start(args.distributed)
+    with times("load"):
+        restored = restore_run(args.workdir)
+        towers = Towers(restored, args.weights_dir or "")
+        threshold = args.background_threshold
+        if threshold is None:
+            threshold = restored.config.eval.background_threshold
+        asked = Asked(restored, *wanted_words(restored, towers, args.words))
+        classes = class_infos(asked.ontology, class_names(asked.ontology, threshold))
+        folder = args.photos, args.out
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
+    background = Background(threshold, restored.temperature) if threshold else None
+    out = Masks(Path(args.out), classes, formats)
+    embed = Embedder(restored, batch_size=1)
+    if asked.new:
+        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asked.new)}")
+    progress = Progress(photos.total, "photos", "predict", hosts.errors())
+    for item in timed(photos.rows, times):
+        with times("head"):
+            patches = asked(embed([item.row])[0], None if asked.by_head else embed.dense(item.row))
+            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
+        with times("write"):
+            out.write(item, label_map)
+        progress.add()
+    progress.close()
+    hosts.say(f"time: {times.summary()}")
+    hosts.say(f"{out.finish(photos)}; {next_step(args)}")
+    return 0
+
+
 def wanted_words(restored: Restored, towers: Towers, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:
     """The trained words, or those of a file: (ontology, float32 [K, E] unit rows by the RUN's text tower)."""
     if not words:
@@ -144,40 +176,6 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Pho
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
     return Photos(len(hosts.share(len(names))), rows(), failures)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Write masks, overlays and what else the formats have."""
-    times = StageTimes()
-    formats = read_formats(args.format)
-    hosts.start(args.distributed)
-    with times("load"):
-        restored = restore_run(args.workdir)
-        towers = Towers(restored, args.weights_dir or "")
-        threshold = args.background_threshold
-        if threshold is None:
-            threshold = restored.config.eval.background_threshold
-        asked = Asked(restored, *wanted_words(restored, towers, args.words))
-        classes = class_infos(asked.ontology, class_names(asked.ontology, threshold))
-        folder = args.photos, args.out
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
-    background = Background(threshold, restored.temperature) if threshold else None
-    out = Masks(Path(args.out), classes, formats)
-    embed = Embedder(restored, batch_size=1)
-    if asked.new:
-        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asked.new)}")
-    progress = Progress(photos.total, "photos", "predict", hosts.errors())
-    for item in timed(photos.rows, times):
-        with times("head"):
-            patches = asked(embed([item.row])[0], None if asked.by_head else embed.dense(item.row))
-            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
-        with times("write"):
-            out.write(item, label_map)
-        progress.add()
-    progress.close()
-    hosts.say(f"time: {times.summary()}")
-    hosts.say(f"{out.finish(photos)}; {next_step(args)}")
-    return 0
 
 
 def next_step(args: argparse.Namespace) -> str:

@@ -6,14 +6,12 @@ Reads DATA, RUN and, while they are where the config says, the photos; no encode
 `evaluate` and `quality` wrote; below, for photos of each evaluated and each labelled split, every step from the
 picture to its mask. Without truth there are no scores, but the pictures are the same. Writes into FOLDER:
 
-    index.html            the page
+    index.html            the page, with style, script and figures inside
     files/SPLIT-ROW.js    label maps, similarity maps and masks of a photo, which the page loads when it shows them
     files/SPLIT-ROW.jpg   the photo
 
-The report's page: one HTML file with style, script and figures inside; photos are files beside it.
-
-The parts lie in fmbseg_jax/reporting/page/. What comes from outside (names of classes and photos, reasons of failures)
-goes into the page as JSON alone, and the page writes it as text, never as HTML.
+The page's parts lie in fmbseg_jax/reporting/page/. What comes from outside (names of classes and photos, reasons of
+failures) goes into it as JSON alone, and it writes that as text, never as HTML.
 """
 
 if __name__ == "__main__":
@@ -58,28 +56,6 @@ from labelgen.sources.registry import open_source
 
 PARTS = Path(__file__).parent / "reporting/page"
 SCRIPTS = ("dom.js", "charts.js", "maps.js", "photos.js", "detail.js", "main.js")
-
-
-def page(fields: Mapping[str, Any]) -> str:
-    """The whole index.html; fields are what its scripts read."""
-    parts = {
-        "STYLE": (PARTS / "style.css").read_text(encoding="utf-8"),
-        "SCRIPT": "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        "DATA": embedded(fields),
-    }
-    html = (PARTS / "index.html").read_text(encoding="utf-8")
-    for name, text in parts.items():
-        before, mark, after = html.partition(f"{{{{{name}}}}}")
-        html = before + text + after if mark else html
-    return html
-
-
-def embedded(fields: Mapping[str, Any]) -> str:
-    """JSON that can stand in a script element: no character in it ends the element or opens a comment."""
-    text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 PHOTOS = 60
 Json = dict[str, Any]
 
@@ -288,6 +264,26 @@ def picture(source: Source, look: Look) -> bytes | None:
     buffer = io.BytesIO()
     Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def page(fields: Mapping[str, Any]) -> str:
+    """The whole index.html; fields are what its scripts read."""
+    parts = {
+        "STYLE": (PARTS / "style.css").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "DATA": embedded(fields),
+    }
+    html = (PARTS / "index.html").read_text(encoding="utf-8")
+    for name, text in parts.items():
+        before, mark, after = html.partition(f"{{{{{name}}}}}")
+        html = before + text + after if mark else html
+    return html
+
+
+def embedded(fields: Mapping[str, Any]) -> str:
+    """JSON that can stand in a script element: no character in it ends the element or opens a comment."""
+    text = json.dumps(fields, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def arguments() -> argparse.ArgumentParser:

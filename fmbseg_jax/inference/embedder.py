@@ -1,6 +1,7 @@
-"""The trained head as a function of rows: patch features in, patch embeddings in CLIP's text space out.
+"""The encoders and the head that a RUN was trained with: a photo to patch features to embeddings in CLIP's text space.
 
-The frozen encoders that a RUN was trained with, for photos and words that no DATA has. torch is loaded when used.
+`Towers` are the frozen encoders, for photos and words that no DATA has; torch is loaded when they are used. `Embedder`
+is the trained head as a function of rows, those of DATA or those that `Towers` make.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,58 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.photos import Photo
 
+if TYPE_CHECKING:
+    from labelgen.models.clip import ClipEncoder
+    from labelgen.models.patch_encoder import PatchEncoder
+
+
 Array = NDArray[np.float32]
 _SAME = {
     "encoder": ("sha256", "size_px", "height_px", "window_px", "stride_px", "patch_px", "layers", "join"),
     "clip": ("sha256", "patch_px"),
 }
 """What the head's input and output depend on, of each encoder's identity()."""
+
+
+class Towers:
+    """The patch encoder and CLIP's text tower of a RUN; each is loaded at its first use and checked against the RUN."""
+
+    def __init__(self, restored: Restored, weights_dir: str = "") -> None:
+        """weights_dir: where the weights are now; empty: where they were in training."""
+        self._restored = restored
+        self._weights_dir = weights_dir or restored.config.weights_dir
+
+    def load_patches(self) -> None:
+        """Loads the patch encoder now, before anything is begun. UserError when its weights are not the RUN's."""
+        _ = self._patches
+
+    @cached_property
+    def _patches(self) -> "PatchEncoder":
+        from labelgen.models.trunks import load_encoder
+
+        encoder = load_encoder(self._restored.config, self._weights_dir)
+        check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
+        return encoder
+
+    @cached_property
+    def _clip(self) -> "ClipEncoder":
+        from labelgen.models.clip import load_clip
+
+        config = self._restored.config
+        clip = load_clip(config.clip, self._weights_dir, config.device, config.dtype)
+        check_same_weights(self._restored, "clip", clip.identity(), self._weights_dir)
+        return clip
+
+    def features(self, photo: Photo) -> FeatureRow:
+        """The row that labelgen would have written of this photo."""
+        dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
+        return feature_row(
+            photo.photo_id, photo.image.shape[:2], self._patches.features(photo.image), self._patches.grid_hw, dtype
+        )
+
+    def text(self, words: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [K, E] unit rows of words, in the templates of the RUN."""
+        return self._clip.text(words, self._restored.config.labels.templates)
 
 
 class Embedder:
@@ -70,49 +117,3 @@ def check_same_weights(restored: Restored, name: str, found: Mapping[str, Any], 
                 f"{source}: {name}.{field} is {found.get(field)} ({found['weights']}), but the RUN was trained with "
                 f"{trained.get(field)} ({trained['weights']}); take that one, or train again with this one"
             )
-
-
-if TYPE_CHECKING:
-    from labelgen.models.clip import ClipEncoder
-    from labelgen.models.patch_encoder import PatchEncoder
-
-
-class Towers:
-    """The patch encoder and CLIP's text tower of a RUN; each is loaded at its first use and checked against the RUN."""
-
-    def __init__(self, restored: Restored, weights_dir: str = "") -> None:
-        """weights_dir: where the weights are now; empty: where they were in training."""
-        self._restored = restored
-        self._weights_dir = weights_dir or restored.config.weights_dir
-
-    def load_patches(self) -> None:
-        """Loads the patch encoder now, before anything is begun. UserError when its weights are not the RUN's."""
-        _ = self._patches
-
-    @cached_property
-    def _patches(self) -> "PatchEncoder":
-        from labelgen.models.trunks import load_encoder
-
-        encoder = load_encoder(self._restored.config, self._weights_dir)
-        check_same_weights(self._restored, "encoder", encoder.identity(), self._weights_dir)
-        return encoder
-
-    @cached_property
-    def _clip(self) -> "ClipEncoder":
-        from labelgen.models.clip import load_clip
-
-        config = self._restored.config
-        clip = load_clip(config.clip, self._weights_dir, config.device, config.dtype)
-        check_same_weights(self._restored, "clip", clip.identity(), self._weights_dir)
-        return clip
-
-    def features(self, photo: Photo) -> FeatureRow:
-        """The row that labelgen would have written of this photo."""
-        dtype = FEATURE_DTYPES[self._restored.config.encode.feature_dtype]
-        return feature_row(
-            photo.photo_id, photo.image.shape[:2], self._patches.features(photo.image), self._patches.grid_hw, dtype
-        )
-
-    def text(self, words: Sequence[str]) -> NDArray[np.float32]:
-        """float32 [K, E] unit rows of words, in the templates of the RUN."""
-        return self._clip.text(words, self._restored.config.labels.templates)

@@ -4,9 +4,7 @@ Every asked class is either known, near a trained one, or new. Probabilities com
 knows no words (fmbseg_jax.runs.dense_map), deals a patch among all asked classes; what it gives to known ones is dealt
 anew by the head, which tells these apart far better; and where several asked classes are near the same trained one, so
 that the head cannot tell them apart, the dense map deals that one's part among them. With nothing but trained words
-this is the head alone.
-
-The words by which the photos of a split are asked for: those of the training, or other ones for the same classes.
+this is the head alone. Evaluation asks a split by `split_words`: the trained ones, or others for the same classes.
 """
 
 from dataclasses import dataclass
@@ -47,8 +45,8 @@ class Asked:
         self.new = () if self.by_head else tuple(ontology.names[c] for c in new)
 
     def __call__(self, z: Array, dense: Array | None) -> tuple[Array, Array, tuple[int, ...]]:
-        """(patches, prototypes, word_class) for segment.pixel_classes, whose softmax at the RUN's temperature gives the
-        probabilities.
+        """(patches, prototypes, word_class) for label_maps.pixel_classes, whose softmax at the RUN's temperature gives
+        the probabilities.
 
         z: unit rows float32 [h, w, E] of the head; dense: those of the dense map, not looked at where by_head.
         """

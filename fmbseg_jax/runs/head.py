@@ -1,6 +1,6 @@
 """The head: frozen patch features become unit vectors in CLIP's text space, one a patch. It sees no words.
 
-Attention over the patches of a view: the library's, and on a CPU the same written for it.
+Its blocks attend over the patches of a view; on a CPU the attention is written for it, elsewhere it is the library's.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from fmbseg_jax.runs.settings import HeadConfig
+
+_MLP_RATIO = 4  # hidden width of a block's MLP over its own width
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
@@ -34,9 +36,6 @@ def on_cpu(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Ar
     parts = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     sums = jnp.einsum("bhnm,bhmd->bhnd", parts.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return jnp.swapaxes(sums / parts.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
-
-
-_MLP_RATIO = 4  # hidden width of a block's MLP over its own width
 
 
 class Block(nn.Module):

@@ -1,9 +1,8 @@
-"""The processes of one run: how they find each other, who is first, and what they tell each other outside of a step.
+"""The processes of one run: how they find each other, who is first, what they tell each other outside of a step, and
+the signals that stop them.
 
 Alone (`config.distributed` off) everything here is at hand: no process waits for another. Sums are made in numpy, in
 the order of the processes, so that integers and float64 come out the same to the last digit on every host.
-
-Signals that stop a training: they are noted, and the loop ends when its step does.
 """
 
 import functools
@@ -29,7 +28,12 @@ from labelgen.core.errors import UserError
 OFF, AUTO = "off", "auto"
 PREEMPTED = 75
 START_S, SILENT_S = 300, 60
+_LAST_WORDS_S = 2  # when the first is gone jax ends the others, who may have the same to say
 _EXPLICIT = re.compile(r"(?P<address>\S+:\d+),(?P<count>\d+),(?P<index>\d+)")
+_FIXES = (
+    "name a free port of the machine that ID 0 runs on, as ADDRESS:PORT,COUNT,ID",
+    "outside of a TPU pod, Slurm or MPI, name ADDRESS:PORT,COUNT,ID, or set it to off",
+)
 T = TypeVar("T", bound=np.generic)
 _joined = threading.Event()
 
@@ -90,13 +94,6 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-_LAST_WORDS_S = 2  # when the first is gone jax ends the others, who may have the same to say
-_FIXES = (
-    "name a free port of the machine that ID 0 runs on, as ADDRESS:PORT,COUNT,ID",
-    "outside of a TPU pod, Slurm or MPI, name ADDRESS:PORT,COUNT,ID, or set it to off",
-)
 
 
 def _arguments(distributed: str) -> dict[str, Any]:

@@ -10,14 +10,6 @@ Nothing can be renamed in an object store: a checkpoint is finished once its com
 mark, which is sent last and deleted first. One without is a save that was cut off. Nothing can be appended either:
 metrics.jsonl and TensorBoard's events are sent whole with each checkpoint, before its mark, so that a run that goes on
 has every line up to it; lines after the last save are lost with a killed process, as the steps are.
-
-Compiled functions are kept, in RUN by default: a preempted run that goes on, on a new machine too, does not compile.
-
-JAX finds them by the program, its own version, XLA's flags, and a fingerprint of the devices, which for a CPU depends
-on its instructions (restricted by --xla_cpu_max_isa it is another): what was compiled for other machines is passed
-over. Of several hosts the first one writes and all read; on CPUs only the first one finds its own, as the others ask
-for something else (on GPUs JAX makes it the same; not tried). What is kept is executed: go on only with a RUN that you
-would trust as code.
 """
 
 import os
@@ -200,7 +192,14 @@ def _each(work: Callable[[str], None], files: Iterable[str]) -> None:
 def keep_compiled(run: Run, folder: str) -> None:
     """From here on compiled functions are taken from `folder`, below RUN or absolute, and put there; "": they are not.
 
-    Before the first one is compiled. JAX_COMPILATION_CACHE_DIR in the environment goes first.
+    Before the first one is compiled. So a preempted run that goes on, on a new machine too, does not compile.
+    JAX_COMPILATION_CACHE_DIR in the environment goes first.
+
+    JAX finds them by the program, its own version, XLA's flags, and a fingerprint of the devices, which for a CPU
+    depends on its instructions (restricted by --xla_cpu_max_isa it is another): what was compiled for other machines is
+    passed over. Of several hosts the first one writes and all read; on CPUs only the first one finds its own, as the
+    others ask for something else (on GPUs JAX makes it the same; not tried). What is kept is executed: go on only with
+    a RUN that you would trust as code.
     """
     if not folder or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return

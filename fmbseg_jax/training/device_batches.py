@@ -1,10 +1,8 @@
-"""A split that lives on the devices: read once, then every batch is a gather of rows that are there already.
+"""Training batches on the devices: out of a split that lives there, or fed and put there one ahead. The same batches.
 
-Rows are laid out by virtual shard, over 'data' as the batches are, so that each device gathers its own places of a
-batch from its own rows: no byte of a feature travels after the start. The batches are those of
-fmbseg_jax.training.feed.
-
-Batches on the devices: each process gives what is its own, read ahead by the feed or there since the start.
+A split that fits is read once, then every batch is a gather of rows that are there already. They are laid out by
+virtual shard, over 'data' as the batches are, so that each device gathers its own places of a batch from its own rows:
+no byte of a feature travels after the start.
 """
 
 import os
@@ -28,6 +26,32 @@ _THREADS = 8
 STEPS_AHEAD = 64
 """S, steps whose rows are put on the devices at once: a step of a few ms would wait for its own alone."""
 Arrays = dict[str, jax.Array]
+
+
+class Batches(Protocol):
+    """Training batches on the devices, from some step on."""
+
+    def __next__(self) -> Batch:
+        """What a step reads, but for `stop`."""
+
+    @property
+    def position(self) -> dict[str, int]:
+        """{"next_index": batches taken}, the same on every host: what a checkpoint keeps."""
+
+
+def open_batches(
+    examples: Examples, rows: Rows, config: FeedConfig, steps: int, layout: Layout, position: Mapping[str, int]
+) -> Batches:
+    """Batches from `position` on: of a split that is loaded now where it fits, else read as the steps go.
+
+    Either way they are the same ones. All hosts must call it.
+    """
+    order, step = Order(rows, config, steps), position["next_index"]
+    share = config.resident_share
+    if share and not hosts.any_of(not fits(examples, order, layout.over_data, share)):
+        progress = Progress(len(rows) // hosts.count(), "photos", "load", hosts.errors())
+        return Resident(examples, order, layout.over_data, progress, step)
+    return Placed(Feed(examples, rows, config, steps, layout.places, step), layout.over_data)
 
 
 class Resident:
@@ -126,38 +150,6 @@ def _places(order: Order, over_data: NamedSharding) -> Iterator[tuple[jax.Device
         yield device, range(order.shards)[index[0]] if index else range(order.shards)
 
 
-class Batches(Protocol):
-    """Training batches on the devices, from some step on."""
-
-    def __next__(self) -> Batch:
-        """What a step reads, but for `stop`."""
-
-    @property
-    def position(self) -> dict[str, int]:
-        """{"next_index": batches taken}, the same on every host: what a checkpoint keeps."""
-
-
-def place(batch: Example, sharding: NamedSharding) -> FedBatch:
-    """The batch on the devices; each process gives the rows that are its own."""
-    return FedBatch(**{name: _placed(value, sharding) for name, value in batch.items()})
-
-
-def _placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:
-    with jax.transfer_guard_host_to_device("allow"):  # over processes it does not count as asked for
-        placed: jax.Array = jax.make_array_from_process_local_data(sharding, value)  # type: ignore[no-untyped-call]
-    return placed
-
-
-def place_flags(layout: Layout) -> tuple[jax.Array, jax.Array]:
-    """`stop` of a batch while this host may go on, and once it is to stop.
-
-    All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
-    """
-    count, over_data = len(layout.places), layout.over_data
-    go, stop = (_placed(np.full(count, flag, np.float32), over_data) for flag in (0, 1))
-    return go, stop
-
-
 class Placed:
     """The batches of a Feed, put on the devices while the step before is at work."""
 
@@ -180,16 +172,22 @@ class Placed:
         return self._position
 
 
-def open_batches(
-    examples: Examples, rows: Rows, config: FeedConfig, steps: int, layout: Layout, position: Mapping[str, int]
-) -> Batches:
-    """Batches from `position` on: of a split that is loaded now where it fits, else read as the steps go.
+def place(batch: Example, sharding: NamedSharding) -> FedBatch:
+    """The batch on the devices; each process gives the rows that are its own."""
+    return FedBatch(**{name: _placed(value, sharding) for name, value in batch.items()})
 
-    Either way they are the same ones. All hosts must call it.
+
+def _placed(value: NDArray[Any], sharding: NamedSharding) -> jax.Array:
+    with jax.transfer_guard_host_to_device("allow"):  # over processes it does not count as asked for
+        placed: jax.Array = jax.make_array_from_process_local_data(sharding, value)  # type: ignore[no-untyped-call]
+    return placed
+
+
+def place_flags(layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """`stop` of a batch while this host may go on, and once it is to stop.
+
+    All hosts learn of it in the step, where they wait for each other anyway: it rides in the gradients' all-reduce.
     """
-    order, step = Order(rows, config, steps), position["next_index"]
-    share = config.resident_share
-    if share and not hosts.any_of(not fits(examples, order, layout.over_data, share)):
-        progress = Progress(len(rows) // hosts.count(), "photos", "load", hosts.errors())
-        return Resident(examples, order, layout.over_data, progress, step)
-    return Placed(Feed(examples, rows, config, steps, layout.places, step), layout.over_data)
+    count, over_data = len(layout.places), layout.over_data
+    go, stop = (_placed(np.full(count, flag, np.float32), over_data) for flag in (0, 1))
+    return go, stop

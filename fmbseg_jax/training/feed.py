@@ -4,8 +4,6 @@ Rows are spread over V virtual shards (row mod V). A step takes B/V rows of each
 virtual shard, pass), so place j of every batch belongs to virtual shard j // (B/V), and a host, whose devices hold the
 places of whole virtual shards, reads its own rows only. The batches are the same on any number of hosts; the whole
 position of the feed is the number of batches taken.
-
-Memory for batches, taken again and again: memory new to a process is filled with zeros first, page by page.
 """
 
 import functools
@@ -27,56 +25,17 @@ from labelgen.data.records import FeatureRow, LabelRow, check_same_photo
 from labelgen.labels.free_labels import patch_targets
 from labelgen.labels.scores import TruthReader
 
-_ALIGNED = 64  # bytes; memory that begins at a multiple of them jax takes over as it is, other memory it copies
-
-
-class BatchMemory:
-    """Arrays of the shapes and types of an example, with an axis of `count` before them. Threads may share it.
-
-    A batch's memory is taken again once nothing refers to any of its arrays: neither to a view of one, nor to what jax
-    made of one, whether that is the same memory or a copy still under way.
-    """
-
-    def __init__(self, example: Mapping[str, NDArray[Any]], count: int):
-        self._places: dict[str, tuple[slice, np.dtype[Any], tuple[int, ...]]] = {}
-        self._size = 0
-        for name, value in example.items():
-            shape, start = (count, *value.shape), self._size
-            end = start + math.prod(shape) * value.itemsize
-            self._places[name] = slice(start, end), value.dtype, shape
-            self._size = -(-end // _ALIGNED) * _ALIGNED
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self) -> dict[str, NDArray[Any]]:
-        """A batch of arrays that nobody else holds, with anything in them."""
-        try:
-            block = self._free.pop()
-        except IndexError:
-            block = _aligned(self._size)
-        # Every view of a view refers to the first one that is not of another array: to this one.
-        owner = np.frombuffer(block.data, np.uint8)
-        weakref.finalize(owner, self._free.append, block).atexit = False
-        return {name: owner[at].view(dtype).reshape(shape) for name, (at, dtype, shape) in self._places.items()}
-
-
-def _aligned(size: int) -> NDArray[np.uint8]:
-    memory = np.empty(size + _ALIGNED, np.uint8)
-    start = -memory.ctypes.data % _ALIGNED
-    return memory[start : start + size]
-
-
 Rows = NDArray[np.int64]
 Example = dict[str, NDArray[Any]]
-_THREADS = 2
-_READ_AHEAD = 4  # batches
-_MEMORY_BYTES = 1 << 30
-_TARGET_BYTES = 9  # a patch: three classes, three shares
-
-
 Target = tuple[str, NDArray[np.uint16], NDArray[np.uint8]]
 """(photo_id, classes [h, w, 3], shares [h, w, 3]) of a row, as labelgen.data.records has them."""
 Targets = Callable[[int], Target]
 """Row -> its target."""
+_THREADS = 2
+_READ_AHEAD = 4  # batches
+_MEMORY_BYTES = 1 << 30
+_TARGET_BYTES = 9  # a patch: three classes, three shares
+_ALIGNED = 64  # bytes; memory that begins at a multiple of them jax takes over as it is, other memory it copies
 
 
 def free_labels(data: Dataset, labels: str, split: str) -> Targets:
@@ -249,6 +208,42 @@ def check_whole_shards(places: Rows, config: FeedConfig) -> None:
             f"train.virtual_shards={config.virtual_shards} cannot be divided over the hosts, which hold {len(places)} "
             f"of train.batch_size={config.batch_size} places each; set it to a multiple of the number of hosts"
         )
+
+
+class BatchMemory:
+    """Arrays of the shapes and types of an example, with an axis of `count` before them. Threads may share it.
+
+    Memory new to a process is filled with zeros first, page by page. So a batch's is taken again, once nothing refers
+    to any of its arrays: neither to a view of one, nor to what jax made of one, whether that is the same memory or a
+    copy still under way.
+    """
+
+    def __init__(self, example: Mapping[str, NDArray[Any]], count: int):
+        self._places: dict[str, tuple[slice, np.dtype[Any], tuple[int, ...]]] = {}
+        self._size = 0
+        for name, value in example.items():
+            shape, start = (count, *value.shape), self._size
+            end = start + math.prod(shape) * value.itemsize
+            self._places[name] = slice(start, end), value.dtype, shape
+            self._size = -(-end // _ALIGNED) * _ALIGNED
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self) -> dict[str, NDArray[Any]]:
+        """A batch of arrays that nobody else holds, with anything in them."""
+        try:
+            block = self._free.pop()
+        except IndexError:
+            block = _aligned(self._size)
+        # Every view of a view refers to the first one that is not of another array: to this one.
+        owner = np.frombuffer(block.data, np.uint8)
+        weakref.finalize(owner, self._free.append, block).atexit = False
+        return {name: owner[at].view(dtype).reshape(shape) for name, (at, dtype, shape) in self._places.items()}
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    memory = np.empty(size + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + size]
 
 
 class _Batches:

@@ -1,6 +1,5 @@
-"""What one training is about: words, targets and rows of a DATA, and the identity by which a RUN knows it again.
-
-How well the head says what it was not trained on: its loss on rows held out, by their free labels. No truth.
+"""What one training is about: words, targets and rows of a DATA, the identity by which a RUN knows it again, and how
+well the head says what it was not trained on, which is its loss on rows held out, by their free labels. No truth.
 """
 
 import hashlib
