@@ -112,7 +112,7 @@ def evaluate_split(
     config: ConfigDict, data: Dataset, split: str, run: Run, restored: Restored, embed: Embedder, times: StageTimes
 ) -> None:
     """Counts a split, writes its two files into RUN/eval and prints its table. All hosts must call it."""
-    data.stage(split, ("features", "evidence", "truth"), hosts.share(data.count(split)))
+    data.stage(split, ("features", "evidence", "truth"), hosts.own_rows(data.count(split)))
     words, threshold = split_words(data, restored, config, split), config.eval.background_threshold
     names = class_names(words.ontology, threshold)
     truth = TruthReader(data, split, names, config.eval.truth)
@@ -151,15 +151,15 @@ def count_split(
     """Confusion matrix of each reading over all photos of a split, counted by all hosts together."""
     features, evidence = (data.reader(family, split) for family in ("features", "evidence"))
     tally = Tally(classes)
-    own = hosts.share(len(features))
+    own = hosts.own_rows(len(features))
     progress = Progress(len(own), "photos", f"evaluate {split}", hosts.errors())
     for start in range(0, len(own), batch_size):
-        here = own[start : start + batch_size]
+        numbers = own[start : start + batch_size]
         with readings.times("read"):
-            rows = [FeatureRow.decode(features[i]) for i in here]
+            rows = [FeatureRow.decode(features[i]) for i in numbers]
         with readings.times("head"):
             embedded = embed(rows)
-        for i, row, z in zip(here, rows, embedded, strict=True):
+        for i, row, z in zip(numbers, rows, embedded, strict=True):
             with readings.times("read"):
                 seen, true = EvidenceRow.decode(evidence[i]), truth[i]
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)

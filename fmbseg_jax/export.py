@@ -83,13 +83,13 @@ def arrays(restored: Restored) -> dict[str, NDArray[np.float32]]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, NDArray[np.float32]]:
-    found: dict[str, NDArray[np.float32]] = {}
+    flat: dict[str, NDArray[np.float32]] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = np.ascontiguousarray(value, np.float32)
-    return found
+            flat[prefix + name] = np.ascontiguousarray(value, np.float32)
+    return flat
 
 
 def about(restored: Restored) -> dict[str, Any]:

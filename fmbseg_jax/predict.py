@@ -134,15 +134,15 @@ def encoded(restored: Restored, path: str) -> Photos:
         for split in data.splits:
             source = split_source(config.photos, split)
             reader = data.reader("features", split)
-            data.stage(split, ["features"], hosts.share(len(reader)))
-            for i in hosts.share(len(reader)):
+            data.stage(split, ["features"], hosts.own_rows(len(reader)))
+            for i in hosts.own_rows(len(reader)):
                 row = FeatureRow.decode(reader[i])
                 name = f"{split}/{row.photo_id}"
                 image = None if source is None else picture(source, row)
                 yield Item(before + i, name, row, image, *locate(config.photos.root, source, row.photo_id, name))
             before += len(reader)
 
-    return Photos(sum(len(hosts.share(data.count(split))) for split in data.splits), rows(), [])
+    return Photos(sum(len(hosts.own_rows(data.count(split))) for split in data.splits), rows(), [])
 
 
 def picture(source: Source, row: FeatureRow) -> Pixels | None:
@@ -166,7 +166,7 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Pho
     names = source.list()
 
     def rows() -> Iterator[Item]:
-        for i in hosts.share(len(names)):
+        for i in hosts.own_rows(len(names)):
             photo_id = names[i]
             try:
                 photo = source.load(photo_id)
@@ -175,7 +175,7 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Pho
                 continue
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.share(len(names))), rows(), failures)
+    return Photos(len(hosts.own_rows(len(names))), rows(), failures)
 
 
 def next_step(args: argparse.Namespace) -> str:
@@ -239,7 +239,7 @@ class Masks:
         return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{skipped}{remarks}"
 
 
-def share(text: str) -> float:
+def probability(text: str) -> float:
     """A number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
@@ -258,7 +258,7 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--format", default="png", metavar="NAMES", help=f"any of {','.join(FORMATS)} (default: png)")
     flags.add_argument(
         "--background_threshold",
-        type=share,
+        type=probability,
         metavar="P",
         help="pixels whose best class is less probable are `background`; 0: none (default: eval.background_threshold)",
     )

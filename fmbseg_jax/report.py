@@ -65,10 +65,10 @@ def main(args: argparse.Namespace) -> int:
     restored, out = restore_run(args.workdir), Path(args.out)
     data = open_data(args.data, restored.config.get("data_cache", ""))
     check_fits(restored, data)
-    run = Run(data, Path(args.workdir), restored, labelling(data, restored))
-    fields = figures(run, args.oracle and Path(args.oracle))
+    subject = Subject(data, Path(args.workdir), restored, labelling(data, restored))
+    fields = figures(subject, args.oracle and Path(args.oracle))
     clean(out)
-    fields["photos"] = [photo for split in run.splits() for photo in split_photos(run, split, args.photos, out)]
+    fields["photos"] = [photo for split in subject.splits() for photo in split_photos(subject, split, args.photos, out)]
     write_atomic(out / "index.html", page(fields).encode())
     pictures = sum(photo["picture"] for photo in fields["photos"])
     without = "" if pictures else ", without the pictures, which are not at photos.root any more"
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-class Run(NamedTuple):
+class Subject(NamedTuple):
     """What the report is about."""
 
     data: Dataset
@@ -120,36 +120,36 @@ def labelling(data: Dataset, restored: Restored) -> Labelling | None:
     return Labelling(settings, ontology, prototypes, scale)
 
 
-def figures(run: Run, oracle: Path | None) -> Json:
+def figures(subject: Subject, oracle: Path | None) -> Json:
     """Everything above the photos, JSON-able. oracle: a RUN that was trained on truth and evaluated."""
-    results, beside = evaluations(run.workdir), evaluations(oracle) if oracle else {}
+    results, beside = evaluations(subject.workdir), evaluations(oracle) if oracle else {}
     if oracle and not beside:
         raise UserError(f"{oracle}/eval: no figures there; run fmbseg_jax.evaluate with --workdir={oracle}")
     splits = [
-        split_figures(run.workdir, split, results[split], beside.get(split))
+        split_figures(subject.workdir, split, results[split], beside.get(split))
         for split in sorted(results, key=lambda s: (not results[s]["protocol"]["use"].startswith("unseen"), s))
     ]
-    labels = run.data.path / "labels" / run.config.labels.name
-    colours = palette(max(256, len(run.names)))
-    words = run.restored.ontology
+    labels = subject.data.path / "labels" / subject.config.labels.name
+    colours = palette(max(256, len(subject.names)))
+    words = subject.restored.ontology
     return {
-        "data": str(run.data.path),
-        "workdir": str(run.workdir),
-        "step": run.restored.step,
-        "variant": run.config.labels.variant,
+        "data": str(subject.data.path),
+        "workdir": str(subject.workdir),
+        "step": subject.restored.step,
+        "variant": subject.config.labels.variant,
         "classes": [
             {
                 "name": name,
                 "colour": "#" + colours[i].tobytes().hex(),
                 "words": [w for w, c in zip(words.words, words.word_class, strict=True) if c == i],
             }
-            for i, name in enumerate(run.names)
+            for i, name in enumerate(subject.names)
         ],
         "sentence": sentence(splits) if splits else "",
         "splits": splits,
         "labels": label_figures(labels / "quality.json"),
-        "training": training(run.workdir),
-        "failures": failures(run.data.path / "failures.jsonl"),
+        "training": training(subject.workdir),
+        "failures": failures(subject.data.path / "failures.jsonl"),
     }
 
 
@@ -166,7 +166,7 @@ def clean(out: Path) -> None:
         path.unlink()
 
 
-class Rows(NamedTuple):
+class Readers(NamedTuple):
     """The readers of a split."""
 
     features: SplitReader
@@ -175,47 +175,47 @@ class Rows(NamedTuple):
     truth: TruthReader | None
 
     @staticmethod
-    def open(run: Run, split: str) -> "Rows":
+    def open(subject: Subject, split: str) -> "Readers":
         """Labels and truth only where the split has them."""
-        data, name = run.data, run.config.labels.name
-        labelled = bool(run.labelling) and split in data.labels_info(name)["splits"]
-        return Rows(
+        data, name = subject.data, subject.config.labels.name
+        labelled = bool(subject.labelling) and split in data.labels_info(name)["splits"]
+        return Readers(
             data.reader("features", split),
             data.reader("evidence", split),
             data.label_reader(name, split) if labelled else None,
-            TruthReader(data, split, run.names, run.config.eval.truth) if data.has_truth(split) else None,
+            TruthReader(data, split, subject.names, subject.config.eval.truth) if data.has_truth(split) else None,
         )
 
 
-def split_photos(run: Run, split: str, most: int, out: Path) -> Iterator[Json]:
+def split_photos(subject: Subject, split: str, most: int, out: Path) -> Iterator[Json]:
     """The chosen photos of a split, each written to FOLDER/files; what the page lists of them."""
-    rows = Rows.open(run, split)
-    tally = read_tally(run.workdir / "eval" / f"{split}.npz", HEAD)
-    chosen = choose(None if tally is None else tally.miou, len(rows.features), most)
-    families = ["features", "evidence", *(["truth"] if rows.truth else [])]
-    run.data.stage(split, families + ([f"labels/{run.config.labels.name}"] if rows.labels else []), chosen)
-    look, embed, source = looker(run, split), Embedder(run.restored, 1), pictures(run.config, split)
+    readers = Readers.open(subject, split)
+    tally = read_tally(subject.workdir / "eval" / f"{split}.npz", HEAD)
+    chosen = choose(None if tally is None else tally.miou, len(readers.features), most)
+    families = ["features", "evidence", *(["truth"] if readers.truth else [])]
+    subject.data.stage(split, families + ([f"labels/{subject.config.labels.name}"] if readers.labels else []), chosen)
+    look, embed, source = looker(subject, split), Embedder(subject.restored, 1), pictures(subject.config, split)
     progress = Progress(len(chosen), "photos", f"report {split}")
     for i in chosen:
-        row, seen = FeatureRow.decode(rows.features[i]), EvidenceRow.decode(rows.evidence[i])
-        labels = LabelRow.decode(rows.labels[i]) if rows.labels else None
-        truth = rows.truth[i] if rows.truth else None
+        row, seen = FeatureRow.decode(readers.features[i]), EvidenceRow.decode(readers.evidence[i])
+        labels = LabelRow.decode(readers.labels[i]) if readers.labels else None
+        truth = readers.truth[i] if readers.truth else None
         check_same_photo(split, i, row.photo_id, seen.photo_id, *(r.photo_id for r in (labels, truth) if r))
         dense_z = None if look.asked.by_head else embed.dense(row)
         shown = look(embed([row])[0], dense_z, seen, labels, None if truth is None else truth.label_map)
-        yield {"key": f"{split}-{i}", "split": split, **write_photo(run, out, f"{split}-{i}", shown, source)}
+        yield {"key": f"{split}-{i}", "split": split, **write_photo(subject, out, f"{split}-{i}", shown, source)}
         progress.add()
     progress.close()
 
 
-def looker(run: Run, split: str) -> Looker:
+def looker(subject: Subject, split: str) -> Looker:
     """What looks at the photos of a split."""
-    config, threshold = run.config, run.config.eval.background_threshold
-    settings = run.labelling.settings if run.labelling else LabelSettings.from_config(config)
-    background = Background(threshold, run.restored.temperature) if threshold else None
-    words = split_words(run.data, run.restored, config, split)
-    asked = Asked(run.restored, words.ontology, words.prototypes)
-    return Looker(asked, settings, run.labelling, config.eval.refine_min_iou, background)
+    config, threshold = subject.config, subject.config.eval.background_threshold
+    settings = subject.labelling.settings if subject.labelling else LabelSettings.from_config(config)
+    background = Background(threshold, subject.restored.temperature) if threshold else None
+    words = split_words(subject.data, subject.restored, config, split)
+    asked = Asked(subject.restored, words.ontology, words.prototypes)
+    return Looker(asked, settings, subject.labelling, config.eval.refine_min_iou, background)
 
 
 def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]:
@@ -232,9 +232,9 @@ def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]
     return sorted([*order[:ends], *(between[i] for i in sample(len(between), rest)), *order[len(order) - ends :]])
 
 
-def write_photo(run: Run, out: Path, key: str, look: Look, source: Source | None) -> Json:
+def write_photo(subject: Subject, out: Path, key: str, look: Look, source: Source | None) -> Json:
     """The photo's two files; what the page lists of it. The page is written last, so these need not be atomic."""
-    classes = len(run.names)
+    classes = len(subject.names)
     image = None if source is None else picture(source, look)
     files = {"js": script(key, payload(look, classes)).encode()} | ({} if image is None else {"jpg": image})
     for suffix, content in files.items():

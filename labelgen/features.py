@@ -33,14 +33,14 @@ from numpy.typing import NDArray
 from labelgen.core.command import GOES_ON, command, parser, same_config, share
 from labelgen.core.config import encoder_settings, identity, load_config
 from labelgen.core.errors import UserError
-from labelgen.core.files import read_json, write_json
+from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW, onto_grid
 from labelgen.core.progress import Progress
 from labelgen.core.remote import is_remote
 from labelgen.core.threads import in_order
 from labelgen.data import manifest
 from labelgen.data.dataset import Dataset
-from labelgen.data.manifest import check_same, claim, sizes
+from labelgen.data.manifest import claim, sizes
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
 from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter

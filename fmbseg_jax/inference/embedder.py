@@ -105,15 +105,15 @@ def check_fits(restored: Restored, data: Dataset) -> None:
         check_same_weights(restored, name, data.info["encoders"][name], str(data.path))
 
 
-def check_same_weights(restored: Restored, name: str, found: Mapping[str, Any], source: str) -> None:
-    """UserError unless encoder `name` (its identity() in `found`) is the one that the RUN was trained with.
+def check_same_weights(restored: Restored, name: str, identity: Mapping[str, Any], source: str) -> None:
+    """UserError unless encoder `name` (its identity()) is the one that the RUN was trained with.
 
-    source: where `found` comes from, for the message.
+    source: where that comes from, for the message.
     """
     trained = restored.encoders[name]
     for field in _SAME[name]:
-        if found.get(field) != trained.get(field):
+        if identity.get(field) != trained.get(field):
             raise UserError(
-                f"{source}: {name}.{field} is {found.get(field)} ({found['weights']}), but the RUN was trained with "
-                f"{trained.get(field)} ({trained['weights']}); take that one, or train again with this one"
+                f"{source}: {name}.{field} is {identity.get(field)} ({identity['weights']}), but the RUN was trained "
+                f"with {trained.get(field)} ({trained['weights']}); take that one, or train again with this one"
             )

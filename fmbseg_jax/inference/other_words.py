@@ -32,11 +32,11 @@ class Asked:
     def __init__(self, restored: Restored, ontology: Ontology, prototypes: Array) -> None:
         """prototypes: float32 [K, E] unit rows of the ontology's words."""
         self._restored, self.ontology, self.prototypes = restored, ontology, prototypes
-        known = known_words(restored.ontology, restored.prototypes, ontology, prototypes)
-        near = np.zeros((len(ontology.names), known.shape[1]), bool)
-        np.logical_or.at(near, np.asarray(ontology.word_class), known)
-        self._groups = groups(near)
-        self._known_words = known.any(1)
+        word_near = known_words(restored.ontology, restored.prototypes, ontology, prototypes)
+        class_near = np.zeros((len(ontology.names), word_near.shape[1]), bool)
+        np.logical_or.at(class_near, np.asarray(ontology.word_class), word_near)
+        self._groups = groups(class_near)
+        self._known_words = word_near.any(1)
         found, counts = np.unique(self._groups, return_counts=True)
         plain = (found >= 0).all() and (counts == 1).all()
         self.by_head = bool(plain) or restored.dense_map is None
@@ -88,12 +88,12 @@ def known_words(trained: Ontology, taught: Array, asked: Ontology, prototypes: A
     cosines = prototypes @ taught.T
     best = cosines.argmax(1)
     numbers = {word.casefold(): i for i, word in enumerate(trained.words)}
-    known = np.zeros((len(prototypes), len(trained.names)), bool)
+    near = np.zeros((len(prototypes), len(trained.names)), bool)
     for i, word in enumerate(asked.words):
         same = numbers.get(word.casefold())
         if same is not None or cosines[i, best[i]] > nearest:
-            known[i, classes[best[i] if same is None else same]] = True
-    return known
+            near[i, classes[best[i] if same is None else same]] = True
+    return near
 
 
 def groups(near: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -76,13 +76,13 @@ class Tally:
 
     def of_all_hosts(self) -> "Tally":
         """The sums and the photos of all hosts. All of them must call it."""
-        both = Tally(self._classes)
+        all_hosts = Tally(self._classes)
         titles = [reading.title for reading in self.counts]
         readings = map(Reading.parse, next(filter(None, hosts.gather(titles)), []))  # a host may have had no photo
         nothing = np.zeros((self._classes, self._classes + 1), np.int64)
-        both.counts = {reading: hosts.total(self.counts.get(reading, nothing)) for reading in readings}
-        both.photos = sorted((row, name, each) for part in hosts.gather(self.photos) for row, name, each in part)
-        return both
+        all_hosts.counts = {reading: hosts.total(self.counts.get(reading, nothing)) for reading in readings}
+        all_hosts.photos = sorted((row, name, each) for part in hosts.gather(self.photos) for row, name, each in part)
+        return all_hosts
 
     def write(self, path: Path, names: Sequence[str]) -> None:
         """SPLIT.npz as above; names: of the C classes."""

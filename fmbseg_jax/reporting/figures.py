@@ -37,11 +37,11 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
     tally = read_tally(run / "eval" / f"{split}.npz", HEAD)
     dense = best_dense({reading: row["miou"] for reading, row in readings.items()})
     bars = {"dense CLIP": dense, "head": HEAD, "refined": REFINED}
-    shown = readings
+    rows = readings
     if oracle:
-        shown = shown | {ORACLE: by_reading(oracle["readings"])[HEAD]}
+        rows = rows | {ORACLE: by_reading(oracle["readings"])[HEAD]}
         bars["oracle"] = ORACLE
-    per_class = {name: shown[reading]["per_class"] for name, reading in bars.items()}
+    per_class = {name: rows[reading]["per_class"] for name, reading in bars.items()}
     names = tally.names if tally else tuple(readings[HEAD]["per_class"])
     return {
         "split": split,
@@ -49,7 +49,7 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
         "use": result["protocol"]["use"],
         "protocol": summary(result["protocol"]),
         "groups": list(readings[HEAD]["groups"]),
-        "readings": [{"name": reading.title, **pick(row)} for reading, row in shown.items()],
+        "readings": [{"name": reading.title, **pick(row)} for reading, row in rows.items()],
         "dense": dense.variant,
         "classes": list(names),
         "per_class": {title: [values[name] for name in names] for title, values in per_class.items()},
@@ -68,18 +68,18 @@ def confusion_view(tally: Tallied) -> Json:
 
     rows [n, n + 2]: the n classes of `classes`, all others together, and no class at all.
     """
-    share = shares(tally.counts)
-    hit = np.diag(share[:, :-1])
-    there = np.flatnonzero(tally.counts.sum(1))
-    kept = np.sort(there[np.argsort(hit[there], kind="stable")[:MATRIX]])
-    rows = share[kept]
-    others = np.delete(rows[:, :-1], kept, axis=1).sum(1)
-    matrix = np.column_stack([rows[:, kept], others, rows[:, -1]])
+    row_shares = shares(tally.counts)
+    hit = np.diag(row_shares[:, :-1])
+    in_truth = np.flatnonzero(tally.counts.sum(1))
+    listed = np.sort(in_truth[np.argsort(hit[in_truth], kind="stable")[:MATRIX]])
+    rows = row_shares[listed]
+    others = np.delete(rows[:, :-1], listed, axis=1).sum(1)
+    matrix = np.column_stack([rows[:, listed], others, rows[:, -1]])
     return {
-        "classes": kept.tolist(),
+        "classes": listed.tolist(),
         "rows": np.round(matrix, 4).tolist(),
-        "all": len(kept) == len(there),
-        "pairs": worst_pairs(share),
+        "all": len(listed) == len(in_truth),
+        "pairs": worst_pairs(row_shares),
     }
 
 
@@ -102,17 +102,17 @@ def sentence(splits: Sequence[Json]) -> str:
     first = next((fields for fields in splits if fields["use"].startswith("unseen")), splits[0])
     miou = by_reading({row["name"]: row["miou"] for row in first["readings"]})
     dense, head, oracle = miou[dense_clip(first["dense"])], miou[HEAD], miou.get(ORACLE)
-    text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {share_text(head)} mIoU"
+    text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {figure_text(head)} mIoU"
     text += f" over {len(first['classes'])} class{'es' * (len(first['classes']) > 1)}"
     if dense:
-        text += f", {head / dense:.2f} times the {share_text(dense)} of dense CLIP ({first['dense']})"
+        text += f", {head / dense:.2f} times the {figure_text(dense)} of dense CLIP ({first['dense']})"
     if oracle:
         text += f" and {head / oracle * 100:.0f} % of a head trained on truth"
     pairs = zip(first["per_class"]["head"], first["classes"], strict=True)
     scored = [(iou, name) for iou, name in pairs if iou is not None]
     if len(scored) > 1:
         (low, worst), (high, best) = min(scored), max(scored)
-        text += f"; {best} goes best ({share_text(high)}), {worst} worst ({share_text(low)}{taken_for(first, worst)})"
+        text += f"; {best} goes best ({figure_text(high)}), {worst} worst ({figure_text(low)}{taken_for(first, worst)})"
     return text + "."
 
 
@@ -123,7 +123,7 @@ def taken_for(split: Json, name: str) -> str:
     return f", most often taken for {[*split['classes'], 'no class'][pair[1]]}" if pair else ""
 
 
-def share_text(value: float) -> str:
+def figure_text(value: float) -> str:
     """.756, or 1.000."""
     return f"{value:.3f}".removeprefix("0")
 

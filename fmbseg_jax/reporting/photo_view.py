@@ -166,12 +166,15 @@ def stage_maps(stages: Stages, labels: LabelRow | None, size_hw: tuple[int, int]
     return {"stage11": stage11, "stage12": stage12, "labels": final}
 
 
-def query_points(stages: Stages, seen: EvidenceRow) -> Points:
+def query_points(stages: Stages, evidence: EvidenceRow) -> Points:
     """The prompts of stage 1.1 and their masks, each mask once."""
-    prompted, (height, width) = stages.prompted, seen.size_hw
+    prompted, (height, width) = stages.prompted, evidence.size_hw
     ids, masks = np.unique(prompted.ids, return_inverse=True)
     return Points(
-        prompted.classes, prompted.points_xy.astype(np.float64) / (width, height), masks, rle.decode(seen.masks, ids)
+        prompted.classes,
+        prompted.points_xy.astype(np.float64) / (width, height),
+        masks,
+        rle.decode(evidence.masks, ids),
     )
 
 
@@ -257,7 +260,9 @@ def mask_bytes(bitmap: NDArray[np.bool_]) -> bytes:
 def summary(look: Look, classes: int) -> dict[str, Any]:
     """What the list of photos sorts and filters by, JSON-able."""
     per_map = {name: round(value, 4) for name, value in look.scores(classes).items() if np.isfinite(value)}
-    found: Mapping[str, Sequence[int]] = {name: present(look.maps.get(name), classes) for name in ("truth", "head")}
+    classes_of: Mapping[str, Sequence[int]] = {
+        name: present(look.maps.get(name), classes) for name in ("truth", "head")
+    }
     labels = look.maps.get("labels")
     return {
         "id": look.photo_id,
@@ -265,8 +270,8 @@ def summary(look: Look, classes: int) -> dict[str, Any]:
         "scores": per_map,
         "iou": look.per_class(classes),
         "found": look.found,
-        "classes": sorted({*found["truth"], *found["head"], *(c for c, _ in look.found)}),
-        **found,
+        "classes": sorted({*classes_of["truth"], *classes_of["head"], *(c for c, _ in look.found)}),
+        **classes_of,
         "mistakes": look.mistakes(classes),
         "labelled": None if labels is None else round(float((labels >= 0).mean()), 4),
     }

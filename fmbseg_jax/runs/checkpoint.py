@@ -34,6 +34,7 @@ from fmbseg_jax.runs.head import Head, State, make_head
 from fmbseg_jax.runs.run_folder import Run, disk_errors, open_run
 from fmbseg_jax.runs.settings import HeadConfig, head_config
 from labelgen.core.errors import UserError
+from labelgen.core.files import check_same
 from labelgen.core.ontology import Ontology
 
 Note = Callable[[str], None]
@@ -123,10 +124,10 @@ class Checkpoints:
         self._run.send()
         self._run.send_checkpoints()
 
-    def restore(self, like: State, identity: dict[str, Any], note: Note = _say) -> tuple[int, State, dict[str, int]]:
-        """(step, state, feed position) of the newest whole checkpoint; (0, like, start) when there is none.
+    def restore(self, fresh: State, identity: dict[str, Any], note: Note = _say) -> tuple[int, State, dict[str, int]]:
+        """(step, state, feed position) of the newest whole checkpoint; (0, fresh, start) when there is none.
 
-        like: a state of the wanted shapes and shardings; identity: what a checkpoint's own must equal. A broken one is
+        fresh: a state of the wanted shapes and shardings; identity: what a checkpoint's own must equal. A broken one is
         set aside under another name and said so. UserError when there are some and all are broken, when one is of
         another training, or when the hosts do not see the same ones.
         """
@@ -135,32 +136,32 @@ class Checkpoints:
         for cut_off in self._run.drop_cut_off() if hosts.is_first() else []:
             note(f"{self._name}/{cut_off} was cut off while it was written: deleted")
         for step in steps:
-            whole = self._whole(step, like, identity)
-            if hosts.any_of(isinstance(whole, Exception)):
+            contents = self._whole(step, fresh, identity)
+            if hosts.any_of(isinstance(contents, Exception)):
                 if hosts.is_first():
                     became = f"it is now {self._run.set_aside(step)}; going on from the one before"
-                    note(f"{self._name}/{step} is broken ({_first_line(whole)}): {became}")
+                    note(f"{self._name}/{step} is broken ({_first_line(contents)}): {became}")
                 hosts.barrier(f"{step} is set aside")
                 self._manager.reload()
-            elif not isinstance(whole, Exception):
-                return self._resumed(step, like, *whole)
+            elif not isinstance(contents, Exception):
+                return self._resumed(step, fresh, *contents)
         if steps:
             raise UserError(f"{self._name}: no checkpoint can be read; delete RUN to train from the start")
-        return 0, like, {"next_index": 0}
+        return 0, fresh, {"next_index": 0}
 
     def _whole(
-        self, step: int, like: State, identity: dict[str, Any]
+        self, step: int, fresh: State, identity: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]] | Exception:
         """(what the checkpoint says, its arrays), or why it cannot be had."""
         try:
             self._run.bring(f"checkpoints/{step}")
             meta = _meta(self._manager, step)
             refuse_other(meta["identity"], identity, self._name)
-            shapes = {"params": like.params, "moments": like.moments}
+            shapes = {"params": fresh.params, "moments": fresh.moments}
             shapes = jax.tree.map(lambda x: _abstract(x, x.sharding), shapes)
             if meta.get("dense_map"):
                 words = _word_shapes(self._prototypes.shape, meta["data"]["feature_width"])
-                shapes["prototypes"] = jax.tree.map(lambda x: _abstract(x, like.step.sharding), words)
+                shapes["prototypes"] = jax.tree.map(lambda x: _abstract(x, fresh.step.sharding), words)
             return meta, _arrays(self._manager, step, shapes, meta["digests"])
         except UserError:
             raise
@@ -168,12 +169,12 @@ class Checkpoints:
             return error
 
     def _resumed(
-        self, step: int, like: State, meta: dict[str, Any], arrays: dict[str, Any]
+        self, step: int, fresh: State, meta: dict[str, Any], arrays: dict[str, Any]
     ) -> tuple[int, State, dict[str, int]]:
         if "dense_map" in meta:  # older checkpoints do not speak of it
             self._settled = True
             self._dense_map = np.asarray(arrays["prototypes"]["dense_map"]) if meta["dense_map"] else None
-        at = jax.device_put(np.int32(step), like.step.sharding)
+        at = jax.device_put(np.int32(step), fresh.step.sharding)
         return step, State(at, arrays["params"], arrays["moments"]), meta["feed"]
 
     def settle_dense_map(self, fit: Callable[[], NDArray[np.float32] | None]) -> None:
@@ -205,12 +206,7 @@ class Checkpoints:
 
 def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path | str) -> None:
     """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
-    for field in sorted(saved.keys() | ours.keys()):
-        if saved.get(field) != ours.get(field):
-            raise UserError(
-                f"{where}: was trained with {field}={saved.get(field)!r}, now it is {ours.get(field)!r}; "
-                "set it back, or train into another --workdir"
-            )
+    check_same(saved, ours, str(where), "set it back, or train into another --workdir")
 
 
 def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _say) -> Restored:
@@ -268,7 +264,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     here = SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(lambda x: _abstract(x, here), {"params": params, "prototypes": words})
     arrays = _arrays(manager, step, shapes, meta["digests"])
-    learnt = arrays["params"].get("log_temperature")
+    log_temperature = arrays["params"].get("log_temperature")
     return Restored(
         params=arrays["params"]["head"],
         head=head_config(config),
@@ -276,7 +272,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
         prototypes=np.asarray(arrays["prototypes"]["prototypes"]),
         config=config,
         step=step,
-        temperature=config.train.temperature if learnt is None else float(jnp.exp(learnt)),
+        temperature=config.train.temperature if log_temperature is None else float(jnp.exp(log_temperature)),
         feature_width=data["feature_width"],
         grid_hw=tuple(data["grid_hw"]),
         encoders=data["encoders"],

@@ -28,14 +28,14 @@ def fit_dense_map(data: Dataset, split: str, variant: str) -> Array | None:
     variant: of the dense maps, as labels.variant. Over several hosts the first one's counts; the others' is zero. All
     hosts must call it.
     """
-    found: Array | None = np.zeros((data.feature_width + 1, data.text_width), np.float32)
+    weights: Array | None = np.zeros((data.feature_width + 1, data.text_width), np.float32)
     if hosts.is_first():
         try:
-            found = _fit(data, split, variant)
+            weights = _fit(data, split, variant)
         except UserError as error:
-            found = None
+            weights = None
             print(f"no dense map, words new to the head will be asked of it alone: {error}", file=hosts.errors())
-    return None if hosts.any_of(found is None) else found
+    return None if hosts.any_of(weights is None) else weights
 
 
 def _fit(data: Dataset, split: str, variant: str) -> Array:

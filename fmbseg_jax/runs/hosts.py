@@ -99,16 +99,16 @@ def leave(code: int) -> NoReturn:
 def _arguments(distributed: str) -> dict[str, Any]:
     if distributed in (OFF, AUTO):
         return {}
-    found = _EXPLICIT.fullmatch(distributed)
-    if not found or int(found["index"]) >= int(found["count"]):
+    parts = _EXPLICIT.fullmatch(distributed)
+    if not parts or int(parts["index"]) >= int(parts["count"]):
         raise UserError(
             f"distributed={distributed!r} is none of off, auto, ADDRESS:PORT,COUNT,ID; with two processes write "
             "10.0.0.1:1234,2,0 for the first and 10.0.0.1:1234,2,1 for the other"
         )
     return {
-        "coordinator_address": found["address"],
-        "num_processes": int(found["count"]),
-        "process_id": int(found["index"]),
+        "coordinator_address": parts["address"],
+        "num_processes": int(parts["count"]),
+        "process_id": int(parts["index"]),
         "cluster_detection_method": "deactivate",
     }
 
@@ -123,7 +123,7 @@ def index() -> int:
     return int(jax.process_index())
 
 
-def share(rows: int) -> range:
+def own_rows(rows: int) -> range:
     """Which of `rows` rows are this process's, where each is done by one: index(), index() + count(), ..."""
     return range(index(), rows, count())
 

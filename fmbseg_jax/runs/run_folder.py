@@ -113,12 +113,12 @@ class RemoteRun(Run):
         self._same[file] = stamp
 
     def send_checkpoints(self) -> None:
-        here = _steps(f"{_CHECKPOINTS}/{path.name}/" for path in (self.path / _CHECKPOINTS).iterdir())
-        for step in sorted(here - self._finished):
+        local = _steps(f"{_CHECKPOINTS}/{path.name}/" for path in (self.path / _CHECKPOINTS).iterdir())
+        for step in sorted(local - self._finished):
             self._send_checkpoint(f"{_CHECKPOINTS}/{step}")
-        for step in self._finished - here:
+        for step in self._finished - local:
             self._remove(f"{_CHECKPOINTS}/{step}")
-        self._finished = here
+        self._finished = local
 
     def _send_checkpoint(self, folder: str) -> None:
         self._remove(folder)  # what a save that was cut off left

@@ -133,12 +133,12 @@ def peaks(device: jax.Device) -> tuple[float, float]:
 
 def _fastest(function: Callable[[], Any]) -> float:
     """Seconds of the fastest of a few calls."""
-    taken = []
+    seconds = []
     for _ in range(3):
         start = time.perf_counter()
         function()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def _mb(count: int) -> str:

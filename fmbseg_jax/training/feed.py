@@ -246,7 +246,7 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     return memory[start : start + size]
 
 
-class _Batches:
+class _HostBatches:
     """len() and [step] -> what a host has, `places`, of the batches of an order; row -1 is padding of zeros."""
 
     def __init__(self, examples: Examples, order: Order | list[int], batch_size: int, places: Rows):
@@ -273,7 +273,7 @@ class _Batches:
 
 
 def _batches(examples: Examples, order: Order | list[int], batch_size: int, places: Rows) -> Any:
-    source = grain.MapDataset.source(_Batches(examples, order, batch_size, places))
+    source = grain.MapDataset.source(_HostBatches(examples, order, batch_size, places))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READ_AHEAD)
     return iter(source.to_iter_dataset(options))
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tree = Any
-Outcome = tuple[jax.Array, Tree]
+ChunkSums = tuple[jax.Array, Tree]
 """(total float32 [], other sums)"""
-PatchSums = Callable[[Tree, Tree], Outcome]
+PatchSums = Callable[[Tree, Tree], ChunkSums]
 Sums = tuple[jax.Array, jax.Array]
 
 
@@ -179,10 +179,10 @@ def chunk_bytes() -> int:
     return (8 if jax.default_backend() == "cpu" else 64) << 20
 
 
-def in_chunks(sums: PatchSums, patches: Tree, given: Tree, columns: int) -> Outcome:
-    """sums(patches, given), added up over chunks of the patches; one chunk is a plain call.
+def in_chunks(sums: PatchSums, patches: Tree, common: Tree, columns: int) -> ChunkSums:
+    """sums(patches, common), added up over chunks of the patches; one chunk is a plain call.
 
-    patches: arrays [P, ...]; given: arrays that all patches meet; columns: of the widest float32 array [P, columns] in
+    patches: arrays [P, ...]; common: arrays that all patches meet; columns: of the widest float32 array [P, columns] in
     `sums`, at most chunk_bytes() in a chunk. Float arrays have the gradient of the total; the other sums have none.
     Patches of zeros must add nothing: they fill the last chunk up.
     """
@@ -190,9 +190,9 @@ def in_chunks(sums: PatchSums, patches: Tree, given: Tree, columns: int) -> Outc
     needed = -(-4 * columns * count // chunk_bytes())
     chunks = 1 << (needed - 1).bit_length()  # a power of two mostly divides the photos: then nothing is copied
     if chunks == 1:
-        total, others = sums(patches, given)
+        total, others = sums(patches, common)
         return total, jax.lax.stop_gradient(others)
-    return _scan(sums, *_split((jax.tree.map(functools.partial(_cut, chunks), patches), given)))
+    return _scan(sums, *_split((jax.tree.map(functools.partial(_cut, chunks), patches), common)))
 
 
 def _cut(chunks: int, x: jax.Array) -> jax.Array:
@@ -212,35 +212,35 @@ def _join(floats: Tree, others: Tree) -> Tree:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(sums: PatchSums, floats: Tree, others: Tree) -> Outcome:
-    """The sums of (patches cut into chunks, given), split."""
-    chunks, given = _join(floats, others)
-    return _added(jax.lax.map(lambda chunk: sums(chunk, given), chunks))
+def _scan(sums: PatchSums, floats: Tree, others: Tree) -> ChunkSums:
+    """The sums of (patches cut into chunks, common), split."""
+    chunks, common = _join(floats, others)
+    return _added(jax.lax.map(lambda chunk: sums(chunk, common), chunks))
 
 
-def _scan_forward(sums: PatchSums, floats: Tree, others: Tree) -> tuple[Outcome, Tree]:
+def _scan_forward(sums: PatchSums, floats: Tree, others: Tree) -> tuple[ChunkSums, Tree]:
     """The sums, and the gradient of their total by `floats`."""
 
-    (patches, given), (other_patches, other_given) = floats, others
+    (patches, common), (other_patches, other_common) = floats, others
 
-    def step(by_given: Tree, chunk: tuple[Tree, Tree]) -> tuple[Tree, tuple[Outcome, Tree]]:
-        def of_floats(patches: Tree, given: Tree) -> Outcome:
-            return sums(*_join((patches, given), (chunk[1], other_given)))
+    def step(by_common: Tree, chunk: tuple[Tree, Tree]) -> tuple[Tree, tuple[ChunkSums, Tree]]:
+        def of_floats(patches: Tree, common: Tree) -> ChunkSums:
+            return sums(*_join((patches, common), (chunk[1], other_common)))
 
-        outcome, (by_patches, more) = jax.value_and_grad(of_floats, (0, 1), has_aux=True)(chunk[0], given)
-        return jax.tree.map(jnp.add, by_given, more), (outcome, by_patches)
+        outcome, (by_patches, more) = jax.value_and_grad(of_floats, (0, 1), has_aux=True)(chunk[0], common)
+        return jax.tree.map(jnp.add, by_common, more), (outcome, by_patches)
 
-    by_given, (each, by_patches) = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, given), (patches, other_patches))
-    return _added(each), (by_patches, by_given)
+    by_common, (each, by_patches) = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, common), (patches, other_patches))
+    return _added(each), (by_patches, by_common)
 
 
-def _scan_backward(sums: PatchSums, gradient: Tree, cotangent: Outcome) -> tuple[Tree, None]:
+def _scan_backward(sums: PatchSums, gradient: Tree, cotangent: ChunkSums) -> tuple[Tree, None]:
     return jax.tree.map(lambda x: cotangent[0] * x, gradient), None
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _added(each: Outcome) -> Outcome:
-    total: Outcome = jax.tree.map(lambda x: x.sum(0), each)
+def _added(each: ChunkSums) -> ChunkSums:
+    total: ChunkSums = jax.tree.map(lambda x: x.sum(0), each)
     return total

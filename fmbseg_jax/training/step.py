@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
     mass: jax.Array
 
 
-class Given(NamedTuple):
+class Supervision(NamedTuple):
     """What every patch meets: whole on every device."""
 
     teacher: Teacher
@@ -129,23 +129,25 @@ class Objective:
         keys = row_keys(key, photos.row)
         patches = self._project(params, photos, keys)
         contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
-        given = Given(teacher, self.temperature(params), contrast)
+        supervision = Supervision(teacher, self.temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
 
-        def on_device(patches: Patches, given: Given) -> Outcome:
+        def on_device(patches: Patches, supervision: Supervision) -> Outcome:
             patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
-            # Each device's own from here on, or the gradient of what is given were added over devices in every chunk.
-            given = jax.lax.pcast(given, "data", to="varying")
-            total, others = in_chunks(self.sums, patches, given, columns)
+            # Each device's own from here on, or the gradient of what all meet were added over devices in every chunk.
+            supervision = jax.lax.pcast(supervision, "data", to="varying")
+            total, others = in_chunks(self.sums, patches, supervision, columns)
             summed: Outcome = jax.lax.psum(Outcome(total, *others), "data")  # type: ignore[no-untyped-call]
             return summed
 
         over, whole = over_data(self._mesh).spec, replicated(self._mesh).spec
-        return jax.shard_map(on_device, mesh=self._mesh, in_specs=(over, whole), out_specs=whole)(patches, given)
+        return jax.shard_map(on_device, mesh=self._mesh, in_specs=(over, whole), out_specs=whole)(patches, supervision)
 
-    def sums(self, patches: Patches, given: Given) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-        """(total, the rest of Outcome) of patches [P]. Each meets what is given only, none of the others here."""
-        loss, (teacher, temperature, contrast) = self._loss, given
+    def sums(
+        self, patches: Patches, supervision: Supervision
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+        """(total, the rest of Outcome) of patches [P]. Each meets the supervision only, none of the others."""
+        loss, (teacher, temperature, contrast) = self._loss, supervision
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
         targets = target_shares(patches.classes, patches.shares, self._classes, loss.soft_targets)
         if contrast is None:

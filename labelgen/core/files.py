@@ -1,4 +1,4 @@
-"""Files written whole, JSON among them, and files of one writer each: on a disk that machines share, whatever its
+"""Files written whole, JSON among them, read and compared, and files of one writer each: on a disk that machines share, whatever its
 locks are worth.
 
 On a local disk flock keeps two processes apart; on a shared one it may hold only within a machine, or not be there. So
@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,30 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Hex sha256 of `value` as canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
+    """UserError, naming the first field that differs, unless both have the same fields as JSON."""
+    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
+    for field in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(field) != ours.get(field):
+            raise UserError(
+                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
+                f"{fix}"
+            )
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:

@@ -10,14 +10,14 @@ then dataset.json or labels.json.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.core.files import digest, read_json, write_atomic, write_json
+from labelgen.core.files import check_same, digest, read_json, write_atomic, write_json
 from labelgen.core.ontology import label_dtype
 from labelgen.data.records import FORMAT
 from labelgen.data.shards import Shard, failures_path, sweep
@@ -40,30 +40,6 @@ def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: boo
     there = read_json(path, fix)
     check_same(there, fields, what, fix)
     return there
-
-
-def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
-    """UserError, naming the first field that differs, unless both have the same fields as JSON."""
-    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
-    for field in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(field) != ours.get(field):
-            raise UserError(
-                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
-                f"{fix}"
-            )
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_dtype(config: ConfigDict, data: Path) -> None:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from labelgen.core.config import identity
 from labelgen.core.errors import UserError
-from labelgen.core.files import read_json, write_atomic, write_json
+from labelgen.core.files import check_same, read_json, write_atomic, write_json
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.dataset import read_prototypes
-from labelgen.data.manifest import check_dtype, check_same, claim, finish_labels
+from labelgen.data.manifest import check_dtype, claim, finish_labels
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter

@@ -230,13 +230,13 @@ def other_encoder(data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fields", "named"),
     [
-        (None, {"train_steps": 80}, "train.steps=60, now it is 80"),
-        (None, {"head_hidden": 24}, "head.hidden=0, now it is 24"),
-        (None, {"train_targets": "truth"}, "train.targets='labels', now it is 'truth'"),
-        (other_words, {}, "classes='grass, sand, sky, water', now it is 'grass, sand, sky, snow'"),
-        (other_prototypes, {}, "prototypes (digest)="),
-        (other_labels, {}, "labels (digest)="),
-        (other_encoder, {}, "encoders (digest)="),
+        (None, {"train_steps": 80}, "train.steps = 60, but now it is 80"),
+        (None, {"head_hidden": 24}, "head.hidden = 0, but now it is 24"),
+        (None, {"train_targets": "truth"}, 'train.targets = "labels", but now it is "truth"'),
+        (other_words, {}, 'classes = "grass, sand, sky, water", but now it is "grass, sand, sky, snow"'),
+        (other_prototypes, {}, "prototypes (digest) = "),
+        (other_labels, {}, "labels (digest) = "),
+        (other_encoder, {}, "encoders (digest) = "),
     ],
 )
 def test_a_run_of_another_training_is_refused(
@@ -254,7 +254,7 @@ def test_a_run_of_another_training_is_refused(
         change(data)
     assert train(data, run, **fields) == 2
     error = capsys.readouterr().err
-    assert f"config.json: was trained with {named}" in error and "set it back, or train into another --workdir" in error
+    assert f"config.json was made with {named}" in error and "set it back, or train into another --workdir" in error
     assert digests(run) == before
 
 

@@ -56,7 +56,7 @@ def sums() -> dict[str, Any]:
         "any": [hosts.any_of(i == 1), hosts.any_of(False)],
         "same": refused(hosts.check_same, [1, {"a": 2}], "differs"),
         "different": refused(hosts.check_same, i, "differs"),
-        "share": list(hosts.share(5)),
+        "share": list(hosts.own_rows(5)),
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fmbseg_jax.report import choose, embedded, page
 from fmbseg_jax.reporting.evaluation import Tallied, Tally, read_tally
-from fmbseg_jax.reporting.figures import MATRIX, confusion_view, share_text
+from fmbseg_jax.reporting.figures import MATRIX, confusion_view, figure_text
 from fmbseg_jax.reporting.photo_view import SHOWN_PX, Look, map_bytes, payload, shown_size, similarity_classes
 from fmbseg_jax.reporting.readings import HEAD, Reading, dense_clip
 from labelgen.core.errors import UserError
@@ -95,7 +95,7 @@ def test_the_page_needs_no_network() -> None:
 
 
 def test_shares_are_written_without_the_zero() -> None:
-    assert [share_text(v) for v in (0.7559, 1.0, 0.0)] == [".756", "1.000", ".000"]
+    assert [figure_text(v) for v in (0.7559, 1.0, 0.0)] == [".756", "1.000", ".000"]
 
 
 def test_counts_are_read_back(tmp_path: Path) -> None:

@@ -177,7 +177,9 @@ def test_no_checkpoint_means_from_the_start(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_training_is_refused_and_left_alone(run: Path) -> None:
     checkpoints = Checkpoints(run, PROTOTYPES, facts())
     state: State = Bench(mesh_of(1, 1)).state
-    with pytest.raises(UserError, match=r"was trained with words='grass, sand', now it is 'grass, snow'; set it back"):
+    with pytest.raises(
+        UserError, match=r'was made with words = "grass, sand", but now it is "grass, snow"; set it back'
+    ):
         checkpoints.restore(state, {**IDENTITY, "words": "grass, snow"})
     checkpoints.close()
     assert kept(run) == [2, 3, 4]
@@ -185,5 +187,5 @@ def test_a_checkpoint_of_another_training_is_refused_and_left_alone(run: Path) -
 
 def test_the_first_field_that_differs_is_named() -> None:
     refuse_other({"a": [1, 2], "b": 2}, json.loads(json.dumps({"a": (1, 2), "b": 2})), Path("RUN"))
-    with pytest.raises(UserError, match="RUN: was trained with b=2, now it is None"):
+    with pytest.raises(UserError, match="RUN was made with b = 2, but now it is nothing; set it back"):
         refuse_other({"a": 1, "b": 2}, {"a": 1}, Path("RUN"))

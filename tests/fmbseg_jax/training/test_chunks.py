@@ -12,7 +12,7 @@ from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training import losses
 from fmbseg_jax.training.losses import Contrast, Patches
-from fmbseg_jax.training.step import Given, Objective, Teacher
+from fmbseg_jax.training.step import Objective, Supervision, Teacher
 from tests.worlds import reference
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, Bench, mesh_of
 
@@ -81,7 +81,7 @@ class Case:
 
         def total(z: jax.Array, temperature: jax.Array) -> jax.Array:
             contrast = Contrast(z[self.sample], label[self.sample], ids[self.sample])
-            given = Given(teacher, temperature, contrast if self.loss.loss == "t_supcon" else None)
+            given = Supervision(teacher, temperature, contrast if self.loss.loss == "t_supcon" else None)
             return losses.in_chunks(objective.sums, Patches(z, classes, shares, ids), given, self.columns)[0]
 
         return jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.float32(self.z), jnp.float32(TEMPERATURE))
@@ -146,9 +146,9 @@ def test_memory_does_not_grow_with_patches_times_classes(chunk_of: Callable[[int
     kinds = (((WIDTH,), jnp.float32), ((3,), jnp.uint16), ((3,), jnp.uint8), ((), jnp.int32))
     patches = Patches(*(jax.ShapeDtypeStruct((count, *shape), kind) for shape, kind in kinds))
     prototypes, weights, temperature = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((words, WIDTH), (words,), ()))
-    given = Given(Teacher(prototypes, weights), temperature, None)
+    given = Supervision(Teacher(prototypes, weights), temperature, None)
 
-    def gradient(patches: Patches, given: Given) -> jax.Array:
+    def gradient(patches: Patches, given: Supervision) -> jax.Array:
         def total(z: jax.Array) -> jax.Array:
             return losses.in_chunks(objective.sums, patches._replace(z=z), given, words)[0]
 
