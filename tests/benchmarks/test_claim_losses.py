@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments import losses, runs
+from experiments import losses
 from experiments.bench import Bench
 from experiments.verdict import Row
 from labelgen.core.progress import StageTimes
@@ -56,8 +56,8 @@ def test_the_other_loss_is_tuned_by_the_tuning_score_alone(tmp_path: Path, monke
         right = {"train.supcon_prototype_weight": 10.0, "train.temperature": 0.2}
         return 0.5 + sum(0.1 for name, value in right.items() if fields.get(name) == value)
 
-    monkeypatch.setattr(runs, "tuning_score", score)
-    monkeypatch.setattr(runs, "tune_question", lambda _: None)
+    monkeypatch.setattr(losses, "tuning_score", score)
+    monkeypatch.setattr(losses, "tune_question", lambda _: None)
     best, said = losses.tune(bench(tmp_path), "t_supcon")
     assert best == {"train.loss": "t_supcon", "train.supcon_prototype_weight": 10.0, "train.temperature": 0.2}
     assert len(asked) == 3 + 3

@@ -44,7 +44,7 @@ def quick_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
             code = command(features.main, features.arguments(), said[3:])
         return SimpleNamespace(returncode=code, stderr=told.getvalue())
 
-    monkeypatch.setattr(step, "born_sharded", once)
+    monkeypatch.setattr(train, "born_sharded", once)
     monkeypatch.setattr(train.Loop, "run", no_steps)
     monkeypatch.setattr(encoders, "subprocess", SimpleNamespace(run=in_process))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import labelgen_throughput, relabel, scale, setting
+from benchmarks import labelgen_throughput, relabel, scale
 from labelgen.core.command import command
 
 
@@ -42,7 +42,7 @@ def test_the_encoder_is_timed_beside_the_ordinary_way(tmp_path: Path, monkeypatc
     def here(module: str, arguments: list[str], *more: Any) -> SimpleNamespace:
         return SimpleNamespace(out=printed(labelgen_throughput, *arguments))
 
-    monkeypatch.setattr(setting, "fresh_process", here)
+    monkeypatch.setattr(labelgen_throughput, "fresh_process", here)
     monkeypatch.setattr(labelgen_throughput, "SIZE_WH", (96, 80))
     size = ["--size=pocket", "--photos=1", "--repeats=1", "--device=cpu", "--config.sam.points_per_side=2"]
     said = printed(labelgen_throughput, *size, f"--out={tmp_path}/f.json")

@@ -84,7 +84,7 @@ def test_the_pocket_models_are_all_there(monkeypatch, capsys):
 
 
 def test_the_list_says_what_is_missing_from_where_and_how_large_and_fetches_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weight_files, "find", None)
+    monkeypatch.setattr(weights, "find", None)
     assert run(ROOT / "configs/default.py", "--list", f"--config.weights_dir={tmp_path}/w") == 0
     said = capsys.readouterr().out
     assert "model    CLIP ViT-B-16 openai\n" in said and f"{tmp_path}/w/ViT-B-16-openai.safetensors  MISSING\n" in said

@@ -211,7 +211,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """One encoder block, two pictures a step."""
     config = copy.deepcopy(sam_model.CONFIG)
     config["image_encoder"]["depth"] = 1
-    monkeypatch.setattr(sam_model, "CONFIG", config)
+    monkeypatch.setattr(train_sam, "CONFIG", config)
     monkeypatch.setattr(sam_model, "CONFIG", config)
     monkeypatch.setattr(train_sam, "PICTURES", 2)
     monkeypatch.setattr(train_sam, "PROMPTS", 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocket import scenes, textures
+from pocket import scenes
 from pocket.scenes import CLASSES, HELD_OUT_PAIRS, SPLITS, STUFF, THINGS, WORDS, Layout
 from tests.worlds.paths import ROOT
 
@@ -68,8 +68,8 @@ class Silent(np.random.Generator):
 def test_the_mask_is_exact_to_the_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each region painted in a grey of its own, no light, no noise: photo and regions agree in every pixel."""
     greys = iter(())
-    monkeypatch.setattr(textures, "paint", lambda rng, tone: np.full((*tone.shape, 3), next(greys) / 255, np.float32))
-    monkeypatch.setattr(textures, "light", lambda rng, size_hw: np.ones(size_hw, np.float32))
+    monkeypatch.setattr(scenes, "paint", lambda rng, tone: np.full((*tone.shape, 3), next(greys) / 255, np.float32))
+    monkeypatch.setattr(scenes, "light", lambda rng, size_hw: np.ones(size_hw, np.float32))
     for layout in layouts("train")[:30]:
         greys = iter(range(30, 256, 30))
         scene = scenes.render(layout, Silent(np.random.PCG64(0)))

@@ -115,7 +115,7 @@ def test_no_import_changes_what_a_signal_does(tmp_path: Path) -> None:
 
 def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
     """As in a shell's background."""
-    code = "import signal\nfrom labelgen import interrupt\ninterrupt.silent()\n"
+    code = "import signal\nfrom labelgen.core import interrupt\ninterrupt.silent()\n"
     code += "print(signal.getsignal(signal.SIGINT) == signal.SIG_IGN)"
     shell = ["bash", "-c", 'trap "" INT; exec "$@"', "", sys.executable, "-c", code]
     ended = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)

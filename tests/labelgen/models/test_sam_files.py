@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from configs.default import get_config
-from labelgen.core import download
 from labelgen.core.errors import UserError
 from labelgen.models import sam, weight_files
 from labelgen.models.libraries import SamAutomaticMaskGenerator, sam_model_registry
@@ -76,7 +75,7 @@ def test_a_file_that_cannot_be_had_says_what_to_get_from_where(tmp_path, config,
     def offline(*args, **kwargs):
         raise OSError("offline")
 
-    monkeypatch.setattr(download, "download", offline)
+    monkeypatch.setattr(sam, "download", offline)
     file = RELEASES[name].file
     config.update(name=name, weights=file)
     with pytest.raises(

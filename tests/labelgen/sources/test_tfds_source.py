@@ -240,7 +240,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_neither_tensorflow_nor_a_model_library_is_imported(prepared: dict[str, Path]) -> None:
     code = (
         "import sys; from pathlib import Path; from labelgen.sources.tfds import tfds_source\n"
-        "from labelgen.sources.folders import IndexTruth\n"
+        "from labelgen.sources.photos import IndexTruth\n"
         f"root, values = Path({str(prepared['tfrecord'])!r}), IndexTruth(None, 255)\n"
         "s = tfds_source(root, 'minis', 'train', 'annotation', values, 99)\n"
         "s.load('000000'); print(sorted({'tensorflow', 'torch', 'jax'} & {m.split('.')[0] for m in sys.modules}))"
