@@ -1,4 +1,4 @@
-"""Files written whole, JSON among them, read and compared, and files of one writer each: on a disk that machines share, whatever its
+"""Files written whole, JSON among them, and files of one writer each: on a disk that machines share, whatever its
 locks are worth.
 
 On a local disk flock keeps two processes apart; on a shared one it may hold only within a machine, or not be there. So
