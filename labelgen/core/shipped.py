@@ -17,7 +17,7 @@ def find(path: str | Path) -> Path:
     So "configs/words/voc21.txt" is the user's own file where there is one, and the shipped one from any other folder.
     """
     path = Path(path)
-    if path.is_absolute() or path.exists():
+    if path.exists():
         return path
     return next((home / path for home in (HOME, _BESIDE) if (home / path).exists()), path)
 
