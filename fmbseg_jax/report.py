@@ -47,12 +47,12 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset, SplitReader
 from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.data.staging import open_data
+from labelgen.formats.exporter import split_source
 from labelgen.formats.palette import palette
 from labelgen.labels.free_labels import LabelSettings
 from labelgen.labels.presence import Calibration, sample
 from labelgen.labels.scores import TruthReader
 from labelgen.sources.photos import PhotoError, Source
-from labelgen.sources.registry import open_source
 
 PARTS = Path(__file__).parent / "reporting/page"
 SCRIPTS = ("dom.js", "charts.js", "maps.js", "photos.js", "detail.js", "main.js")
@@ -194,7 +194,7 @@ def split_photos(subject: Subject, split: str, most: int, out: Path) -> Iterator
     chosen = choose(None if tally is None else tally.miou, len(readers.features), most)
     families = ["features", "evidence", *(["truth"] if readers.truth else [])]
     subject.data.stage(split, families + ([f"labels/{subject.config.labels.name}"] if readers.labels else []), chosen)
-    look, embed, source = looker(subject, split), Embedder(subject.restored, 1), pictures(subject.config, split)
+    look, embed, source = looker(subject, split), Embedder(subject.restored, 1), split_source(subject.config.photos, split)
     progress = Progress(len(chosen), "photos", f"report {split}")
     for i in chosen:
         row, seen = FeatureRow.decode(readers.features[i]), EvidenceRow.decode(readers.evidence[i])
@@ -242,14 +242,6 @@ def write_photo(subject: Subject, out: Path, key: str, look: Look, source: Sourc
         with naming(path):
             path.write_bytes(content)
     return {**summary(look, classes), "picture": image is not None}
-
-
-def pictures(config: ConfigDict, split: str) -> Source | None:
-    """The photos that DATA was made of; None where they no longer are, or where RUN knows no such split."""
-    try:
-        return open_source(config.photos, split, truth=False)
-    except (UserError, KeyError):
-        return None
 
 
 def picture(source: Source, look: Look) -> bytes | None:
