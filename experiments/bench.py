@@ -22,6 +22,7 @@ from labelgen.core.progress import StageTimes
 from labelgen.data.dataset import Dataset, Labels
 from labelgen.data.manifest import claim
 from labelgen.stages import labelling
+from labelgen.stages.engine import LocalEngine
 
 SETTINGS = ("labels", "presence", "points", "masks", "merge", "head", "train", "eval")
 """Groups of the config that what lies in OUT depends on."""
@@ -146,9 +147,10 @@ def label(bench: Bench, name: str, lines: list[str], fields: Fields | None = Non
     config = bench.with_fields({"labels.name": name, "ontology": str(file), **(fields or {})})
     with config.unlocked():
         config.eval.ontologies = ConfigDict()
-    shards = labelling.prepare(config, bench.data_path)
     with bench.times("label"):
-        labelling.label(config, bench.data_path, read_words(file), shards, shards, bench.times)
+        work = labelling.LabelStage(config, bench.data_path, read_words(file)).begin(bench.times)
+        LocalEngine().run(work, work.shards)
+        work.complete()
     return bench.data.labels(name)
 
 

@@ -14,7 +14,8 @@ from fmbseg_jax.reporting.readings import HEAD
 from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
-from labelgen.stages import encoding
+from labelgen.stages.encoding import EncodeStage
+from labelgen.stages.engine import LocalEngine
 
 PARTS = (24, 12, 6, 3, 2, 1)
 SHARE = 0.95
@@ -104,10 +105,12 @@ def label_seconds(bench: Bench) -> float:
 def encode_seconds(bench: Bench) -> float | None:
     """Of a photo; None where there are no photos to encode."""
     try:
-        plan = encoding.prepare(bench.config, bench.out / "timed", PHOTOS, bench.words.ontology)
-        start, times = time.perf_counter(), StageTimes()
-        encoding.encode(bench.config, plan, plan.shards, times)
+        times = StageTimes()
+        work = EncodeStage(bench.config, bench.out / "timed", PHOTOS, bench.words.ontology).begin(times)
+        start = time.perf_counter()
+        LocalEngine().run(work, work.shards)
+        work.complete()
     except UserError:
         return None
-    photos = sum(shard.stop - shard.start for shard in plan.shards)
+    photos = sum(shard.stop - shard.start for shard in work.shards)
     return round((time.perf_counter() - start - times.taken().get("load models", 0.0)) / photos, 4)

@@ -24,7 +24,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ from labelgen.core.config import encoder_settings, identity, load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW, onto_grid
-from labelgen.core.progress import Progress
+from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.remote import is_remote
 from labelgen.core.threads import in_order
 from labelgen.data import manifest
@@ -43,10 +43,11 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.manifest import claim, sizes
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
-from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
+from labelgen.data.tfrecord import ShardReader, ShardWriter
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
-from labelgen.stages.encoding import READ_AHEAD, READERS
+from labelgen.stages.encoding import READ_AHEAD, READERS, claim_encoders
+from labelgen.stages.engine import LocalEngine
 
 if TYPE_CHECKING:
     from labelgen.models.compute import Lanes
@@ -58,44 +59,25 @@ _FIX = "take another --out, or repeat the command that it was begun with"
 
 def main(args: argparse.Namespace) -> int:
     """Links, encodes what is left, and finishes DATA2; 0, also when other workers have a part of it in work."""
-    config = load_config(args.config, args.overrides)
+    config, times = load_config(args.config, args.overrides), StageTimes()
     if is_remote(args.data) or is_remote(args.out):
         raise UserError("--data and --out of labelgen.features are folders: links need one; copy DATA to a disk")
-    data, out = Dataset.open(args.data), Path(args.out)
-    if out.resolve() == data.path.resolve():
+    first, out = Dataset.open(args.data), Path(args.out)
+    if out.resolve() == first.path.resolve():
         raise UserError(f"--out={args.out} is --data itself; name another folder")
-    begin(config, data, out)
-    link(data.path, out)
-    shards = shards_of(data)
-    left = [shard for shard in owned(shards, *args.worker) if not is_finished(out / "features" / shard.name)]
-    if left:
-        encode(config, data, out, left)
-    again = f"python -m labelgen.features {same_config(args)} --data={args.data} --out={args.out}"
-    if waiting := sum(not is_finished(out / "features" / shard.name) for shard in shards):
-        print(f"{out}: {waiting} of {len(shards)} shards are left. next: the other workers, then {again}")
-        return 0
-    width = finish(data, out, shards)
-    print(
-        f"{out}: features of {config.encoder.name}, {width} wide, of {sum(map(data.count, data.splits))} photos on the "
-        f"grid of {data.path}, nothing skipped. next: python -m fmbseg_jax.train {same_config(args)} --data={out} "
-        "--workdir=RUN"
-    )
+    features = FeatureStage(config, out, first).begin(times)
+    link(first.path, out)
+    LocalEngine().run(features, owned(features.shards, *args.worker))
+    print(f"{features.complete()}. next: {_next(args, out)}")
     return 0
 
 
-def begin(config: ConfigDict, data: Dataset, out: Path) -> None:
-    """Claims DATA2 for this config. UserError when it is another's, or when photos and teachers are not DATA's."""
-    ours, theirs = identity(config), dict(data.info["config"])
-    for fields in (ours, theirs):
-        fields["encoder"] = ours["encoder"]
-    check_same(theirs, ours, str(data.path), "take the config that it was encoded with, but for encoder")
-    marker = read_json(data.path / "config.json", "copy the whole DATA")
-    out.mkdir(parents=True, exist_ok=True)
-    claim(out / "config.json", {**marker, "config": ours}, str(out), _FIX, _begun(out))
-
-
-def _begun(out: Path) -> bool:
-    return (out / "features").exists()
+def _next(args: argparse.Namespace, out: Path) -> str:
+    """What to run next."""
+    if not (out / "dataset.json").exists():
+        again = f"python -m labelgen.features {same_config(args)} --data={args.data} --out={args.out}"
+        return f"the other workers, then {again}"
+    return f"python -m fmbseg_jax.train {same_config(args)} --data={out} --workdir=RUN"
 
 
 def link(data: Path, out: Path) -> None:
@@ -120,53 +102,108 @@ def _link_file(path: Path, new: Path) -> None:
         os.symlink(path.resolve(), new)
 
 
+@dataclass(frozen=True)
+class FeatureStage:
+    """Photos of a DATA to another encoder's features on its grid, in DATA2. See labelgen.stages.engine."""
+
+    name: ClassVar[str] = "features"
+    config: ConfigDict
+    data: Path
+    """DATA2."""
+    first: Dataset
+    """DATA."""
+
+    def begin(self, times: StageTimes) -> "Features":
+        """Claims DATA2 for this config. UserError when it is another's, or when photos and teachers are not DATA's."""
+        first, out = self.first, self.data
+        ours, before = identity(self.config), dict(first.info["config"])
+        before["encoder"] = ours["encoder"]
+        check_same(before, ours, str(first.path), "take the config that it was encoded with, but for encoder")
+        marker = read_json(first.path / "config.json", "copy the whole DATA")
+        out.mkdir(parents=True, exist_ok=True)
+        claim(out / "config.json", {**marker, "config": ours}, str(out), _FIX, _is_begun(out))
+        return Features(self, shards_of(first))
+
+
+def _is_begun(out: Path) -> bool:
+    return (out / "features").exists()
+
+
 def shards_of(data: Dataset) -> list[Shard]:
     """The shards of DATA; start and stop count its rows."""
-    found = []
+    shards = []
     for split in data.splits:
         rows = data.info["splits"][split]["rows"]
         ends = np.cumsum([0, *rows]).tolist()
-        found += [Shard(split, i, len(rows), ends[i], ends[i + 1]) for i in range(len(rows))]
-    return found
+        shards += [Shard(split, i, len(rows), ends[i], ends[i + 1]) for i in range(len(rows))]
+    return shards
 
 
-def encode(config: ConfigDict, data: Dataset, out: Path, left: Sequence[Shard]) -> None:
-    """Writes the features of these shards, but for those that another process has in work."""
-    from labelgen.models.compute import Lanes
-    from labelgen.models.trunks import load_encoder  # torch: only for who has photos left to encode
+@dataclass
+class Features:
+    """The stage begun. See labelgen.stages.engine.Work."""
 
-    encoder = load_encoder(config)
-    (out / "dataset.json").unlink(missing_ok=True)  # its presence says complete
-    _claim_encoder(config, data, out, encoder)
-    (out / "features").mkdir(exist_ok=True)
-    sources = {split: open_source(config.photos, split, truth=False) for split in {shard.split for shard in left}}
-    progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "features")
-    dtype, lanes = FEATURE_DTYPES[config.encode.feature_dtype], Lanes(encoder.device)
-    for shard in left:
-        try:
-            _encode_shard(Work(sources[shard.split], encoder, lanes, data.grid_hw, dtype), data, out, shard, progress)
-        except ShardBusyError as busy:
-            progress.note(f"left to its owner: {busy}")
-    progress.close()
+    stage: FeatureStage
+    shards: Sequence[Shard]
 
+    def unfinished(self, shards: Sequence[Shard]) -> list[Shard]:
+        """See Work; so the other methods."""
+        return [shard for shard in shards if not is_finished(self.stage.data / "features" / shard.name)]
 
-def _claim_encoder(config: ConfigDict, data: Dataset, out: Path, encoder: "PatchEncoder") -> None:
-    theirs = data.info["encoders"]
-    dtype = str(encoder.trunk.dtype).removeprefix("torch.")
-    ours = {**encoder_settings(config.encoder.to_dict()), **encoder.identity(), "dtype": dtype}
-    fields = {
-        "grid_hw": list(data.grid_hw),
-        "feature_width": encoder.width,
-        "text_width": data.text_width,
-        "encoders": {**theirs, "encoder": ours, "grid_of": theirs.get("grid_of", theirs["encoder"])},
-    }
-    fix = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
-    claim(out / "encoders.json", fields, str(out), fix, _begun(out))
+    def open(self, shards: Sequence[Shard]) -> None:
+        from labelgen.models.compute import Lanes
+        from labelgen.models.trunks import load_encoder  # torch: only for who has photos left to encode
+
+        config, first, out = self.stage.config, self.stage.first, self.stage.data
+        encoder = load_encoder(config)
+        (out / "dataset.json").unlink(missing_ok=True)  # its presence says complete
+        claim_encoders(out, first.grid_hw, encoder.width, first.text_width, self._encoders(encoder), _is_begun(out))
+        (out / "features").mkdir(exist_ok=True)
+        dtype, lanes = FEATURE_DTYPES[config.encode.feature_dtype], Lanes(encoder.device)
+        self._views = {
+            split: OtherView(open_source(config.photos, split, truth=False), encoder, lanes, first.grid_hw, dtype)
+            for split in {shard.split for shard in shards}
+        }
+
+    def _encoders(self, encoder: "PatchEncoder") -> dict[str, Any]:
+        """DATA's encoders, but for this one."""
+        before = self.stage.first.info["encoders"]
+        dtype = str(encoder.trunk.dtype).removeprefix("torch.")
+        ours = {**encoder_settings(self.stage.config.encoder.to_dict()), **encoder.identity(), "dtype": dtype}
+        return {**before, "encoder": ours, "grid_of": before.get("grid_of", before["encoder"])}
+
+    def do(self, shard: Shard, progress: Progress, spare: bool = False) -> None:
+        rows = ShardReader(self.stage.first.path / "features" / shard.name)
+        with ShardWriter(self.stage.data / "features" / shard.name, spare) as writing:
+            done = min(writing.count, len(rows))
+            progress.skip(done)
+            with closing(self._views[shard.split].records(map(rows.__getitem__, range(done, len(rows))))) as records:
+                for record in records:
+                    writing.append(record)
+                    progress.add()
+            writing.finish()
+
+    def complete(self) -> str:
+        """Writes the tfds description and, last, dataset.json."""
+        config, first, out = self.stage.config, self.stage.first, self.stage.data
+        if left := self.unfinished(self.shards):
+            return f"{out}: {len(left)} of {len(self.shards)} shards are left"
+        encoders = read_json(out / "encoders.json", f"delete {out} and begin again")
+        marker = read_json(out / "config.json", f"delete {out} and begin again")["config"]
+        sweep(out / "features")
+        width, dtype = encoders["feature_width"], marker["encode"]["feature_dtype"]
+        spec = manifest.feature_spec(encoders["grid_hw"], width, dtype)
+        manifest.write(out / "features", "fmbseg_features", spec, sizes(out / "features", self.shards))
+        write_json(out / "dataset.json", {**first.info, **encoders, "config": marker})
+        return (
+            f"{out}: features of {config.encoder.name}, {width} wide, of {sum(map(first.count, first.splits))} photos "
+            f"on the grid of {first.path}, nothing skipped"
+        )
 
 
 @dataclass(frozen=True)
-class Work:
-    """What makes a row of DATA2 from one of DATA."""
+class OtherView:
+    """What makes a row of DATA2 from one of DATA, in one split."""
 
     source: Source
     encoder: "PatchEncoder"
@@ -201,9 +238,9 @@ class Work:
         """The rows of DATA2 of those of DATA, in order: photos are read ahead, several are in the encoder at a time."""
         with (
             closing(in_order(rows, self.load, READERS, READ_AHEAD)) as loaded,
-            closing(self.lanes.each(loaded, self.record)) as made,
+            closing(self.lanes.each(loaded, self.record)) as encoded,
         ):
-            yield from made
+            yield from encoded
 
 
 def on_grid(features: NDArray[np.float32], grid_hw: HW) -> NDArray[np.float32]:
@@ -215,30 +252,6 @@ def on_grid(features: NDArray[np.float32], grid_hw: HW) -> NDArray[np.float32]:
     )
     laid: NDArray[np.float32] = np.einsum("ia,abd,jb->ijd", rows, features, columns, optimize=True)
     return laid
-
-
-def _encode_shard(work: Work, data: Dataset, out: Path, shard: Shard, progress: Progress) -> None:
-    before = ShardReader(data.path / "features" / shard.name)
-    with ShardWriter(out / "features" / shard.name) as writing:
-        done = min(writing.count, len(before))
-        progress.skip(done)
-        with closing(work.records(map(before.__getitem__, range(done, len(before))))) as made:
-            for record in made:
-                writing.append(record)
-                progress.add()
-        writing.finish()
-
-
-def finish(data: Dataset, out: Path, shards: Sequence[Shard]) -> int:
-    """The tfds description and, last, dataset.json; D."""
-    encoders = read_json(out / "encoders.json", f"delete {out} and begin again")
-    config = read_json(out / "config.json", f"delete {out} and begin again")["config"]
-    sweep(out / "features")
-    found = sizes(out / "features", shards)
-    spec = manifest.feature_spec(encoders["grid_hw"], encoders["feature_width"], config["encode"]["feature_dtype"])
-    manifest.write(out / "features", "fmbseg_features", spec, found)
-    write_json(out / "dataset.json", {**data.info, **encoders, "config": config})
-    return int(encoders["feature_width"])
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -29,6 +29,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -41,56 +43,60 @@ from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
 from labelgen.data.shards import owned
 from labelgen.labels.corrected import CorrectedFrom
-from labelgen.stages import encoding, labelling
+from labelgen.stages.encoding import EncodeStage, Loader, load_encoders
+from labelgen.stages.engine import Engine, LocalEngine
+from labelgen.stages.labelling import LabelStage
 
 PREEMPTED = 75
 
 
-def main(args: argparse.Namespace, load: encoding.Loader = encoding.load_encoders) -> int:
+def main(args: argparse.Namespace, load: Loader = load_encoders) -> int:
     """Runs the stages with the models that `load` opens; 0 when this worker's share is done."""
     signal.signal(signal.SIGTERM, _preempted)
     start, times = time.monotonic(), StageTimes()
     config = load_config(args.config, args.overrides)
-    data = Path(args.out)
     words = _words(config, args)
-    said = []
-    if args.engine == "ray":
-        try:
-            said = _on_cluster(config, data, words, args, times, load)
-        except SystemExit:  # Ray loses the code of an exit that a signal makes within its calls
-            return PREEMPTED
-    if args.engine == "local" and args.stage != "label":
-        data_plan = encoding.prepare(config, data, args.limit, words)
-        mine = owned(data_plan.shards, *args.worker)
-        said.append(encoding.encode(config, data_plan, mine, times, load))
-    if args.engine == "local" and args.stage != "encode" and words is not None:
-        said.append(_label(config, data, words, args, times))
+    try:
+        with _engine(config, args, times) as engine:
+            done = list(_stages(engine, config, words, args, times, load))
+    except SystemExit:  # Ray loses the code of an exit that a signal makes within its calls
+        return PREEMPTED
     spent = f"{duration(time.monotonic() - start)} in all: {times.summary() or 'all was done before'}"
-    print(f"{'; '.join(said)}. {spent}. next: {_next(args, config)}")
+    print(f"{'; '.join(done)}. {spent}. next: {_next(args, config)}")
     return 0
 
 
-def _label(config: ConfigDict, data: Path, words: Ontology, args: argparse.Namespace, times: StageTimes) -> str:
-    """Labels this worker's share. After encoding, the worker that finds DATA complete labels all that nobody has."""
-    shards = labelling.prepare(config, data)
-    corrected = CorrectedFrom(Path(args.labels_from), args.only_corrected) if args.labels_from else None
-    if args.stage == "label":
-        return labelling.label(config, data, words, owned(shards, *args.worker), shards, times, corrected)
-    if not (data / "dataset.json").exists():
-        return "labels wait until the other workers have encoded their share"
-    return labelling.label(config, data, words, shards, shards, times, corrected)
-
-
-def _on_cluster(
+def _stages(
+    engine: Engine,
     config: ConfigDict,
-    data: Path,
     words: Ontology | None,
     args: argparse.Namespace,
     times: StageTimes,
-    load: encoding.Loader,
-) -> list[str]:
-    """The stages with their shards done by the nodes of a Ray cluster; what was done, in words."""
-    from labelgen.stages import cluster  # only for who has a cluster
+    load: Loader,
+) -> Iterator[str]:
+    """Has the stages done; what was done in each, in words."""
+    data = Path(args.out)
+    if args.stage != "label":
+        encoding = EncodeStage(config, data, args.limit, words, load).begin(times)
+        engine.run(encoding, owned(encoding.shards, *args.worker))
+        yield encoding.complete()
+    if args.stage == "encode" or words is None:
+        return
+    if args.stage == "both" and not (data / "dataset.json").exists():
+        yield "labels wait until the other workers have encoded their share"
+        return
+    corrected = CorrectedFrom(Path(args.labels_from), args.only_corrected) if args.labels_from else None
+    labelling = LabelStage(config, data, words, corrected).begin(times)
+    # After encoding, the worker that finds DATA complete labels all that nobody has.
+    engine.run(labelling, owned(labelling.shards, *args.worker) if args.stage == "label" else labelling.shards)
+    yield labelling.complete()
+
+
+def _engine(config: ConfigDict, args: argparse.Namespace, times: StageTimes) -> AbstractContextManager[Engine]:
+    """Who does the shards."""
+    if args.engine == "local":
+        return nullcontext(LocalEngine())
+    from labelgen.stages.cluster import RayEngine  # only for who has a cluster
 
     if args.worker != (0, 1):
         raise UserError("--worker is for job arrays; --engine=ray shares the work out by itself: leave one of them out")
@@ -102,24 +108,7 @@ def _on_cluster(
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # as Ctrl-C is in a shell's background
             signal.signal(number, stop)
-    said, address = [], args.ray_address or os.environ.get("RAY_ADDRESS", "")
-    if args.stage != "label":
-        data_plan = encoding.prepare(config, data, args.limit, words)
-    with cluster.cluster(address, data) as token:
-        shared = (config, data.absolute(), words, args.limit, os.getcwd(), token, load)
-        if args.stage != "label":
-            with times("encode on the cluster"):
-                left = encoding.unfinished(data_plan, data_plan.shards)
-                cluster.run_stage(cluster.Job("encode", *shared), left, stop.asked)
-            said.append(encoding.complete(data_plan))
-        if args.stage != "encode" and words is not None:
-            shards = labelling.prepare(config, data)
-            begun = labelling.begin(config, data, words, shards, times)
-            with times("label on the cluster"):
-                unlabelled = labelling.unlabelled(begun, config, shards)
-                cluster.run_stage(cluster.Job("label", *shared), unlabelled, stop.asked)
-            said.append(labelling.complete(begun, config, shards))
-    return said
+    return RayEngine(args.ray_address or os.environ.get("RAY_ADDRESS", ""), times, stop.asked)
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:

@@ -45,12 +45,12 @@ def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: boo
 def check_dtype(config: ConfigDict, data: Path) -> None:
     """UserError when photos of `data` were encoded in another dtype than one that the config names."""
     path = data / "encoders.json"
-    if config.dtype != "auto" and _begun(data) and path.exists():
+    if config.dtype != "auto" and is_begun(data) and path.exists():
         there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
         check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_FIX.format(there))
 
 
-def _begun(data: Path) -> bool:
+def is_begun(data: Path) -> bool:
     """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
     files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
     return any(path.stat().st_size for path in files)

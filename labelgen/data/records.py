@@ -187,6 +187,10 @@ class LabelRow:
         return _text(values, "photo_id"), _unpack(values, "target_classes"), _unpack(values, "target_shares")
 
 
+PhotoRows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
+"""What encoding makes of a photo, a row a family; no truth where the photo has no label map."""
+
+
 def feature_row(
     photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
 ) -> FeatureRow:

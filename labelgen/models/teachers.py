@@ -1,10 +1,8 @@
 """The frozen encoders and what they make of one photo: its features, its evidence, its truth. No words here.
 
-Data flow: Photo -> patch features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's).
-
-The three models of a config and their weight files: what is there, what it weighs, what it may be used for.
-
-Data flow: config -> Needed, which `labelgen.weights` fetches and `labelgen.budget` adds up.
+Data flow: Photo -> patch features (the trainer's), CLIP crops, dense maps and SAM masks (the labeller's). Before that,
+config -> Needed, the three models and their weight files: what is there, what it weighs, what it may be used for; which
+`labelgen.weights` fetches and `labelgen.budget` adds up.
 """
 
 from collections.abc import Generator, Iterator
@@ -20,7 +18,7 @@ from labelgen.core.config import encoder_settings
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
 from labelgen.core.progress import StageTimes
-from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, FeatureRow, TruthRow, feature_row
+from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, PhotoRows, TruthRow, feature_row
 from labelgen.models import clip, compute, sam, trunks
 from labelgen.models.clip import ClipEncoder, load_clip
 from labelgen.models.dense_clip import check_variants, window_maps
@@ -29,7 +27,6 @@ from labelgen.models.trunks import load_encoder
 from labelgen.models.weight_files import WeightFile, digest
 from labelgen.sources.photos import Photo
 
-Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -74,14 +71,14 @@ class Encoders:
         """E."""
         return self._clip.text_width
 
-    def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
+    def encode_photos(self, photos: Iterator[Photo]) -> Generator[PhotoRows, None, None]:
         """The rows of each photo, in order; several photos are in work at a time, each in a lane of compute.Lanes.
 
         How many does not change a byte, how many threads a lane has does: one, where there are up to 7 of them.
         """
         yield from compute.Lanes(self._clip.device).each(photos, self.encode_photo)
 
-    def encode_photo(self, photo: Photo) -> Rows:
+    def encode_photo(self, photo: Photo) -> PhotoRows:
         """The rows of one photo; the last is None where the photo has no label map."""
         image = photo.image
         size_hw = image.shape[0], image.shape[1]

@@ -17,20 +17,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json, write_json
-from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.shards import Shard
 from labelgen.data.tfrecord import ShardBusyError
-from labelgen.stages import encoding, labelling
+from labelgen.stages.engine import Stage, Work
 
 SHARED = "cluster.json"
 """In DATA while a cluster works on it: what all nodes must see."""
@@ -52,19 +49,38 @@ _OBJECT_STORE_BYTES = 80 << 20  # nothing but names goes through it; Ray takes n
 
 @dataclass(frozen=True)
 class Job:
-    """A stage on a DATA, as every node is told of it."""
+    """What every node is told."""
 
-    stage: str
-    config: ConfigDict
-    data: Path
-    words: Ontology | None
-    limit: int | None
+    stage: Stage
     folder: str
     """The working folder: relative paths of the config begin there."""
     token: str
     """What DATA/cluster.json says."""
-    load: encoding.Loader
-    """What opens the models."""
+
+
+class RayEngine:
+    """The nodes of a Ray cluster do the shards. It is joined, or started on this machine, when the first stage is run,
+    and left at the end."""
+
+    def __init__(self, address: str, times: StageTimes, stopped: Callable[[], bool]) -> None:
+        """address: of the cluster to join, empty to start one; stopped: asked every second, SystemExit once it says
+        so."""
+        self._address, self._times, self._stopped = address, times, stopped
+        self._stack, self._token = ExitStack(), ""
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def run(self, work: Work, shards: Sequence[Shard]) -> None:
+        """See labelgen.stages.engine.Engine. UserError without Ray, and where there is no such cluster."""
+        stage = work.stage
+        self._token = self._token or self._stack.enter_context(cluster(self._address, stage.data))
+        with self._times(f"{stage.name} on the cluster"):
+            job = Job(replace(stage, data=stage.data.absolute()), os.getcwd(), self._token)
+            run_stage(job, work.unfinished(shards), self._stopped)
 
 
 @contextmanager
@@ -188,7 +204,7 @@ class _Stage:
         self._calls: dict[Any, tuple[int, str]] = {}
         self._starts: Counter[str] = Counter()
         self._photos: Counter[int] = Counter()
-        self._line = _Line(sum(shard.stop - shard.start for shard in shards), "photos", job.stage)
+        self._line = _Line(sum(shard.stop - shard.start for shard in shards), "photos", job.stage.name)
         self._hired_at = self._seen_at = -float("inf")
         self._number = 0
 
@@ -283,27 +299,28 @@ class _Stage:
         self._hired_at = now
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         gpus = any(node["Resources"].get("GPU") for node in nodes)
-        if self._job.stage == "encode" and self._job.config.device == "cuda" and not gpus:
+        stage, device = self._job.stage.name, self._job.stage.config.device
+        if stage == "encode" and device == "cuda" and not gpus:
             raise UserError("device = 'cuda', but no node of the cluster has a GPU; set device to auto or cpu")
         for node in nodes:
-            wanted = slots(self._job.stage, self._job.config.device, node["Resources"], gpus)
-            there = sum(where == node["NodeID"] for where in self._nodes.values())
-            for _ in range(there, wanted):
-                if self._starts[node["NodeID"]] < wanted * _STARTS:
-                    self._start(node, wanted)
+            most = slots(stage, device, node["Resources"], gpus)
+            hired = sum(where == node["NodeID"] for where in self._nodes.values())
+            for _ in range(hired, most):
+                if self._starts[node["NodeID"]] < most * _STARTS:
+                    self._start(node, most)
         self._line.workers, self._line.nodes = len(self._actors), len(set(self._nodes.values()))
         if self._actors:
             self._seen_at = now
         elif now - self._seen_at > _ALONE_S or self._starts:
             raise UserError("no node of the cluster has a worker that stays alive; see Ray's logs on the nodes")
 
-    def _start(self, node: dict[str, Any], wanted: int) -> None:
+    def _start(self, node: dict[str, Any], workers: int) -> None:
         affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-        encodes = self._job.stage == "encode"
-        gpu = int(encodes and self._job.config.device != "cpu" and bool(node["Resources"].get("GPU")))
+        encodes = self._job.stage.name == "encode"
+        gpu = int(encodes and self._job.stage.config.device != "cpu" and bool(node["Resources"].get("GPU")))
         options = {
             "num_gpus": gpu,
-            "num_cpus": max(1, int(node["Resources"].get("CPU", 1)) // wanted) if encodes else 1,
+            "num_cpus": max(1, int(node["Resources"].get("CPU", 1)) // workers) if encodes else 1,
             "max_concurrency": 2,  # a shard, and how far it is
             "scheduling_strategy": affinity(node["NodeID"], soft=False),
         }
@@ -449,7 +466,7 @@ class ShardWorker:
         return None
 
     def _open(self) -> None:
-        job, times = self._job, StageTimes()
+        job = self._job
         try:
             os.chdir(job.folder)
         except OSError as error:
@@ -457,23 +474,14 @@ class ShardWorker:
                 f"{job.folder}: {error.strerror}, though the command was started there; start it in a folder that all "
                 "nodes have, best the repository on the shared disk"
             ) from None
-        check_shared(job.data, job.token)
-        if job.stage == "encode":
-            plan = encoding.prepare(job.config, job.data, job.limit, job.words)
-            encoders = encoding.open_encoders(job.config, plan, times, job.load)
-            shared = replace(plan, spare=True)
-            self._work: Callable[[Shard], None] = lambda shard: encoding.encode_shard(
-                shared, shard, encoders, times, self._tally
-            )
-        elif job.words is not None:
-            shards = labelling.prepare(job.config, job.data)
-            begun = labelling.begin(job.config, job.data, job.words, shards, times)
-            self._work = lambda shard: labelling.label_shard(begun, shard, times, self._tally, spare=True)
+        check_shared(job.stage.data, job.token)
+        self._work = job.stage.begin(StageTimes())
+        self._work.open(self._work.shards)
 
     def _do(self, shard: Shard) -> None:
         self._tally.begin()
         try:
-            self._work(shard)
+            self._work.do(shard, self._tally, spare=True)
         except ShardBusyError as error:  # another worker had it too, and was first
             self._tally.note(str(error))
 

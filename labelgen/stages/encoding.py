@@ -7,25 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ml_collections import ConfigDict
 
 from labelgen.core.config import identity
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
+from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.threads import Later, in_order
-from labelgen.data.manifest import FAMILIES, _begun, check_dtype, claim, digest_of_list, finish_data
-from labelgen.data.records import FORMAT, EvidenceRow, FeatureRow, TruthRow
+from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun
+from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
-from labelgen.data.tfrecord import ShardBusyError
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
 
-Rows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
-"""Of one photo, a row a family."""
 READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4
 """Threads that read photos; photos read and not yet taken; rows of photos not yet written."""
 _FIX = "take another --out, or repeat the command that DATA was begun with (its --limit too)"
@@ -48,10 +46,10 @@ class PhotoEncoder(Protocol):
     def text_width(self) -> int:
         """E."""
 
-    def encode_photo(self, photo: Photo) -> Rows:
+    def encode_photo(self, photo: Photo) -> PhotoRows:
         """The rows of one photo: a function of the photo alone."""
 
-    def encode_photos(self, photos: Iterator[Photo]) -> Generator[Rows, None, None]:
+    def encode_photos(self, photos: Iterator[Photo]) -> Generator[PhotoRows, None, None]:
         """The same of each photo, in order; photos are drawn ahead of their rows, a few at most."""
 
     def identity(self) -> dict[str, Any]:
@@ -62,52 +60,6 @@ Loader = Callable[[ConfigDict], PhotoEncoder]
 """What opens the models of a config."""
 
 
-@dataclass(frozen=True)
-class DataPlan:
-    """DATA before it is written: who it is, and which photo goes where."""
-
-    data: Path
-    sources: Mapping[str, Source]
-    photo_ids: Mapping[str, Sequence[str]]
-    """All that the sources list, the shards' or more."""
-    shards: Sequence[Shard]
-    marker: Mapping[str, Any]
-    classes: int | None
-    """How many classes truth has at most; None: not known."""
-    spare: bool = False
-    """Whether shards that another process has are written too, beside it."""
-
-    def families(self, split: str) -> tuple[str, ...]:
-        """Families of files that a split has."""
-        return FAMILIES if self.marker["photos"][split]["truth"] else FAMILIES[:2]
-
-
-def prepare(config: ConfigDict, data: Path, limit: int | None, words: Ontology | None) -> DataPlan:
-    """Lists the photos and claims `data` for this config. UserError when it is another's, or photos are missing."""
-    if not config.photos.splits:
-        raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
-    classes = len(words.names) if words else None
-    sources = {split: open_source(config.photos, split, classes) for split in config.photos.splits}
-    photo_ids = {split: source.list() for split, source in sources.items()}
-    counts = {split: min(len(ids), limit or len(ids)) for split, ids in photo_ids.items()}
-    photos = {
-        split: {
-            "count": counts[split],
-            "digest": digest_of_list(islice(ids, counts[split])),
-            "truth": sources[split].has_truth,
-            "truth_classes": sources[split].classes,
-        }
-        for split, ids in photo_ids.items()
-    }
-    data.mkdir(parents=True, exist_ok=True)
-    fields = {"format": FORMAT, "config": identity(config), "photos": photos}
-    marker = claim(data / "config.json", fields, str(data), _FIX, _begun(data))
-    check_dtype(config, data)
-    named = [len(source.classes or ()) for source in sources.values()]
-    most = max(*named, classes or 0, 0) or None
-    return DataPlan(data, sources, photo_ids, plan(counts, config.encode.photos_per_shard), marker, most)
-
-
 def load_encoders(config: ConfigDict) -> PhotoEncoder:
     """The three frozen models."""
     from labelgen.models.teachers import Encoders  # torch and the models: only for who has photos left to encode
@@ -115,77 +67,150 @@ def load_encoders(config: ConfigDict) -> PhotoEncoder:
     return Encoders(config)
 
 
-def encode(
-    config: ConfigDict,
-    data_plan: DataPlan,
-    mine: Sequence[Shard],
-    times: StageTimes,
-    load: Loader = load_encoders,
-) -> str:
-    """Encodes the shards of `mine` that are not finished, and finishes DATA when nobody's are left; what was done."""
-    left = unfinished(data_plan, mine)
-    if left:
-        encoders = open_encoders(config, data_plan, times, load)
-        progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "encode")
-        for shard in left:
-            try:
-                encode_shard(data_plan, shard, encoders, times, progress)
-            except ShardBusyError as busy:  # whoever has it finishes it, and DATA if it is the last
-                progress.note(f"left to its owner: {busy}")
-        progress.close()
-    return complete(data_plan)
+@dataclass(frozen=True)
+class EncodeStage:
+    """Photos to features, evidence and truth."""
+
+    name: ClassVar[str] = "encode"
+    config: ConfigDict
+    data: Path
+    limit: int | None
+    """Only so many photos of each split; None: all."""
+    words: Ontology | None
+    """How many classes masks may have, where these are lines of the file of words."""
+    load: Loader = load_encoders
+
+    def begin(self, times: StageTimes) -> "Encoding":
+        """Lists the photos and claims DATA for this config. UserError when it is another's, or photos are missing."""
+        photos = list_photos(self.config, self.limit, self.words)
+        marker = _claim(self.config, self.data, photos)
+        return Encoding(self, photos, marker, plan(photos.counts, self.config.encode.photos_per_shard), times)
 
 
-def unfinished(data_plan: DataPlan, shards: Sequence[Shard]) -> list[Shard]:
-    """Those of `shards` that are not finished."""
-    there = Finished(data_plan.data, FAMILIES)
-    return [shard for shard in shards if not there.has(shard, data_plan.families(shard.split))]
+@dataclass(frozen=True)
+class Photos:
+    """What the sources of a config's splits list."""
+
+    sources: Mapping[str, Source]
+    photo_ids: Mapping[str, Sequence[str]]
+    """All that the sources list, the shards' or more."""
+    counts: Mapping[str, int]
+    """How many of them are encoded, the first ones."""
+    classes: int | None
+    """How many classes truth has at most; None: not known."""
+
+    def describe(self) -> dict[str, Any]:
+        """The photos of each split, for config.json."""
+        return {
+            split: {
+                "count": self.counts[split],
+                "digest": digest_of_list(islice(ids, self.counts[split])),
+                "truth": self.sources[split].has_truth,
+                "truth_classes": self.sources[split].classes,
+            }
+            for split, ids in self.photo_ids.items()
+        }
 
 
-def open_encoders(
-    config: ConfigDict, data_plan: DataPlan, times: StageTimes, load: Loader = load_encoders
-) -> PhotoEncoder:
-    """The models of `config`, once DATA is known to be theirs and ready to be written into."""
-    data = data_plan.data
-    (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
-    with times("load models"):
-        encoders = load(config)
-    _claim_encoders(data, encoders)
-    times.inside("encode", encoders.times)
-    for family in FAMILIES:
-        if any(family in data_plan.families(shard.split) for shard in data_plan.shards):
+def list_photos(config: ConfigDict, limit: int | None, words: Ontology | None) -> Photos:
+    """UserError when photos or masks are missing."""
+    if not config.photos.splits:
+        raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
+    classes = len(words.names) if words else None
+    sources = {split: open_source(config.photos, split, classes) for split in config.photos.splits}
+    photo_ids = {split: source.list() for split, source in sources.items()}
+    counts = {split: min(len(ids), limit or len(ids)) for split, ids in photo_ids.items()}
+    named = [len(source.classes or ()) for source in sources.values()]
+    return Photos(sources, photo_ids, counts, max(*named, classes or 0, 0) or None)
+
+
+def _claim(config: ConfigDict, data: Path, photos: Photos) -> Mapping[str, Any]:
+    """What DATA/config.json says, of this config and these photos."""
+    data.mkdir(parents=True, exist_ok=True)
+    fields = {"format": FORMAT, "config": identity(config), "photos": photos.describe()}
+    marker = claim(data / "config.json", fields, str(data), _FIX, is_begun(data))
+    check_dtype(config, data)
+    return marker
+
+
+@dataclass
+class Encoding:
+    """The encode stage begun. See labelgen.stages.engine.Work."""
+
+    stage: EncodeStage
+    photos: Photos
+    marker: Mapping[str, Any]
+    """What config.json says."""
+    shards: Sequence[Shard]
+    times: StageTimes
+
+    def families(self, split: str) -> tuple[str, ...]:
+        """Families of files that a split has."""
+        return FAMILIES if self.marker["photos"][split]["truth"] else FAMILIES[:2]
+
+    def unfinished(self, shards: Sequence[Shard]) -> list[Shard]:
+        """See Work; so the other methods."""
+        finished = Finished(self.stage.data, FAMILIES)
+        return [shard for shard in shards if not finished.has(shard, self.families(shard.split))]
+
+    def open(self, shards: Sequence[Shard]) -> None:
+        data = self.stage.data
+        (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
+        with self.times("load models"):
+            encoders = self.stage.load(self.stage.config)
+        claim_encoders(
+            data,
+            encoders.grid_hw,
+            encoders.feature_width,
+            encoders.text_width,
+            encoders.identity(),
+            is_begun(data),
+        )
+        self.times.inside("encode", encoders.times)
+        for family in {family for shard in self.shards for family in self.families(shard.split)}:
             (data / family).mkdir(exist_ok=True)
-    return encoders
+        self._encoders = encoders
+
+    def do(self, shard: Shard, progress: Progress, spare: bool = False) -> None:
+        """Photos are read ahead, encoded and written at the same time: READ_AHEAD photos and WRITE_BEHIND rows at most
+        lie between, besides those in the encoder. What is written, and in which order, does not depend on it.
+        """
+        source, times = self.photos.sources[shard.split], self.times
+        photo_ids = self.photos.photo_ids[shard.split][shard.start : shard.stop]
+        with EncodeShard(self.stage.data, shard, self.families(shard.split), photo_ids, spare) as writing:
+            progress.skip(writing.next)
+            with Later(WRITE_BEHIND) as later:
+                for outcome in _outcomes(source, photo_ids[writing.next :], self._encoders, times):
+                    later.do(partial(_write, writing, outcome, shard.split, times, progress))
+            with times("write"):
+                writing.finish()
+
+    def complete(self) -> str:
+        data = self.stage.data
+        if left := self.unfinished(self.shards):
+            return f"{data}: {len(left)} of {len(self.shards)} shards are left to other workers"
+        if not (data / "dataset.json").exists():
+            encoders = read_json(data / "encoders.json", "delete DATA and encode again")
+            finish_data(data, self.shards, self.marker, encoders, self.photos.classes)
+        splits = read_json(data / "dataset.json", "run again")["splits"]
+        rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
+        skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
+        listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
+        return f"{data}: encoded photos {rows}, {skipped} skipped{listed}"
 
 
-def _claim_encoders(data: Path, encoders: PhotoEncoder) -> None:
+def claim_encoders(
+    data: Path, grid_hw: HW, feature_width: int, text_width: int, encoders: Mapping[str, Any], begun: bool
+) -> None:
+    """Claims `data` for these models, and for its arrays' shapes; begun: whether it has rows of some."""
     fields = {
-        "grid_hw": list(encoders.grid_hw),
-        "feature_width": encoders.feature_width,
-        "text_width": encoders.text_width,
-        "encoders": encoders.identity(),
+        "grid_hw": list(grid_hw),
+        "feature_width": feature_width,
+        "text_width": text_width,
+        "encoders": encoders,
     }
     fix = "put the weights it was begun with back, set --config.dtype= as it was, or take another --out"
-    claim(data / "encoders.json", fields, str(data), fix, _begun(data))
-
-
-def encode_shard(
-    data_plan: DataPlan, shard: Shard, encoders: PhotoEncoder, times: StageTimes, progress: Progress
-) -> None:
-    """Encodes the photos of one shard that it does not have yet, and finishes it.
-
-    Photos are read ahead, encoded and written at the same time: READ_AHEAD photos and WRITE_BEHIND rows at most lie
-    between, besides those in the encoder. What is written, and in which order, does not depend on it.
-    """
-    source = data_plan.sources[shard.split]
-    photo_ids = data_plan.photo_ids[shard.split][shard.start : shard.stop]
-    with EncodeShard(data_plan.data, shard, data_plan.families(shard.split), photo_ids, data_plan.spare) as writing:
-        progress.skip(writing.next)
-        with Later(WRITE_BEHIND) as later:
-            for outcome in _outcomes(source, photo_ids[writing.next :], encoders, times):
-                later.do(partial(_write, writing, outcome, shard.split, times, progress))
-        with times("write"):
-            writing.finish()
+    claim(data / "encoders.json", fields, str(data), fix, begun)
 
 
 @dataclass(frozen=True)
@@ -199,7 +224,7 @@ class _Failed:
 
 def _outcomes(
     source: Source, photo_ids: Sequence[str], encoders: PhotoEncoder, times: StageTimes
-) -> Iterator[Rows | _Failed]:
+) -> Iterator[PhotoRows | _Failed]:
     """What becomes of each photo, in their order."""
 
     def load(photo_id: str) -> Photo | _Failed:
@@ -233,7 +258,9 @@ def _outcomes(
             yield rows
 
 
-def _write(writing: EncodeShard, outcome: Rows | _Failed, split: str, times: StageTimes, progress: Progress) -> None:
+def _write(
+    writing: EncodeShard, outcome: PhotoRows | _Failed, split: str, times: StageTimes, progress: Progress
+) -> None:
     if isinstance(outcome, _Failed):
         failure = {"file": outcome.file, "reason": outcome.error.reason, "mend": outcome.error.fix}
         writing.fail({"photo": outcome.photo_id, "split": split, **failure})
@@ -242,18 +269,3 @@ def _write(writing: EncodeShard, outcome: Rows | _Failed, split: str, times: Sta
         with times("write"):
             writing.add({f: row.encode() for f, row in zip(FAMILIES, outcome, strict=True) if row})
     progress.add(1)
-
-
-def complete(data_plan: DataPlan) -> str:
-    """Writes dataset.json when every shard of every worker is finished; the line that says what there is."""
-    data = data_plan.data
-    if left := unfinished(data_plan, data_plan.shards):
-        return f"{data}: {len(left)} of {len(data_plan.shards)} shards are left to other workers"
-    if not (data / "dataset.json").exists():
-        encoders = read_json(data / "encoders.json", "delete DATA and encode again")
-        finish_data(data, data_plan.shards, data_plan.marker, encoders, data_plan.classes)
-    splits = read_json(data / "dataset.json", "run again")["splits"]
-    rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
-    skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
-    listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
-    return f"{data}: encoded photos {rows}, {skipped} skipped{listed}"

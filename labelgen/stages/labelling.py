@@ -1,12 +1,12 @@
 """The label stage: words and evidence to labels/NAME. No image tower runs, and with ready text embeddings no model."""
 
-import contextlib
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ from labelgen.data.dataset import read_prototypes
 from labelgen.data.manifest import check_dtype, claim, finish_labels
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
-from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter
+from labelgen.data.tfrecord import ShardReader, ShardWriter
 from labelgen.labels import presence
 from labelgen.labels.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.labels.free_labels import LabelSettings, label_photo
@@ -44,7 +44,103 @@ class Labeller(NamedTuple):
         return label_photo(EvidenceRow.decode(record), *self).encode()
 
 
-def prepare(config: ConfigDict, data: Path) -> list[Shard]:
+@dataclass(frozen=True)
+class LabelStage:
+    """Evidence and words to labels/NAME."""
+
+    name: ClassVar[str] = "label"
+    config: ConfigDict
+    data: Path
+    words: Ontology
+    corrected_from: CorrectedFrom | None = None
+
+    def begin(self, times: StageTimes) -> "Labelling":
+        """Claims labels/NAME and makes what all its shards need: the words' embeddings and the classes' scale.
+
+        UserError when a photo of labels.splits is not encoded yet: calibration reads photos of all shards.
+        """
+        config, data, words = self.config, self.data, self.words
+        shards = shards_of(config, data)
+        to_label = _labelled(config, shards)
+        finished = Finished(data, ["evidence"])
+        missing = [shard for shard in to_label if not finished.has(shard, ["evidence"])]
+        if missing:
+            raise UserError(
+                f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first"
+            )
+        folder = data / "labels" / config.labels.name
+        corrected = self.corrected_from and open_corrected(self.corrected_from, words, data, to_label)
+        folder.mkdir(parents=True, exist_ok=True)
+        fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
+        fields = settings(config, words) | (corrected.settings() if corrected else {})
+        marker = claim(folder / "config.json", fields, str(folder), fix, (folder / "prototypes.npy").exists())
+        labeller = _labeller(config, data, folder, words, to_label, times)
+        return Labelling(self, shards, folder, marker, labeller, corrected, times)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The label stage begun: labels/NAME, ready for its shards. See labelgen.stages.engine.Work."""
+
+    stage: LabelStage
+    shards: Sequence[Shard]
+    folder: Path
+    marker: dict[str, Any]
+    """What config.json there says."""
+    labeller: Labeller
+    corrected: Corrected | None
+    """What a person drew, in place of the free labels."""
+    times: StageTimes
+
+    def unfinished(self, shards: Sequence[Shard]) -> list[Shard]:
+        """Those of `shards` that are to be labelled and are not, or not as their evidence is now."""
+        finished = Finished(self.folder, [""])
+        return [shard for shard in _labelled(self.stage.config, shards) if not self._done(shard, finished)]
+
+    def open(self, shards: Sequence[Shard]) -> None:
+        """See Work; so the other methods. All is open."""
+
+    def do(self, shard: Shard, progress: Progress, spare: bool = False) -> None:
+        evidence = ShardReader(self.stage.data / "evidence" / shard.name)
+        with ShardWriter(self.folder / shard.name, spare) as writer:
+            pairs = zip(writer.records(), range(len(evidence)), strict=False)
+            fits = (photo_id_of(record) == photo_id_of(evidence[row]) for record, row in pairs)
+            writer.truncate(sum(takewhile(bool, fits)))
+            progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
+            for row in range(writer.count, len(evidence)):
+                with self.times("label"):
+                    record = self._record(shard.split, evidence[row])
+                with self.times("write labels"):
+                    writer.append(record)
+                progress.add(1)
+            writer.finish()
+
+    def complete(self) -> str:
+        """Writes labels.json when every shard of labels.splits is labelled."""
+        words, finished = self.labeller.words, Finished(self.folder, [""])
+        by_split: dict[str, list[Shard]] = {}
+        for shard in self.shards:
+            by_split.setdefault(shard.split, []).append(shard)
+        done = sorted(s for s, members in by_split.items() if all(self._done(shard, finished) for shard in members))
+        if not set(self.stage.config.labels.splits) <= set(done):
+            return f"{self.folder}: this worker's share is labelled"
+        finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw)
+        done_by = f"with {len(words.words)} words for {len(words.names)} classes"
+        corrected = self.corrected.said() if self.corrected else ""
+        return f"{self.folder}: labelled {', '.join(done)} {done_by}{corrected}"
+
+    def _record(self, split: str, evidence: bytes) -> bytes:
+        """A LabelRow's record of an EvidenceRow's."""
+        free = self.labeller.label
+        return self.corrected.record(split, evidence, free) if self.corrected else free(evidence)
+
+    def _done(self, shard: Shard, finished: Finished) -> bool:
+        evidence = self.stage.data / "evidence" / shard.name
+        both = finished.has(shard, [""]) and is_finished(evidence)
+        return both and len(ShardReader(self.folder / shard.name)) == len(ShardReader(evidence))
+
+
+def shards_of(config: ConfigDict, data: Path) -> list[Shard]:
     """The shards of DATA. UserError when it is of another config, or not begun."""
     marker = read_json(data / "config.json", "nothing is encoded there: run the encode stage first, or fix --out")
     check_same(marker["config"], identity(config), str(data), "label with the config that it was encoded with")
@@ -67,89 +163,6 @@ def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
     }
 
 
-def label(
-    config: ConfigDict,
-    data: Path,
-    words: Ontology,
-    mine: Sequence[Shard],
-    shards: Sequence[Shard],
-    times: StageTimes,
-    corrected_from: CorrectedFrom | None = None,
-) -> str:
-    """Labels the shards of `mine`, and finishes labels/NAME when nobody's are left; what was done, in words.
-
-    UserError when a photo of labels.splits is not encoded yet: calibration reads photos of all shards.
-    """
-    begun = begin(config, data, words, shards, times, corrected_from)
-    left = unlabelled(begun, config, mine)
-    progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", "label")
-    for shard in left:
-        with contextlib.suppress(ShardBusyError):  # its owner finishes it, and labels/NAME if it is the last
-            label_shard(begun, shard, times, progress)
-    progress.close()
-    return complete(begun, config, shards)
-
-
-class Begun(NamedTuple):
-    """labels/NAME, ready for its shards."""
-
-    data: Path
-    folder: Path
-    fields: dict[str, Any]
-    """What config.json there says."""
-    labeller: Labeller
-    corrected: Corrected | None
-    """What a person drew, in place of the free labels."""
-
-    def record(self, split: str, evidence: bytes) -> bytes:
-        """A LabelRow's record of an EvidenceRow's."""
-        free = self.labeller.label
-        return self.corrected.record(split, evidence, free) if self.corrected else free(evidence)
-
-
-def begin(
-    config: ConfigDict,
-    data: Path,
-    words: Ontology,
-    shards: Sequence[Shard],
-    times: StageTimes,
-    corrected_from: CorrectedFrom | None = None,
-) -> Begun:
-    """Claims labels/NAME and makes what all its shards need: the words' embeddings and the classes' scale."""
-    folder = data / "labels" / config.labels.name
-    fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
-    there = Finished(data, ["evidence"])
-    missing = [shard for shard in _labelled(config, shards) if not there.has(shard, ["evidence"])]
-    if missing:
-        raise UserError(f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first")
-    corrected = corrected_from and open_corrected(corrected_from, words, data, _labelled(config, shards))
-    folder.mkdir(parents=True, exist_ok=True)
-    claimed = (folder / "prototypes.npy").exists()
-    wanted = settings(config, words) | (corrected.settings() if corrected else {})
-    fields = claim(folder / "config.json", wanted, str(folder), fix, claimed)
-    return Begun(data, folder, fields, _labeller(config, data, folder, words, shards, times), corrected)
-
-
-def unlabelled(begun: Begun, config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
-    """Those of `shards` that are to be labelled and are not, or not as their evidence is now."""
-    there = Finished(begun.folder, [""])
-    return [shard for shard in _labelled(config, shards) if not _done(begun, shard, there)]
-
-
-def complete(begun: Begun, config: ConfigDict, shards: Sequence[Shard]) -> str:
-    """Writes labels.json when every shard of labels.splits is labelled; the line that says what there is."""
-    folder, words, there = begun.folder, begun.labeller.words, Finished(begun.folder, [""])
-    by_split: dict[str, list[Shard]] = {}
-    for shard in shards:
-        by_split.setdefault(shard.split, []).append(shard)
-    done = sorted(s for s, members in by_split.items() if all(_done(begun, shard, there) for shard in members))
-    if not set(config.labels.splits) <= set(done):
-        return f"{folder}: this worker's share is labelled"
-    finish_labels(folder, shards, done, begun.fields, begun.labeller.grid_hw)
-    done_by = f"with {len(words.words)} words for {len(words.names)} classes"
-    return f"{folder}: labelled {', '.join(done)} {done_by}{begun.corrected.said() if begun.corrected else ''}"
-
-
 def _labelled(config: ConfigDict, shards: Sequence[Shard]) -> list[Shard]:
     return [shard for shard in shards if shard.split in config.labels.splits]
 
@@ -163,7 +176,7 @@ def _labeller(
     path = folder / "calibration.json"
     if not path.exists():
         with times("calibrate"):
-            rows = _sample(data, _labelled(config, shards), config.labels.calibration_photos)
+            rows = _sample(data, shards, config.labels.calibration_photos)
             write_json(path, presence.measure(rows, config.labels.variant, prototypes, words).to_json())
     scale = Calibration.from_json(read_json(path, fix=f"delete {path}"))
     return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
@@ -188,9 +201,9 @@ def _prototypes(
     ready, width = config.labels.text_embeddings, encoders["text_width"]
     if ready and not (folder / "prototypes.npy").exists():
         _keep_words(folder, words, read_prototypes(ready, len(words.words), width))
-    wanted = {folder: words}
-    wanted |= {folder / f"words-{split}": read_words(path) for split, path in config.eval.ontologies.items()}
-    missing = {where: asked for where, asked in wanted.items() if not _has_words(where, asked)}
+    folders = {folder: words}
+    folders |= {folder / f"words-{split}": read_words(path) for split, path in config.eval.ontologies.items()}
+    missing = {where: asked for where, asked in folders.items() if not _has_words(where, asked)}
     if missing:
         with times("embed words"):
             embedded = embed_words(config, list(missing.values()), encoders["encoders"]["clip"]["sha256"])
@@ -214,10 +227,10 @@ def embed_words(config: ConfigDict, words: Sequence[Ontology], sha256: str) -> l
 
 def _has_words(folder: Path, words: Ontology) -> bool:
     """Whether the folder has these words' embeddings; those of words that have changed since are taken away."""
-    there = folder / "prototypes.npy"
-    if there.exists() and read_json(folder / "ontology.json", f"delete {folder}") != words.to_json():
-        there.unlink()
-    return there.exists()
+    path = folder / "prototypes.npy"
+    if path.exists() and read_json(folder / "ontology.json", f"delete {folder}") != words.to_json():
+        path.unlink()
+    return path.exists()
 
 
 def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
@@ -227,29 +240,6 @@ def _keep_words(folder: Path, words: Ontology, prototypes: Prototypes) -> None:
     np.save(buffer, prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True))
     write_json(folder / "ontology.json", words.to_json())
     write_atomic(folder / "prototypes.npy", buffer.getvalue())
-
-
-def label_shard(begun: Begun, shard: Shard, times: StageTimes, progress: Progress, spare: bool = False) -> None:
-    """Labels one shard. ShardBusyError when another process of this machine has it, unless `spare`: then beside it."""
-    evidence = ShardReader(begun.data / "evidence" / shard.name)
-    with ShardWriter(begun.folder / shard.name, spare) as writer:
-        pairs = zip(writer.records(), range(len(evidence)), strict=False)
-        fits = (photo_id_of(record) == photo_id_of(evidence[row]) for record, row in pairs)
-        writer.truncate(sum(takewhile(bool, fits)))
-        progress.skip(shard.stop - shard.start - len(evidence) + writer.count)
-        for row in range(writer.count, len(evidence)):
-            with times("label"):
-                record = begun.record(shard.split, evidence[row])
-            with times("write labels"):
-                writer.append(record)
-            progress.add(1)
-        writer.finish()
-
-
-def _done(begun: Begun, shard: Shard, there: Finished) -> bool:
-    evidence = begun.data / "evidence" / shard.name
-    both_finished = there.has(shard, [""]) and is_finished(evidence)
-    return both_finished and len(ShardReader(begun.folder / shard.name)) == len(ShardReader(evidence))
 
 
 def _file_digest(path: str) -> str:

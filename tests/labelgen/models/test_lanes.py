@@ -8,9 +8,10 @@ import torch
 
 from labelgen.core.config import load_config
 from labelgen.data import rle
+from labelgen.data.records import PhotoRows
 from labelgen.data.rle import MaskSet
 from labelgen.models import compute
-from labelgen.models.teachers import Encoders, Rows
+from labelgen.models.teachers import Encoders
 from labelgen.sources.photos import Photo
 from pocket import scenes
 
@@ -23,7 +24,7 @@ def encoders_fixture() -> Encoders:
 
 
 @pytest.fixture(scope="module", name="alone")
-def alone_fixture(encoders: Encoders) -> list[Rows]:
+def alone_fixture(encoders: Encoders) -> list[PhotoRows]:
     """One photo after the other, on one thread."""
     return encoded(encoders, 1)
 
@@ -35,12 +36,12 @@ def own_threads_fixture() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def encoded(encoders: Encoders, threads: int) -> list[Rows]:
+def encoded(encoders: Encoders, threads: int) -> list[PhotoRows]:
     torch.set_num_threads(threads)
     return list(encoders.encode_photos(iter(PHOTOS)))
 
 
-def as_bytes(rows: Sequence[Rows]) -> list[list[bytes]]:
+def as_bytes(rows: Sequence[PhotoRows]) -> list[list[bytes]]:
     return [[row.encode() for row in photo if row] for photo in rows]
 
 
@@ -49,12 +50,14 @@ def bitmaps(masks: MaskSet) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lanes", [2, 4])
-def test_bytes_do_not_depend_on_how_many_photos_are_in_work(encoders: Encoders, alone: list[Rows], lanes: int) -> None:
+def test_bytes_do_not_depend_on_how_many_photos_are_in_work(
+    encoders: Encoders, alone: list[PhotoRows], lanes: int
+) -> None:
     assert as_bytes(encoded(encoders, threads=lanes)) == as_bytes(alone)
     assert compute.Lanes(torch.device("cpu")).count == lanes
 
 
-def test_several_threads_a_photo_round_otherwise(encoders: Encoders, alone: list[Rows]) -> None:
+def test_several_threads_a_photo_round_otherwise(encoders: Encoders, alone: list[PhotoRows]) -> None:
     threads = 2 * compute.LANES
     for (features, evidence, _), (like, expected, _) in zip(encoded(encoders, threads), alone, strict=True):
         np.testing.assert_allclose(features.features.astype(np.float32), like.features.astype(np.float32), atol=0.02)

@@ -228,7 +228,7 @@ def on_one_node_fixture(monkeypatch: pytest.MonkeyPatch) -> Any:
     def work(*errors: tuple[Any, ...]) -> None:
         made = [getattr(exceptions, name)(*arguments) for name, *arguments in errors]
         monkeypatch.setitem(sys.modules, "ray", OneNode(exceptions, made))
-        job = Job("encode", SimpleNamespace(device="cpu"), Path(), None, None, "", "", lambda config: None)
+        job = Job(SimpleNamespace(name="encode", config=SimpleNamespace(device="cpu")), "", "")
         run_stage(job, [Shard("train", i, 2, 2 * i, 2 * i + 2) for i in (0, 1)], lambda: False)
 
     return work
