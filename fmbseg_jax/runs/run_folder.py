@@ -14,7 +14,9 @@ has every line up to it; lines after the last save are lost with a killed proces
 
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,8 +80,9 @@ class RemoteRun(Run):
 
     def __init__(self, url: str):
         self._remote = Remote(url, "make the bucket")
-        self._folder = tempfile.TemporaryDirectory(prefix="fmbseg-run-", ignore_cleanup_errors=True)
-        super().__init__(Path(self._folder.name), self._remote.url)
+        folder = tempfile.mkdtemp(prefix="fmbseg-run-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(Path(folder), self._remote.url)
         self._there = self._remote.files("")
         self._same: dict[str, tuple[int, int]] = {}
         steps = _steps(self._there)

@@ -9,6 +9,7 @@ import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, overload
@@ -90,10 +91,11 @@ def by_id(names: Iterable[str]) -> Iterator[Named]:
 
 def _kept(run: Sequence[bytes]) -> Iterator[bytes]:
     """The same entries, from a file."""
-    with naming(gettempdir()):
-        file = TemporaryFile()  # noqa: SIM115
+    with naming(gettempdir()), ExitStack() as failed:
+        file = failed.enter_context(TemporaryFile())
         file.writelines(entry + _END for entry in run)
         file.seek(0)
+        failed.pop_all()
     return _entries(file)
 
 
