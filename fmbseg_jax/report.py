@@ -193,8 +193,13 @@ def split_photos(subject: Subject, split: str, most: int, out: Path) -> Iterator
     tally = read_tally(subject.workdir / "eval" / f"{split}.npz", HEAD)
     chosen = choose(None if tally is None else tally.miou, len(readers.features), most)
     families = ["features", "evidence", *(["truth"] if readers.truth else [])]
-    subject.data.stage(split, families + ([f"labels/{subject.config.labels.name}"] if readers.labels else []), chosen)
-    look, embed, source = looker(subject, split), Embedder(subject.restored, 1), split_source(subject.config.photos, split)
+    families += [f"labels/{subject.config.labels.name}"] if readers.labels else []
+    subject.data.stage(split, families, chosen)
+    look, embed, source = (
+        looker(subject, split),
+        Embedder(subject.restored, 1),
+        split_source(subject.config.photos, split),
+    )
     progress = Progress(len(chosen), "photos", f"report {split}")
     for i in chosen:
         row, seen = FeatureRow.decode(readers.features[i]), EvidenceRow.decode(readers.evidence[i])
