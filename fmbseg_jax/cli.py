@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from labelgen.core import interrupt
 
     interrupt.silent()
-    name, *rest = sys.argv[1:] if argv is None else argv or [""]
-    if name in ("", "-h", "--help"):
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
         print(overview())
         return 0
     if name == "--version":
@@ -86,7 +86,3 @@ def overview() -> str:
         lines += ["", f"{title}:"]
         lines += [f"  {name:<12} {command.purpose}" for name, command in commands.items()]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fmbseg_jax.cli import COMMANDS
+from fmbseg_jax.cli import COMMANDS, main
 from labelgen.core.shipped import config_names
 from tests.worlds.paths import ROOT
 
@@ -113,14 +113,21 @@ def test_the_wheel_finds_its_configs_from_anywhere(installed: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", [name for name in sorted(COMMANDS) if COMMANDS[name].module.split(".")[0] != "pocket"])
 def test_each_command_of_fmbseg_says_its_own_name(name: str) -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "fmbseg_jax.cli", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "fmbseg_jax", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert f"usage: fmbseg {name} " in said.stdout
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_fmbseg_alone_lists_its_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"\n  {name:<12} " not in said] == []
+
+
 def test_a_command_that_there_is_not_is_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fmbseg_jax.cli", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fmbseg_jax", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, "error: trian: no such command; did you mean train?\n")
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from labelgen.core.geometry import Windows
-from labelgen.models.clip import ClipEncoder, Source
+from labelgen.models.clip import ClipEncoder, ClipSource
 from labelgen.models.dense_clip import VARIANTS, window_maps
 from labelgen.models.libraries import CLIP, open_clip, resize_pos_embed
 from tests.worlds import tiny_models
@@ -46,7 +46,7 @@ def blobs(rng, size_hw):
 
 
 def encoder_of(model, pixels):
-    source = Source({}, Path("none"), pixels["mean"], pixels["std"], "bicubic", str)
+    source = ClipSource({}, Path("none"), pixels["mean"], pixels["std"], "bicubic", str)
     return ClipEncoder(model, source, torch.device("cpu"), torch.float32, 3)
 
 
