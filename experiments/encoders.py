@@ -121,10 +121,10 @@ def untrained_encoder(bench: Bench, name: str) -> tuple[dict[str, Fields], list[
     """The shipped encoder with weights as before any training; a note instead where it has no file of its own."""
     encoder = bench.config.encoder
     file = weight_file(bench.config)
-    own = file and file.there()
+    own = file.local() if file else None
     if own is None:
         lacks = (
-            f"{file.wanted} is not at hand; put it there" if file else f"encoder.name = {encoder.name!r} has no file"
+            f"{file.saved_as} is not at hand; put it there" if file else f"encoder.name = {encoder.name!r} has no file"
         )
         return {}, [
             f"The floor, {name}, was not tried: {lacks}{'' if file else '; set encoder.name to a model of timm'}."

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     needed = needs(config)
     print("\n\n".join(map(entry, needed)), flush=True)  # licences before the first byte
-    missing = [need for need in needed if need.file.there() is None]
+    missing = [need for need in needed if need.file.local() is None]
     if args.list:
         print(f"\n{len(needed) - len(missing)} of {len(needed)} files are there. next: {_next(args, bool(missing))}")
         return 0
@@ -61,7 +61,7 @@ def fetch(missing: list[Needed]) -> None:
 
 def check(file: WeightFile) -> None:
     """UserError unless the file is whole and of the digest that the config, its publisher or the hub states."""
-    path = file.there() or file.wanted
+    path = file.local() or file.saved_as
     check_whole(path)
     check_hub_digest(path)
     find(file)

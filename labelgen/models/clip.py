@@ -261,6 +261,32 @@ def from_json(config: ClipConfig, weights_dir: Path) -> ClipSource:
     return ClipSource(model, path, mean, std, pixels.get("interpolation", "bicubic"), tokenizer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenClipFile(WeightFile):
+    """The file of a tag of open_clip, which knows where it is.
+
+    tag: what open_clip knows of it; model_parameters: of its architecture.
+    """
+
+    tag: dict[str, Any]
+    model_parameters: int
+
+    def fetch(self) -> Path:
+        return Path(open_clip.download_pretrained(self.tag))
+
+    def cached(self) -> Path | None:
+        hub = _hub(self.tag)
+        return weight_files.in_hub_cache(hub, HUB_FILES) if hub else None
+
+    def parameters(self) -> int:
+        return self.model_parameters
+
+
+def _hub(tag: dict[str, Any]) -> str:
+    name: str = tag["hf_hub"].strip("/")
+    return name
+
+
 def weight_file(config: ClipConfig, weights_dir: str | Path) -> WeightFile:
     """The file of config.clip's name and tag. UserError for a name or tag that there is not, or cannot be used."""
     if config.name.endswith(".json"):
@@ -268,16 +294,14 @@ def weight_file(config: ClipConfig, weights_dir: str | Path) -> WeightFile:
         return weight_files.described(weights_dir, config.pretrained, config.sha256, fields)
     model, tag = _architecture(config)
     parameters = compute.parameters(lambda: build(model, config.name))  # refuses what cannot be used, too
-    hub = tag["hf_hub"].strip("/")
-    return WeightFile(
+    return OpenClipFile(
         Path(weights_dir),
         [f"{config.name}-{config.pretrained}{suffix}" for suffix in (".safetensors", ".bin", ".pt", ".pth")],
         config.sha256,
-        lambda: str(open_clip.download_pretrained(tag)),
-        f"https://huggingface.co/{hub} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
-        lambda: weight_files.in_hub_cache(hub, HUB_FILES) if hub else None,
-        licence=LICENCES.get(config.pretrained, weight_files.UNKNOWN_LICENCE),
-        parameters=lambda: parameters,
+        LICENCES.get(config.pretrained, weight_files.UNKNOWN_LICENCE),
+        f"https://huggingface.co/{_hub(tag)} (open_clip_model.safetensors; a .bin or .pt keeps its ending)",
+        tag=tag,
+        model_parameters=parameters,
     )
 
 

@@ -8,7 +8,6 @@ stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMask
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -332,6 +331,22 @@ class Wanted(Protocol):
     sha256: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReleaseFile(WeightFile):
+    """The file of one of RELEASES, by its name there; `own`: somebody's training of that architecture instead."""
+
+    name: str
+    own: bool
+
+    def fetch(self) -> Path | None:
+        if self.own:
+            return None
+        return from_url(RELEASES[self.name].url, self.saved_as, self.sha256 or self.official)
+
+    def parameters(self) -> int:
+        return compute.parameters(mobile_sam.build if self.name == "mobile_sam" else sam_model_registry[self.name])
+
+
 def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
     """The file of config.sam: an official one, somebody's own training of such a model, or that of a model config.
 
@@ -346,19 +361,11 @@ def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
         )
     release, path = RELEASES[config.name], Path(weights_dir, config.weights)
     _refuse_another(config, release)
-    build = mobile_sam.build if config.name == "mobile_sam" else sam_model_registry[config.name]
-    file = WeightFile(
-        path.parent,
-        [path.name],
-        config.sha256,
-        source=release.url,
-        licence="Apache-2.0",
-        parameters=partial(compute.parameters, build),
+    own = config.weights != release.file
+    official = "" if own else release.sha256
+    return ReleaseFile(
+        path.parent, [path.name], config.sha256, "Apache-2.0", release.url, official, name=config.name, own=own
     )
-    if config.weights != release.file:  # somebody's own training of that architecture
-        return file
-    fetch = partial(from_url, release.url, path, config.sha256 or release.sha256)
-    return file._replace(fetch=fetch, official=release.sha256)
 
 
 def _refuse_another(config: Wanted, release: Release) -> None:

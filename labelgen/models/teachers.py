@@ -161,9 +161,7 @@ class Needed(NamedTuple):
 
     def to_fetch(self) -> int:
         """Bytes that have still to come: of the parameters in float32; some files are stored smaller."""
-        if self.file.there() or not self.file.parameters:
-            return 0
-        return 4 * self.file.parameters()
+        return 0 if self.file.local() else 4 * (self.file.parameters() or 0)
 
 
 def needs(config: ConfigDict) -> list[Needed]:
@@ -178,10 +176,10 @@ def needs(config: ConfigDict) -> list[Needed]:
 
 def entry(need: Needed) -> str:
     """What is told of one file, a line a fact."""
-    file, path = need.file, need.file.there()
+    file, path = need.file, need.file.local()
     lines = {
         "model": f"{need.role} {need.name}",
-        "file": str(path or file.wanted) + ("" if path else "  MISSING"),
+        "file": str(path or file.saved_as) + ("" if path else "  MISSING"),
         "size": _size(need, path),
         "licence": file.licence,
         "source": file.source or "beside its model config",
@@ -195,4 +193,5 @@ def _size(need: Needed, path: Path | None) -> str:
     """Of the file that is there, else of its parameters; MB are 10^6 bytes."""
     if path is not None:
         return f"{path.stat().st_size / 1e6:.1f} MB"
-    return f"about {need.to_fetch() / 1e6:.0f} MB" if need.file.parameters else "unknown"
+    size = need.to_fetch()
+    return f"about {size / 1e6:.0f} MB" if size else "unknown"

@@ -13,6 +13,7 @@ sam    the image embedding [h, w, C] of labelgen.models.sam's image encoder
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -291,6 +292,23 @@ def _canvas(model: Any, built_px: int | None, pass_hw: HW) -> HW:
     return pass_hw
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimmFile(WeightFile):
+    """The file of a timm model, which lies on the hub. model: timm's name; hub: its repository there, empty: none."""
+
+    model: str
+    hub: str
+
+    def fetch(self) -> Path | None:
+        return Path(hf_hub_download(self.hub, HUB_FILE)) if self.hub else None
+
+    def cached(self) -> Path | None:
+        return weight_files.in_hub_cache(self.hub, [HUB_FILE]) if self.hub else None
+
+    def parameters(self) -> int:
+        return compute.parameters(lambda: timm.create_model(self.model, num_classes=0))
+
+
 def timm_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
     """The file of config.encoder. UserError for an unknown name.
 
@@ -305,15 +323,14 @@ def timm_file(config: EncoderConfig, weights_dir: str | Path) -> WeightFile:
     except RuntimeError as error:
         raise UserError(f"encoder.name: {error} See timm.list_pretrained('*dinov2*')") from error
     hub = tag.hf_hub_id or ""
-    return WeightFile(
+    return TimmFile(
         Path(weights_dir),
         [config.weights] if config.weights else [f"{config.name}.safetensors", Path(tag.url or "").name],
         config.sha256,
-        (lambda: str(hf_hub_download(hub, HUB_FILE))) if hub else None,
+        {"apache-2.0": "Apache-2.0"}.get(tag.license, tag.license or weight_files.UNKNOWN_LICENCE),
         f"https://huggingface.co/{hub} ({HUB_FILE})" if hub else "",
-        lambda: weight_files.in_hub_cache(hub, [HUB_FILE]) if hub else None,
-        licence={"apache-2.0": "Apache-2.0"}.get(tag.license, tag.license or weight_files.UNKNOWN_LICENCE),
-        parameters=lambda: compute.parameters(lambda: timm.create_model(config.name, num_classes=0)),
+        model=config.name,
+        hub=hub,
     )
 
 

@@ -9,11 +9,12 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -40,35 +41,45 @@ def _digest(path: str, changed: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class WeightFile(NamedTuple):
-    """One weight file: what it is called, what it must be, and where it comes from.
+@dataclass(frozen=True)
+class WeightFile:
+    """One weight file: what it is called in weights_dir and what it must be. Those of a provider, who has it to fetch,
+    are its subclasses (clip.OpenClipFile, sam.ReleaseFile, trunks.TimmFile).
 
     folder: weights_dir; names: what it may be called there, the first is how a person should save it; sha256: checked
-    when given; fetch: the library's own download, gives the path; source: where a person gets it; cached: where an
-    earlier fetch left it, None: nowhere; official: sha256 of the file that `source` has, where it is known; parameters:
-    how many float32 numbers its model has, without any memory for them.
+    when given; licence: as its publisher states it; source: where a person gets it, empty: nowhere but there; official:
+    sha256 of the file that `source` has, where it is known.
     """
 
     folder: Path
     names: Sequence[str]
     sha256: str = ""
-    fetch: Callable[[], str | Path] | None = None
-    source: str = ""
-    cached: Callable[[], Path | None] = lambda: None
-    official: str = ""
     licence: str = UNKNOWN_LICENCE
-    parameters: Callable[[], int] | None = None
+    source: str = ""
+    official: str = ""
+
+    def fetch(self) -> Path | None:
+        """The provider's own download, with whatever it raises; None without a provider."""
+        return None
+
+    def cached(self) -> Path | None:
+        """Where an earlier fetch left it outside of weights_dir."""
+        return None
+
+    def parameters(self) -> int | None:
+        """How many float32 numbers its model has, without any memory for them; None: not known before it is there."""
+        return None
 
     @property
-    def wanted(self) -> Path:
+    def saved_as(self) -> Path:
         """Where a person should save it."""
         return self.folder / self.names[0]
 
     def by_hand(self) -> str:
         """What a person can do."""
-        return f"download it from {self.source} and save it as {self.wanted}"
+        return f"download it from {self.source} and save it as {self.saved_as}"
 
-    def there(self) -> Path | None:
+    def local(self) -> Path | None:
         """The first of the names in the folder, else what an earlier fetch left."""
         paths = (shipped.find(self.folder / name) for name in self.names)
         return next((path for path in paths if path.is_file()), None) or self.cached()
@@ -80,15 +91,15 @@ def find(file: WeightFile) -> Path:
     UserError when there is no file, saying what to fetch from where and what to name it, or when its digest is another
     one.
     """
-    path = file.there() or _fetched(file)
-    if file.official and not file.sha256 and (found := digest(path)) != file.official:
+    path = file.local() or _fetched(file)
+    if file.official and not file.sha256 and (sha256 := digest(path)) != file.official:
         raise UserError(
-            f"{path}: is not the official file: sha256 is {found}, not {file.official}; fetch it again from "
+            f"{path}: is not the official file: sha256 is {sha256}, not {file.official}; fetch it again from "
             f"{file.source}, or give weights of your own another name"
         )
-    if file.sha256 and (found := digest(path)) != file.sha256:
+    if file.sha256 and (sha256 := digest(path)) != file.sha256:
         raise UserError(
-            f"{path}: sha256 is {found}, but {file.sha256} is wanted; fetch the file again or fix the digest"
+            f"{path}: sha256 is {sha256}, but {file.sha256} is wanted; fetch the file again or fix the digest"
         )
     return path
 
@@ -96,30 +107,28 @@ def find(file: WeightFile) -> Path:
 def _fetched(file: WeightFile) -> Path:
     """What `fetch` brings; whatever stops it becomes one line that says how to do without."""
     reason = ""
-    if file.fetch is not None:
-        try:
-            return Path(file.fetch())
-        except UserError as error:
-            reason = f" ({error})"
-        except Exception as error:  # each library's downloader raises its own
-            reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    try:
+        if path := file.fetch():
+            return path
+    except UserError as error:
+        reason = f" ({error})"
+    except Exception as error:  # each library's downloader raises its own
+        reason = f" ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     fix = f"{file.by_hand()}; `python -m labelgen.weights` with the same --config lists all that is needed"
     if not file.source:
         fix = "correct the name or weights_dir"
-    raise UserError(f"{file.wanted}: no such weight file, and it could not be fetched{reason}; {fix}")
+    raise UserError(f"{file.saved_as}: no such weight file, and it could not be fetched{reason}; {fix}")
 
 
 def described(folder: str | Path, name: str, sha256: str, config: Mapping[str, Any]) -> WeightFile:
     """The file beside a model config, which may state its `sha256` and `licence`."""
-    return WeightFile(
-        Path(folder), [name], sha256 or config.get("sha256", ""), licence=config.get("licence", UNKNOWN_LICENCE)
-    )
+    return WeightFile(Path(folder), [name], sha256 or config.get("sha256", ""), config.get("licence", UNKNOWN_LICENCE))
 
 
 def in_hub_cache(repository: str, names: Sequence[str]) -> Path | None:
     """The first of these files of a Hugging Face repository that an earlier download left."""
-    found = (try_to_load_from_cache(repository, name) for name in names)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
+    paths = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in paths if isinstance(path, str)), None)
 
 
 def check_hub_digest(path: Path) -> None:

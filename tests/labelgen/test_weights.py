@@ -180,16 +180,16 @@ def test_what_the_hub_left_is_found_without_a_network(tmp_path):
     fields = default.get_config()
     fields.encoder.name = "vit_small_patch14_dinov2.lvd142m"
     file = trunks.timm_file(fields.encoder, tmp_path / "weights")
-    assert file.there() is None
+    assert file.local() is None
     snapshot = tmp_path / "hub" / HUB / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").write_bytes(b"x")
     (tmp_path / "hub" / HUB / "refs").mkdir()
     (tmp_path / "hub" / HUB / "refs" / "main").write_text("abc")
-    assert file.there() == snapshot / "model.safetensors"
+    assert file.local() == snapshot / "model.safetensors"
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vit_small_patch14_dinov2.lvd142m.safetensors").write_bytes(b"x")
-    assert file.there().parent == tmp_path / "weights"  # the local folder comes first
+    assert file.local().parent == tmp_path / "weights"  # the local folder comes first
 
 
 @pytest.mark.parametrize(

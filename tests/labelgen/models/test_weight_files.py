@@ -1,5 +1,7 @@
 import hashlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,18 @@ from safetensors.torch import save_file
 from labelgen.core.errors import UserError
 from labelgen.models import weight_files
 from labelgen.models.weight_files import WeightFile, find
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedFile(WeightFile):
+    """What a download brings, or how it ends."""
+
+    brought: Path | Exception
+
+    def fetch(self) -> Path:
+        if isinstance(self.brought, Exception):
+            raise self.brought
+        return self.brought
 
 
 @pytest.fixture
@@ -28,21 +42,19 @@ def test_another_digest_names_the_file_and_both_digests(folder):
 
 
 def test_what_cannot_be_fetched_says_what_to_get_from_where_and_what_to_name_it(folder):
-    def offline():
-        raise ConnectionError("no route to host\nlong story")
-
+    offline = ConnectionError("no route to host\nlong story")
     message = (
         r"sam\.pth: no such weight file.*ConnectionError: no route to host\); download it from https://x/y and save"
     )
     with pytest.raises(UserError, match=message) as caught:
-        find(WeightFile(folder, ["sam.pth"], fetch=offline, source="https://x/y"))
+        find(FetchedFile(folder, ["sam.pth"], source="https://x/y", brought=offline))
     assert "long story" not in str(caught.value) and str(folder / "sam.pth") in str(caught.value)
 
 
 def test_what_is_fetched_is_used_and_checked(folder):
-    assert find(WeightFile(folder, ["b.bin"], fetch=lambda: folder / "a.bin")) == folder / "a.bin"
+    assert find(FetchedFile(folder, ["b.bin"], brought=folder / "a.bin")) == folder / "a.bin"
     with pytest.raises(UserError, match="sha256"):
-        find(WeightFile(folder, ["b.bin"], "00ff", lambda: folder / "a.bin"))
+        find(FetchedFile(folder, ["b.bin"], "00ff", brought=folder / "a.bin"))
 
 
 @pytest.mark.parametrize(
