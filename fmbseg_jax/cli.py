@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "fetch": Command("labelgen.fetch", "Pascal VOC and SBD from their owners"),
         "budget": Command("labelgen.budget", "what a run will fetch, write and take"),
         "results": Command("fmbseg_jax.results", "the figures of several RUNs as one table"),
+        "completion": Command("fmbseg_jax.completion", "what a shell needs to complete all this at a TAB"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -124,6 +124,20 @@ def test_fmbseg_alone_lists_its_commands(arguments: list[str]) -> None:
     assert [name for name in COMMANDS if f"\n  {name:<12} " not in said] == []
 
 
+def test_bash_completes_commands_flags_and_paths(tmp_path: Path) -> None:
+    script = tmp_path / "fmbseg.bash"
+    script.write_text(run([sys.executable, "-m", "fmbseg_jax", "completion", "bash"], ROOT))
+    (tmp_path / "photos").mkdir()
+    asked = f"""
+        source {script}
+        complete_last() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_fmbseg; echo "${{COMPREPLY[@]}}"; }}
+        complete_last fmbseg tr
+        complete_last fmbseg train --w
+        complete_last fmbseg predict --photos ph
+    """
+    assert run(["bash", "-c", asked], tmp_path).split() == ["train", "--workdir", "photos"]
+
+
 def test_a_command_that_there_is_not_is_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fmbseg_jax", "trian"], cwd=ROOT, capture_output=True, text=True, check=False
