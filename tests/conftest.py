@@ -7,6 +7,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+from tests.worlds.shapes import SHAPED
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of `make test &`: what tests start is to hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +23,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # but where a test is abou
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # tests compile much and compute little
 
 pytest_plugins = ["tests.worlds.fixtures"]
+
+install_import_hook(SHAPED, "tests.worlds.shapes.checked")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,21 +10,24 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Float32, Int32
 
 from fmbseg_jax.runs.settings import HeadConfig
 
 _MLP_RATIO = 4  # hidden width of a block's MLP over its own width
+Heads = Float[Array, "B N heads d"]
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v of each head: [B, N, heads, d] of q, k, v alike; valid [B, N] False: seen by none."""
+def attend(q: Heads, k: Heads, v: Heads, valid: Bool[Array, "B N"]) -> Heads:
+    """softmax(q k^T / sqrt(d)) v of each head; where valid is False a patch is seen by none."""
     if jax.default_backend() == "cpu":
         return on_cpu(q, k, v, valid)
     return jax.nn.dot_product_attention(q, k, v, mask=valid[:, None, None, :])
 
 
-def on_cpu(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array) -> jax.Array:
+def on_cpu(q: Heads, k: Heads, v: Heads, valid: Bool[Array, "B N"]) -> Heads:
     """`attend`, in half the library's time there (benchmarks/README.md).
 
     Heads come before patches, so that products are of whole matrices, and sums are divided by the softmax's
@@ -45,8 +48,8 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
-        """x [B, N, D] -> [B, N, D]; patches with valid [B, N] False are attended to by none."""
+    def __call__(self, x: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Patches where valid is False are attended to by none."""
         width = x.shape[-1]
         y = nn.LayerNorm(dtype=self.dtype)(x)
         qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype, name="qkv")(y)
@@ -72,11 +75,10 @@ class Head(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array, valid: jax.Array) -> jax.Array:
-        """z [B, h, w, E], float32 rows of length 1 (any row where valid is False means nothing).
-
-        features: [B, h, w, D] of any float type; valid: bool [B, h, w]. Any patch layout [B, ..., D] is as good.
-        """
+    def __call__(
+        self, features: Float[Array, "B *grid D"], valid: Bool[Array, "B *grid"]
+    ) -> Float32[Array, "B *grid E"]:
+        """z, rows of length 1 (any row where valid is False means nothing). Any grid is as good: h w, N."""
         batch, *grid, width = features.shape
         x = features.reshape(batch, -1, width).astype(self.dtype)
         for i in range(self.blocks):
@@ -89,16 +91,16 @@ class Head(nn.Module):
         return unit(z.astype(jnp.float32)).reshape(batch, *grid, self.text_width)
 
 
-def unit(z: jax.Array) -> jax.Array:
-    """z [..., E] at length 1; a zero vector stays zero, with a finite gradient."""
+def unit(z: Float32[Array, "*n E"]) -> Float32[Array, "*n E"]:
+    """z at length 1; a zero vector stays zero, with a finite gradient."""
     return z * jax.lax.rsqrt(jnp.sum(z * z, -1, keepdims=True) + 1e-12)
 
 
 @flax.struct.dataclass
 class State:
-    """What training changes: step int32 [], params {"head", maybe "log_temperature"}, the optimiser's moments."""
+    """What training changes: step, params {"head", maybe "log_temperature"}, the optimiser's moments."""
 
-    step: jax.Array
+    step: Int32[Array, ""]
     params: Any
     moments: Any
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Float, Float32, Int32, Shaped, UInt8, UInt16
 
 from fmbseg_jax.training.losses import take_patches
 from fmbseg_jax.training.mesh import over_data
@@ -19,35 +21,34 @@ from fmbseg_jax.training.mesh import over_data
 class Photos(NamedTuple):
     """The photos of a step, B of them. One whose shares are all 0 counts for nothing: it pads a batch."""
 
-    classes: jax.Array
-    """uint16 [B, h, w, 3] (labelgen.data.records)."""
-    grid_hw: jax.Array
-    """int32 [B, 2], the valid patches, top-left."""
-    row: jax.Array
-    """int32 [B], the photo's number in the split."""
-    shares: jax.Array
-    """uint8 [B, h, w, 3]."""
-    features: Callable[[jax.Array | None], jax.Array]
-    """Patches drawn int32 [B, n] of each (None: all N) -> their features [B, n, D]."""
+    classes: UInt16[Array, "B h w 3"]
+    """labelgen.data.records' target_classes."""
+    grid_hw: Int32[Array, "B 2"]
+    """The valid patches, top-left."""
+    row: Int32[Array, "B"]
+    """The photo's number in the split."""
+    shares: UInt8[Array, "B h w 3"]
+    features: Callable[[Int32[Array, "B n"] | None], Float[Array, "B n D"]]
+    """Patches drawn of each (None: all N) -> their features."""
 
 
 @flax.struct.dataclass
 class FedBatch:
-    """Rows [B, ...] over 'data', as in `Photos`; features [B, h, w, D]."""
+    """Rows over 'data', as in `Photos`."""
 
-    classes: jax.Array
-    features: jax.Array
-    grid_hw: jax.Array
-    row: jax.Array
-    shares: jax.Array
-    stop: jax.Array | None = None
-    """float32 [B], 1 where the row's host is to stop; of a batch to train on."""
+    classes: UInt16[Array, "B h w 3"]
+    features: Float[Array, "B h w D"]
+    grid_hw: Int32[Array, "B 2"]
+    row: Int32[Array, "B"]
+    shares: UInt8[Array, "B h w 3"]
+    stop: Float32[Array, "B"] | None = None
+    """1 where the row's host is to stop; of a batch to train on."""
 
-    def photos(self, mesh: Mesh, step: jax.Array | int) -> Photos:
+    def photos(self, mesh: Mesh, step: Int32[Array, ""] | int) -> Photos:
         """All of them, whichever step it is."""
         flat = self.features.reshape(self.features.shape[0], -1, self.features.shape[-1])
 
-        def features(drawn: jax.Array | None) -> jax.Array:
+        def features(drawn: Int32[Array, "B n"] | None) -> Float[Array, "B n D"]:
             return flat if drawn is None else take_patches(flat, drawn)
 
         return Photos(self.classes, self.grid_hw, self.row, self.shares, features)
@@ -60,26 +61,26 @@ class FedBatch:
 
 @flax.struct.dataclass
 class StoredBatch:
-    """A split [V, R, ...], V virtual shards over 'data', and the rows of the batches of S steps among them."""
+    """A split, R rows in each of V virtual shards over 'data', and those of the batches of S steps among them."""
 
-    classes: jax.Array
-    features: jax.Array
-    grid_hw: jax.Array
-    indices: jax.Array
-    """int32 [V, S, B / V], rows of each virtual shard; the first of the S steps is a multiple of S."""
-    row: jax.Array
-    shares: jax.Array
-    stop: jax.Array | None = None
-    """float32 [B], as of a FedBatch."""
+    classes: UInt16[Array, "V R h w 3"]
+    features: Float[Array, "V R h w D"]
+    grid_hw: Int32[Array, "V R 2"]
+    indices: Int32[Array, "V S B/V"]
+    """Rows of each virtual shard; the first of the S steps is a multiple of S."""
+    row: Int32[Array, "V R"]
+    shares: UInt8[Array, "V R h w 3"]
+    stop: Float32[Array, "B"] | None = None
+    """As of a FedBatch."""
 
-    def photos(self, mesh: Mesh, step: jax.Array | int) -> Photos:
-        """Those of a step, int32 []."""
+    def photos(self, mesh: Mesh, step: Int32[Array, ""] | int) -> Photos:
+        """Those of a step."""
         index = jnp.take(self.indices, step % self.indices.shape[1], axis=1)
 
-        def rows(x: jax.Array) -> jax.Array:
+        def rows(x: Shaped[Array, "V R *rest"]) -> Shaped[Array, "B *rest"]:
             return _by_shard(mesh, _rows)(x, index)
 
-        def features(drawn: jax.Array | None) -> jax.Array:
+        def features(drawn: Int32[Array, "B n"] | None) -> Float[Array, "B n D"]:
             if drawn is None:
                 whole = rows(self.features)
                 return whole.reshape(whole.shape[0], -1, whole.shape[-1])
@@ -96,20 +97,22 @@ class StoredBatch:
 Batch = FedBatch | StoredBatch
 
 
-def _by_shard(mesh: Mesh, take: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _by_shard(mesh: Mesh, take: Callable[..., Array]) -> Callable[..., Array]:
     """`take` of every device's own part, first axis over 'data'."""
     spec = over_data(mesh).spec
-    taken: Callable[..., jax.Array] = jax.shard_map(take, mesh=mesh, in_specs=spec, out_specs=spec)
+    taken: Callable[..., Array] = jax.shard_map(take, mesh=mesh, in_specs=spec, out_specs=spec)
     return taken
 
 
-def _rows(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x [v, R, ...] at index [v, k] -> [v k, ...]."""
+def _rows(x: Shaped[Array, "v R *rest"], index: Int32[Array, "v k"]) -> Shaped[Array, "v*k *rest"]:
+    """Of each shard of x, the rows at its places `index`."""
     return take_patches(x, index).reshape(-1, *x.shape[2:])
 
 
-def _patches(x: jax.Array, index: jax.Array, drawn: jax.Array) -> jax.Array:
-    """x [v, R, h, w, D] at rows [v, k] and patches drawn [v k, n] of each -> [v k, n, D], in one gather."""
+def _patches(
+    x: Float[Array, "v R h w D"], index: Int32[Array, "v k"], drawn: Int32[Array, "v*k n"]
+) -> Float[Array, "v*k n D"]:
+    """As `_rows`, but of each row the patches drawn, in one gather."""
     shards, rows, h, w, width = x.shape
     patches = index[..., None] * (h * w) + drawn.reshape(*index.shape, -1)
     taken = take_patches(x.reshape(shards, rows * h * w, width), patches.reshape(shards, -1))

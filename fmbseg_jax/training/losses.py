@@ -16,40 +16,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float32, Float64, Int32, Int64, Key, Real, Shaped, UInt8, UInt16
 from numpy.typing import NDArray
 
 Tree = Any
-ChunkSums = tuple[jax.Array, Tree]
-"""(total float32 [], other sums)"""
+ChunkSums = tuple[Float32[Array, ""], Tree]
+"""(total, other sums)"""
 PatchSums = Callable[[Tree, Tree], ChunkSums]
-Sums = tuple[jax.Array, jax.Array]
+Sums = tuple[Float32[Array, ""], Float32[Array, ""]]
 
 
 class Patches(NamedTuple):
-    """Projected patches with the targets that are stored of them; [...] is [B, n] or [P]."""
+    """Projected patches with the targets that are stored of them; *n is B n or P."""
 
-    z: jax.Array
-    """float32 [..., E] unit rows."""
-    classes: jax.Array
-    """uint16 [..., 3], labelgen.data.records' target_classes."""
-    shares: jax.Array
-    """uint8 [..., 3], their shares of the patch: 255 is all of it."""
-    ids: jax.Array
-    """int32 [...], the patch's number in the global batch."""
+    z: Float32[Array, "*n E"]
+    """Unit rows."""
+    classes: UInt16[Array, "*n 3"]
+    """labelgen.data.records' target_classes."""
+    shares: UInt8[Array, "*n 3"]
+    """Their shares of the patch: 255 is all of it."""
+    ids: Int32[Array, "*n"]
+    """The patch's number in the global batch."""
 
 
 class Contrast(NamedTuple):
-    """The sampled patches, the same on every device: z float32 [S, E], label int32 [S] (-1: none), ids int32 [S]."""
+    """The sampled patches, the same on every device."""
 
-    z: jax.Array
-    label: jax.Array
-    ids: jax.Array
+    z: Float32[Array, "S E"]
+    label: Int32[Array, "S"]
+    """-1: none."""
+    ids: Int32[Array, "S"]
 
 
-def class_scores(z: jax.Array, prototypes: jax.Array, word_class: Sequence[int]) -> jax.Array:
-    """Cosine of each patch with each class, float32 [..., C]: the maximum over the class's words.
+def class_scores(
+    z: Float32[Array, "*n E"], prototypes: Float32[Array, "K E"], word_class: Sequence[int]
+) -> Float32[Array, "*n C"]:
+    """Cosine of each patch with each class: the maximum over the class's words.
 
-    z: float32 [..., E] unit; prototypes: float32 [K, E] unit; word_class: K class indices, ascending from 0.
+    z, prototypes: unit rows; word_class: K class indices, ascending from 0.
     """
     order, sizes, back = _word_rounds(word_class)
     scores = z @ prototypes[order].T
@@ -61,11 +66,13 @@ def class_scores(z: jax.Array, prototypes: jax.Array, word_class: Sequence[int])
     return best if (back == np.arange(len(back))).all() else best[..., back]
 
 
-def _word_rounds(word_class: Sequence[int]) -> tuple[NDArray[np.int64], list[int], NDArray[np.int64]]:
+def _word_rounds(
+    word_class: Sequence[int],
+) -> tuple[Int64[NDArray[np.int64], "K"], list[int], Int64[NDArray[np.int64], "C"]]:
     """Words by rounds: round r holds the r-th word of every class that has one, classes with most words first.
 
     So each round is a prefix of the one before and the maximum needs neither a scatter nor [.., C, words] memory.
-    Returns the order of the words [K], the size of each round, and each class's place in a round [C].
+    Returns the order of the words, the size of each round, and each class's place in a round.
     """
     words = np.asarray(word_class)
     counts = np.bincount(words)
@@ -75,11 +82,12 @@ def _word_rounds(word_class: Sequence[int]) -> tuple[NDArray[np.int64], list[int
     return np.concatenate(rounds), [len(r) for r in rounds], np.argsort(classes)
 
 
-def target_shares(classes: jax.Array, shares: jax.Array, count: int, soft: bool) -> jax.Array:
-    """Dense targets float32 [..., C] of the stored ones.
+def target_shares(
+    classes: UInt16[Array, "*n 3"], shares: UInt8[Array, "*n 3"], count: int, soft: bool
+) -> Float32[Array, "*n {count}"]:
+    """Dense targets of the stored ones, of which 255 is the whole patch.
 
-    classes: uint16 [..., 3]; shares: uint8 [..., 3], 255 is the whole patch; count: C. Hard targets (soft False) give
-    a patch's whole mass to its largest class.
+    Hard targets (soft False) give a patch's whole mass to its largest class.
     """
     share = shares.astype(jnp.float32) / 255
     if not soft:
@@ -90,32 +98,37 @@ def target_shares(classes: jax.Array, shares: jax.Array, count: int, soft: bool)
     return sum(slots[1:], slots[0])
 
 
-def class_weights(mass: NDArray[np.float64], balance: float) -> NDArray[np.float32]:
-    """Weights [C] = frequency ** -balance, scaled so that a labelled patch weighs 1 on average.
+def class_weights(mass: Float64[NDArray[np.float64], "C"], balance: float) -> Float32[NDArray[np.float32], "C"]:
+    """Weights = frequency ** -balance, scaled so that a labelled patch weighs 1 on average.
 
-    mass: [C], labelled patches of each class over the whole split, not all 0; a class with none is taken
+    mass: labelled patches of each class over the whole split, not all 0; a class with none is taken
     to have one.
     """
     weights = np.power(np.maximum(mass, 1), -balance)
     return np.asarray(weights * mass.sum() / (weights * mass).sum(), np.float32)
 
 
-def prototype_ce(scores: jax.Array, targets: jax.Array, weights: jax.Array, temperature: jax.Array) -> Sums:
+def prototype_ce(
+    scores: Float32[Array, "*n C"],
+    targets: Float32[Array, "*n C"],
+    weights: Float32[Array, "C"],
+    temperature: Float32[Array, ""],
+) -> Sums:
     """Cross-entropy to the classes: total = -sum_i sum_c t_ic w_c log softmax_c(scores_i / temperature).
 
-    scores: float32 [B, n, C] cosines; targets: [B, n, C]; weights: [C]. weight = sum_i sum_c t_ic w_c.
+    scores: cosines. weight = sum_i sum_c t_ic w_c.
     """
     weighted = targets * jnp.expand_dims(weights, range(targets.ndim - 1))
     return -jnp.sum(weighted * jax.nn.log_softmax(scores / temperature)), jnp.sum(weighted)
 
 
 def t_supcon(
-    z: jax.Array,
-    scores: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    temperature: jax.Array,
-    ids: jax.Array,
+    z: Float32[Array, "P E"],
+    scores: Float32[Array, "P C"],
+    targets: Float32[Array, "P C"],
+    weights: Float32[Array, "C"],
+    temperature: Float32[Array, ""],
+    ids: Int32[Array, "P"],
     contrast: Contrast,
     prototype_weight: float,
 ) -> Sums:
@@ -125,8 +138,8 @@ def t_supcon(
     the softmax over all classes' scores and all sampled patches but i, S(i) the sampled patches of class y but i, m_i
     the mass of i, v `prototype_weight`. weight = sum_i m_i w_y. A patch's class is its largest.
 
-    z: float32 [P, E] unit; scores, targets: [P, C]; weights: [C]; ids: int32 [P]; contrast: what all patches are
-    contrasted with, itself of the whole batch, so that any part of the patches may be summed alone.
+    z: unit rows; contrast: what all patches are contrasted with, itself of the whole batch, so that any part of the
+    patches may be summed alone.
     """
     label, mass = targets.argmax(-1), targets.sum(-1)
     contrasted = (contrast.label >= 0)[None] & (contrast.ids[None] != ids[:, None])
@@ -141,16 +154,16 @@ def t_supcon(
     return -jnp.sum(weight * mean_log), jnp.sum(weight)
 
 
-def _log_sum_exp(finite: jax.Array, maybe: jax.Array) -> jax.Array:
+def _log_sum_exp(finite: Float32[Array, "P C"], maybe: Float32[Array, "P S"]) -> Float32[Array, "P"]:
     """log of the sum of exp over the rows of both, without joining them; `maybe` may be -inf altogether."""
     peak = jax.lax.stop_gradient(jnp.maximum(finite.max(-1), maybe.max(-1)))[:, None]
     return jnp.log(jnp.exp(finite - peak).sum(-1) + jnp.exp(maybe - peak).sum(-1)) + peak[:, 0]
 
 
 def contrast_set(
-    patches: Patches, sample: jax.Array, count: int, soft: bool, replicate: Callable[[jax.Array], jax.Array]
+    patches: Patches, sample: Int32[Array, "B s"], count: int, soft: bool, replicate: Callable[[Array], Array]
 ) -> Contrast:
-    """The patches [B, n] at sample int32 [B, s] for all to be contrasted with: S = B * s.
+    """The patches [B, n] at `sample` for all to be contrasted with: S = B * s.
 
     count, soft: as for `target_shares`. `replicate` makes an array whole on every device: it is given the sampled
     vectors, labels and numbers only, so that sharded over B the result is the one-device one.
@@ -161,15 +174,15 @@ def contrast_set(
     return Contrast(*(replicate(x).reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
 
 
-def draw_patches(key: jax.Array, mass: jax.Array, count: int) -> jax.Array:
-    """int32 [B, count] patch numbers, without repetition, in random order: labelled ones (mass [B, N] > 0) first."""
+def draw_patches(key: Key[Array, ""], mass: Real[Array, "B N"], count: int) -> Int32[Array, "B {count}"]:
+    """Patch numbers without repetition, in random order: labelled ones (mass > 0) first."""
     order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
     return jax.lax.top_k(order, count)[1]
 
 
-def take_patches(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x [B, N, ...] at index [B, n] -> [B, n, ...]."""
-    taken: jax.Array = jax.vmap(lambda rows, i: rows[i])(x, index)
+def take_patches(x: Shaped[Array, "B N *rest"], index: Int32[Array, "B n"]) -> Shaped[Array, "B n *rest"]:
+    """Of each row of x, what is at the row's places `index`."""
+    taken: Array = jax.vmap(lambda rows, i: rows[i])(x, index)
     return taken
 
 
@@ -195,8 +208,8 @@ def in_chunks(sums: PatchSums, patches: Tree, common: Tree, columns: int) -> Chu
     return _scan(sums, *_split((jax.tree.map(functools.partial(_cut, chunks), patches), common)))
 
 
-def _cut(chunks: int, x: jax.Array) -> jax.Array:
-    """[P, ...] -> [chunks, P / chunks rounded up, ...]."""
+def _cut(chunks: int, x: Shaped[Array, "P *rest"]) -> Shaped[Array, "{chunks} size *rest"]:
+    """In chunks of one size, P / chunks rounded up."""
     size = -(-len(x) // chunks)
     return jnp.pad(x, [(0, chunks * size - len(x))] + [(0, 0)] * (x.ndim - 1)).reshape(chunks, size, *x.shape[1:])
 
@@ -241,6 +254,6 @@ def _scan_backward(sums: PatchSums, gradient: Tree, cotangent: ChunkSums) -> tup
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _added(each: ChunkSums) -> ChunkSums:
+def _added(each: tuple[Float32[Array, "chunks"], Tree]) -> ChunkSums:
     total: ChunkSums = jax.tree.map(lambda x: x.sum(0), each)
     return total

@@ -9,7 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Float32, Int32, Key, Shaped, UInt8
 
 from fmbseg_jax.runs.head import Head, State
 from fmbseg_jax.runs.settings import LossConfig
@@ -28,7 +30,7 @@ from fmbseg_jax.training.losses import (
 )
 from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Float32[Array, ""]]
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
 
@@ -56,14 +58,15 @@ def _matrices(params: Any) -> Any:
 
 @flax.struct.dataclass
 class Teacher:
-    """What supervises: prototypes float32 [K, E] unit rows, class_weights float32 [C]."""
+    """What supervises."""
 
-    prototypes: jax.Array
-    class_weights: jax.Array
+    prototypes: Float32[Array, "K E"]
+    """Unit rows."""
+    class_weights: Float32[Array, "C"]
 
 
 def init_state(
-    head: Head, loss: LossConfig, optimiser: optax.GradientTransformation, feature_width: int, key: jax.Array
+    head: Head, loss: LossConfig, optimiser: optax.GradientTransformation, feature_width: int, key: Key[Array, ""]
 ) -> State:
     """The state before the first step; a function of the key. Trace it to know shapes without making them."""
     features = jnp.zeros((1, 1, feature_width))
@@ -73,7 +76,7 @@ def init_state(
     return State(jnp.int32(0), params, optimiser.init(params))
 
 
-def born_sharded(make: Callable[[jax.Array], State], seed: int, mesh: Mesh) -> State:
+def born_sharded(make: Callable[[Key[Array, ""]], State], seed: int, mesh: Mesh) -> State:
     """The state of `make`, each leaf made where mesh.RULES wants it: no device ever holds more."""
     key = jax.random.key(seed)
     shardings = state_shardings(jax.eval_shape(make, key), mesh)
@@ -82,19 +85,19 @@ def born_sharded(make: Callable[[jax.Array], State], seed: int, mesh: Mesh) -> S
 
 
 class Outcome(NamedTuple):
-    """Sums over a batch, float32 []: the loss is total / weight, the agreement with the targets hits / mass."""
+    """Sums over a batch: the loss is total / weight, the agreement with the targets hits / mass."""
 
-    total: jax.Array
-    weight: jax.Array
-    hits: jax.Array
-    mass: jax.Array
+    total: Float32[Array, ""]
+    weight: Float32[Array, ""]
+    hits: Float32[Array, ""]
+    mass: Float32[Array, ""]
 
 
 class Supervision(NamedTuple):
     """What every patch meets: whole on every device."""
 
     teacher: Teacher
-    temperature: jax.Array
+    temperature: Float32[Array, ""]
     contrast: Contrast | None
     """t_supcon's."""
 
@@ -107,8 +110,8 @@ class Objective:
         self._classes = word_class[-1] + 1
         self._mesh = mesh
 
-    def temperature(self, params: Any) -> jax.Array:
-        """The softmax temperature in use, float32 []."""
+    def temperature(self, params: Any) -> Float32[Array, ""]:
+        """The softmax temperature in use."""
         if not self._loss.learn_temperature:
             return jnp.asarray(self._loss.temperature, jnp.float32)
         return jnp.asarray(jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE))
@@ -119,11 +122,11 @@ class Objective:
         return Objective(self._head, loss, self._word_class, self._mesh)
 
     def __call__(
-        self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: jax.Array | int = 0
+        self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""] | int = 0
     ) -> Outcome:
         """Sums over the batch; hits is the labelled mass whose best class is the target's largest.
 
-        step: int32 [], which of its steps a stored batch is asked for.
+        step: which of its steps a stored batch is asked for.
         """
         photos = batch.photos(self._mesh, step)
         keys = row_keys(key, photos.row)
@@ -145,7 +148,7 @@ class Objective:
 
     def sums(
         self, patches: Patches, supervision: Supervision
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    ) -> tuple[Float32[Array, ""], tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]]:
         """(total, the rest of Outcome) of patches [P]. Each meets the supervision only, none of the others."""
         loss, (teacher, temperature, contrast) = self._loss, supervision
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
@@ -167,33 +170,33 @@ class Objective:
         hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
         return total, (weight, hits, mass.sum())
 
-    def _contrast(self, patches: Patches, keys: jax.Array) -> Contrast:
+    def _contrast(self, patches: Patches, keys: Key[Array, "B"]) -> Contrast:
         """The global contrast set: the same number of patches of each photo, supcon_samples at most."""
         batch, count, _ = patches.z.shape
         each = min(count, self._loss.supcon_samples // batch)
         sample = self._draw(row_keys(keys, 1), patches.shares, each)
         return contrast_set(patches, sample, self._classes, self._loss.soft_targets, self._replicate)
 
-    def _draw(self, keys: jax.Array, shares: jax.Array, count: int) -> jax.Array:
-        """int32 [B, count]: each row's patches are drawn where it lies (the compiler does not split a top-k)."""
+    def _draw(self, keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"], count: int) -> Int32[Array, "B {count}"]:
+        """Each row's patches are drawn where it lies (the compiler does not split a top-k)."""
         spec = over_data(self._mesh).spec
         draw = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])
         by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
-        drawn: jax.Array = by_rows(draw)(keys, shares.sum(-1))
+        drawn: Array = by_rows(draw)(keys, shares.sum(-1))
         return drawn
 
-    def _replicate(self, x: jax.Array) -> jax.Array:
-        whole: jax.Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
+    def _replicate(self, x: Array) -> Array:
+        whole: Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
         return whole
 
-    def _project(self, params: Any, photos: Photos, keys: jax.Array) -> Patches:
+    def _project(self, params: Any, photos: Photos, keys: Key[Array, "B"]) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
         h, w = photos.classes.shape[1:3]
         classes, shares = (x.reshape(-1, h * w, 3) for x in (photos.classes, photos.shares))
         valid = valid_patches(photos.grid_hw, h, w).reshape(-1, h * w)
         drawn = self._draw_step(keys, shares)
 
-        def take(x: jax.Array) -> jax.Array:
+        def take(x: Shaped[Array, "B N *rest"]) -> Shaped[Array, "B n *rest"]:
             return x if drawn is None else take_patches(x, drawn)
 
         if self._head.blocks:
@@ -203,22 +206,24 @@ class Objective:
         ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
-    def _draw_step(self, keys: jax.Array, shares: jax.Array) -> jax.Array | None:
-        """int32 [B, patches_per_photo], the patches drawn for this step; None where all are in its loss."""
+    def _draw_step(self, keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"]) -> Int32[Array, "B n"] | None:
+        """The patches_per_photo drawn for this step; None where all are in its loss."""
         count = self._loss.patches_per_photo
         return self._draw(keys, shares, count) if 0 < count < shares.shape[1] else None
 
-    def _apply(self, params: Any, features: jax.Array, valid: jax.Array) -> jax.Array:
+    def _apply(
+        self, params: Any, features: Float[Array, "B N D"], valid: Bool[Array, "B N"]
+    ) -> Float32[Array, "B N E"]:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
 
 
-def row_keys(key: jax.Array, rows: jax.Array | int) -> jax.Array:
-    """Keys [B] of a key and rows int32 [B], or of keys [B] and a number: the same wherever a row stands in a batch."""
+def row_keys(key: Key[Array, ""] | Key[Array, "B"], rows: Int32[Array, "B"] | int) -> Key[Array, "B"]:
+    """Keys of one key and rows, or of keys and one number: the same wherever a row stands in a batch."""
     return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, None if key.ndim else 0))(key, rows)
 
 
-def valid_patches(grid_hw: jax.Array, h: int, w: int) -> jax.Array:
-    """bool [B, h, w]: the top-left grid_hw int32 [B, 2] patches of each row."""
+def valid_patches(grid_hw: Int32[Array, "B 2"], h: int, w: int) -> Bool[Array, "B {h} {w}"]:
+    """The top-left grid_hw patches of each row."""
     rows = jnp.arange(h)[None, :] < grid_hw[:, :1]
     columns = jnp.arange(w)[None, :] < grid_hw[:, 1:]
     return rows[:, :, None] & columns[:, None, :]
@@ -240,7 +245,7 @@ def train_step(
         raise ValueError("a batch to train on says whose host is to stop")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
 
-    def loss(params: Any) -> tuple[jax.Array, Outcome]:
+    def loss(params: Any) -> tuple[Float32[Array, ""], Outcome]:
         outcome = objective(params, batch, teacher, key, state.step)
         return outcome.total / jnp.maximum(outcome.weight, 1e-6), outcome
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8, UInt16
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -28,9 +29,13 @@ from labelgen.data.rle import MaskSet
 from labelgen.labels.presence import Calibration, Presence, PresenceSettings, dense_logits, detect, patch_probabilities
 
 Array = NDArray[np.float32]
-LabelMap = NDArray[np.int64]
-Painted = tuple[NDArray[np.int64], Array]
-"""Classes int [H, W], -1 where there is none, and the confidence float32 [H, W] of the mask that says so."""
+Ints = NDArray[np.int64]
+LabelMap = Int64[Ints, "H W"]
+"""Classes, -1 where there is none."""
+Confidence = Float32[Array, "H W"]
+"""0..1."""
+Painted = tuple[LabelMap, Confidence]
+"""Classes, and the confidence of the mask that says so."""
 WORKING_PX = 1024
 """Larger photos are labelled at this longest side; SAM itself sees no more of them."""
 
@@ -59,38 +64,37 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class NamedMasks:
-    """Masks with a class: ids int [n] into the MaskSet, classes int [n], confidence float32 [n] in 0..1."""
+    """Masks with a class."""
 
-    ids: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    confidence: Array
-    points_xy: Array
-    """float32 [n, 2] the prompt in photo pixels; empty [0, 2] where masks were not prompted."""
+    ids: Int64[Ints, "n"]
+    """Into the MaskSet."""
+    classes: Int64[Ints, "n"]
+    confidence: Float32[Array, "n"]
+    """0..1."""
+    points_xy: Float32[Array, "p 2"]
+    """The prompts in photo pixels; none where masks were not prompted."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Everything between evidence and labels, for the labels themselves, `quality` and the report.
-
-    probabilities: float32 [h, w, C]; label maps: int [H, W], class or -1; confidence: float32 [H, W] in 0..1.
-    """
+    """Everything between evidence and labels, for the labels themselves, `quality` and the report."""
 
     presence: Presence
-    probabilities: Array
+    probabilities: Float32[Array, "h w C"]
     prompted: NamedMasks
     named: NamedMasks
     stage11: LabelMap
     stage12: LabelMap
     full: LabelMap
     merged: LabelMap
-    confidence: Array
+    confidence: Confidence
 
 
 def label_photo(
     evidence: EvidenceRow,
     settings: LabelSettings,
     ontology: Ontology,
-    prototypes: Array,
+    prototypes: Float32[Array, "K E"],
     calibration: Calibration,
     grid_hw: tuple[int, int],
 ) -> LabelRow:
@@ -116,11 +120,11 @@ def label_stages(
     evidence: EvidenceRow,
     settings: LabelSettings,
     ontology: Ontology,
-    prototypes: Array,
+    prototypes: Float32[Array, "K E"],
     calibration: Calibration,
-    present: NDArray[np.bool_] | None = None,
+    present: Bool[NDArray[np.bool_], "C"] | None = None,
 ) -> Stages:
-    """All stages of one photo. `present` bool [C] replaces detection (the ceiling of naming in `quality`)."""
+    """All stages of one photo. `present` replaces detection (the ceiling of naming in `quality`)."""
     presence = detect(evidence, prototypes, ontology, settings.presence)
     if present is not None:
         presence = Presence(presence.scores, present, presence.gate)
@@ -139,12 +143,16 @@ def label_stages(
 
 
 def prompt_masks(
-    probabilities: Array, present: NDArray[np.bool_], masks: MaskSet, coverage: Array, per_class: int
+    probabilities: Float32[Array, "h w C"],
+    present: Bool[NDArray[np.bool_], "C"],
+    masks: MaskSet,
+    coverage: Float32[Array, "M h w"],
+    per_class: int,
 ) -> NamedMasks:
     """Stage 1.1: the masks that SAM gives for each present class's query points.
 
-    probabilities: float32 [h, w, C]; coverage: float32 [M, h, w] share of each patch inside each mask. Of a point's
-    masks the one of highest predicted IoU x net evidence (class inside less other classes inside) is taken.
+    coverage: share of each patch inside each mask. Of a point's masks the one of highest predicted IoU x net evidence
+    (class inside less other classes inside) is taken.
     """
     ids, classes, confidence, points = [], [], [], []
     for c in np.flatnonzero(present):
@@ -171,8 +179,8 @@ def prompt_masks(
     )
 
 
-def query_points(similarity: Array, count: int, floor: float = 0.5) -> NDArray[np.int64]:
-    """Patches (row, column) [n, 2] of highest similarity [h, w], none near another; n <= count.
+def query_points(similarity: Float32[Array, "h w"], count: int, floor: float = 0.5) -> Int64[Ints, "n 2"]:
+    """Patches (row, column) of highest similarity, none near another; n <= count.
 
     A patch must reach `floor` times the maximum. Spread: after each pick, patches within a radius that shares the
     qualifying area evenly among `count` points are left out.
@@ -191,7 +199,7 @@ def query_points(similarity: Array, count: int, floor: float = 0.5) -> NDArray[n
     return np.array(picked, np.int64).reshape(-1, 2)
 
 
-def _grid_points(patches: NDArray[np.int64], grid_hw: tuple[int, ...], masks: MaskSet) -> NDArray[np.int64]:
+def _grid_points(patches: Int64[Ints, "n 2"], grid_hw: tuple[int, ...], masks: MaskSet) -> Int64[Ints, "p"]:
     """The SAM grid point nearest to each patch's centre, without repeats, in the order given."""
     height, width = masks.size_hw
     h, w = grid_hw
@@ -207,10 +215,12 @@ def strongest(named: NamedMasks, masks: MaskSet) -> Painted:
     return _on_top(named, masks, np.argsort(named.confidence, kind="stable"))
 
 
-def name_masks(probabilities: Array, masks: MaskSet, coverage: Array, min_confidence: float) -> NamedMasks:
+def name_masks(
+    probabilities: Float32[Array, "h w C"], masks: MaskSet, coverage: Float32[Array, "M h w"], min_confidence: float
+) -> NamedMasks:
     """Stage 1.2: automatic masks with the class of highest pooled probability, where that reaches `min_confidence`.
 
-    probabilities: float32 [h, w, C]; coverage: float32 [M, h, w] share of each patch inside each mask.
+    coverage: share of each patch inside each mask.
     """
     ids = np.flatnonzero(masks.automatic)
     weights = coverage[ids].reshape(len(ids), probabilities.shape[0] * probabilities.shape[1])
@@ -227,7 +237,7 @@ def paint(named: NamedMasks, masks: MaskSet) -> Painted:
     return _on_top(named, masks, np.argsort(-rle.areas(masks)[named.ids], kind="stable"))
 
 
-def _on_top(named: NamedMasks, masks: MaskSet, order: NDArray[np.int64]) -> Painted:
+def _on_top(named: NamedMasks, masks: MaskSet, order: Int64[Ints, "n"]) -> Painted:
     """The masks laid one over the other in an order of their places in `named`."""
     top = rle.stacked(masks, named.ids[order])
     # -1 meets the element after the last one: no mask, no confidence.
@@ -235,13 +245,12 @@ def _on_top(named: NamedMasks, masks: MaskSet, order: NDArray[np.int64]) -> Pain
 
 
 def merge(
-    probabilities: Array, classes: NDArray[np.int64], stages: list[Painted], min_confidence: float
-) -> tuple[LabelMap, LabelMap, Array]:
+    probabilities: Float32[Array, "h w C"], classes: Int64[Ints, "n"], stages: list[Painted], min_confidence: float
+) -> tuple[LabelMap, LabelMap, Confidence]:
     """Vote of the dense map and the stages, each with weight one.
 
-    probabilities: float32 [h, w, C] of patches; classes: the present ones [n]; stages: class per pixel [H, W]
-    (-1: no vote) with confidence. Returns the class per pixel [H, W], the same with -1 where the mean vote stays
-    below `min_confidence`, and that mean vote, float32 [H, W] in 0..1.
+    probabilities: of patches; classes: the present ones; stages: class per pixel (-1: no vote) with confidence.
+    Returns the class per pixel, the same with -1 where the mean vote stays below `min_confidence`, and that mean vote.
     """
     size_hw = stages[0][0].shape
     votes = to_pixels(np.ascontiguousarray(probabilities[..., classes].transpose(2, 0, 1)), (size_hw[0], size_hw[1]))
@@ -258,10 +267,10 @@ def merge(
 
 def patch_targets(
     label_map: LabelMap, grid_hw: tuple[int, int], fixed_hw: tuple[int, int], keep: int = SLOTS
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Class shares of each patch: classes uint16 [h, w, keep] and shares uint8 [h, w, keep], 255 = the whole patch.
+) -> tuple[UInt16[NDArray[np.uint16], "h w {keep}"], UInt8[NDArray[np.uint8], "h w {keep}"]]:
+    """Class shares of each patch: classes, and their shares, 255 = the whole patch.
 
-    label_map: [H, W], -1 is ignore and has no share; grid_hw: the photo's valid patches; fixed_hw: the grid stored.
+    label_map: -1 is ignore and has no share; grid_hw: the photo's valid patches; fixed_hw: the grid stored, h x w.
     Largest share first; what exceeds `keep` classes is dropped; unused places are class 0 with share 0.
     """
     height, width = label_map.shape
@@ -282,8 +291,8 @@ def patch_targets(
     return classes, shares
 
 
-def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Share of each patch inside each mask, float32 [M, h, w]; the grid h x w covers the photo exactly.
+def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> Float32[Array, "M h w"]:
+    """Share of each patch inside each mask; the grid h x w covers the photo exactly.
 
     With F(t) the share of the patch's area that the first t pixels of the photo have, row by row, a run of ones from
     pixel s to e covers F(e) - F(s) of it. F is the whole rows before t, plus the beginning of t's row; both are sums of
@@ -300,12 +309,14 @@ def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(whole[:, :, None] + begun, np.float32)
 
 
-def _before(shares: NDArray[np.floating]) -> NDArray[np.float64]:
-    """[n + 1, cells]: the sum of the rows of [n, cells] before each place."""
+def _before(
+    shares: Float[NDArray[np.floating], "n cells"],
+) -> Float64[NDArray[np.float64], "n+1 cells"]:
+    """The sum of the rows before each place."""
     return np.pad(np.cumsum(shares, 0, dtype=np.float64), ((1, 0), (0, 0)))
 
 
-def _ends(masks: MaskSet) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _ends(masks: MaskSet) -> tuple[Int64[Ints, "ends"], Int64[Ints, "ends"], Float64[NDArray[np.float64], "ends"]]:
     """Mask, pixel and sign of the ends of all runs: 1 where ones end, -1 where they begin."""
     counts = np.diff(masks.offsets)
     mask = np.repeat(np.arange(len(masks)), counts)
@@ -325,7 +336,7 @@ def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
     return replace(evidence, size_hw=(height, width), masks=rle.resized(evidence.masks, (height, width)))
 
 
-def nearest(values: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
-    """Values [h, w] at the nearest pixel of another size [H, W]."""
+def nearest(values: Shaped[NDArray[Any], "h w"], size_hw: tuple[int, int]) -> Shaped[NDArray[Any], "H W"]:
+    """Values at the nearest pixel of another size."""
     rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
     return np.asarray(values[rows.astype(int)[:, None], columns.astype(int)])

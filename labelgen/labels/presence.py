@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 
 from labelgen.core.ontology import Ontology, class_scores
@@ -39,14 +40,18 @@ class PresenceSettings:
 
 @dataclass(frozen=True)
 class Presence:
-    """What `detect` finds: scores float32 [C] in 0..1, present bool [C], gate float32 [h, w, C] log-probabilities."""
+    """What `detect` finds."""
 
-    scores: Array
-    present: NDArray[np.bool_]
-    gate: Array
+    scores: Float32[Array, "C"]
+    """0..1."""
+    present: Bool[NDArray[np.bool_], "C"]
+    gate: Float32[Array, "h w C"]
+    """Log-probabilities."""
 
 
-def detect(evidence: EvidenceRow, prototypes: Array, ontology: Ontology, settings: PresenceSettings) -> Presence:
+def detect(
+    evidence: EvidenceRow, prototypes: Float32[Array, "K E"], ontology: Ontology, settings: PresenceSettings
+) -> Presence:
     """Presence of each class by its crops; the class of the whole photo's best crop is always present."""
     words = evidence.crops.astype(np.float32) @ prototypes.T
     probability = softmax(class_scores(words, ontology.word_class) / settings.temperature)
@@ -56,8 +61,8 @@ def detect(evidence: EvidenceRow, prototypes: Array, ontology: Ontology, setting
     return Presence(scores, present, gate.reshape(*evidence.grid_hw, -1).astype(np.float32))
 
 
-def _cover(evidence: EvidenceRow) -> Array:
-    """[h w, n] weights of the crops that cover each patch's centre, summing to one: small crops know where."""
+def _cover(evidence: EvidenceRow) -> Float32[Array, "N n"]:
+    """Weights of the n crops that cover each patch's centre, summing to one: small crops know where."""
     h, w = evidence.grid_hw
     y = ((np.arange(h) + 0.5) / h)[:, None, None]
     x = ((np.arange(w) + 0.5) / w)[None, :, None]
@@ -67,24 +72,28 @@ def _cover(evidence: EvidenceRow) -> Array:
     return np.asarray(weights / np.maximum(weights.sum(1, keepdims=True), 1e-9), np.float32)
 
 
-def patch_probabilities(logits: Array, presence: Presence, settings: PresenceSettings) -> Array:
-    """Gated class probabilities of each patch, absent classes zero: cosines [h, w, C] -> float32 [h, w, C]."""
+def patch_probabilities(
+    logits: Float32[Array, "h w C"], presence: Presence, settings: PresenceSettings
+) -> Float32[Array, "h w C"]:
+    """Gated class probabilities of each patch by its cosines, absent classes zero."""
     gated = logits / settings.dense_temperature + settings.gate * presence.gate
     return softmax(np.where(presence.present, gated, -np.inf))
 
 
-def dense_logits(evidence: EvidenceRow, variant: str, prototypes: Array, ontology: Ontology) -> Array:
-    """Cosines of a variant's dense map with each class (max over its words): float32 [h, w, C]."""
+def dense_logits(
+    evidence: EvidenceRow, variant: str, prototypes: Float32[Array, "K E"], ontology: Ontology
+) -> Float32[Array, "h w C"]:
+    """Cosines of a variant's dense map with each class (max over its words)."""
     return class_scores(dense_map(evidence, variant) @ prototypes.T, ontology.word_class)
 
 
-def dense_map(evidence: EvidenceRow, variant: str) -> Array:
-    """float32 [h, w, E] of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
+def dense_map(evidence: EvidenceRow, variant: str) -> Float32[Array, "h w E"]:
+    """The map of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
     maps = [evidence.dense[name].astype(np.float32) for name in variant.split("+")]
     return maps[0] if len(maps) == 1 else np.mean(maps, 0, dtype=np.float32)
 
 
-def softmax(logits: Array) -> Array:
+def softmax(logits: Float32[Array, "*n C"]) -> Float32[Array, "*n C"]:
     """Softmax over the last axis; -inf gives zero."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
@@ -92,18 +101,18 @@ def softmax(logits: Array) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """mean, spread: float32 [C] of the cosines of each class over patches."""
+    """Mean and spread of the cosines of each class over patches."""
 
-    mean: Array
-    spread: Array
+    mean: Float32[Array, "C"]
+    spread: Float32[Array, "C"]
 
     @classmethod
     def none(cls, classes: int) -> "Calibration":
         """Leaves cosines as they are."""
         return cls(np.zeros(classes, np.float32), np.ones(classes, np.float32))
 
-    def apply(self, cosines: Array) -> Array:
-        """Cosines [..., C] on one scale: spread of the average class, mean zero."""
+    def apply(self, cosines: Float32[Array, "*n C"]) -> Float32[Array, "*n C"]:
+        """Cosines on one scale: spread of the average class, mean zero."""
         return np.asarray((cosines - self.mean) * (self.spread.mean() / self.spread), np.float32)
 
     def to_json(self) -> dict[str, Any]:
@@ -116,7 +125,9 @@ class Calibration:
         return cls(np.array(fields["mean"], np.float32), np.array(fields["spread"], np.float32))
 
 
-def measure(rows: Iterable[EvidenceRow], variant: str, prototypes: Array, ontology: Ontology) -> Calibration:
+def measure(
+    rows: Iterable[EvidenceRow], variant: str, prototypes: Float32[Array, "K E"], ontology: Ontology
+) -> Calibration:
     """Calibration of one dense variant by these photos; of no photo or one class, none."""
     classes = len(ontology.names)
     total, squares, patches, photos = np.zeros(classes), np.zeros(classes), 0, 0
@@ -133,7 +144,7 @@ def measure(rows: Iterable[EvidenceRow], variant: str, prototypes: Array, ontolo
     return Calibration(_shrunk(mean, belief), _shrunk(spread, belief))
 
 
-def _shrunk(values: NDArray[np.float64], belief: float) -> Array:
+def _shrunk(values: Float64[NDArray[np.float64], "C"], belief: float) -> Float32[Array, "C"]:
     """Towards their mean over the classes, where there is little reason to tell them apart."""
     return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)
 

@@ -23,7 +23,7 @@ WORD_CLASS = (0, 0, 1, 2, 2, 2, 3)  # grass, lawn | sand | sky, cloud, air | wat
 TEMPERATURE = 0.1
 
 
-jitted_supcon = jax.jit(t_supcon)
+jitted_supcon = jax.jit(t_supcon, static_argnames="prototype_weight")
 
 
 @pytest.fixture(autouse=True)
