@@ -26,7 +26,16 @@ from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training.batch import Batch, FedBatch
 from fmbseg_jax.training.losses import class_scores, take_patches, target_shares
 from fmbseg_jax.training.mesh import make_mesh
-from fmbseg_jax.training.step import Objective, Outcome, Teacher, adamw, compile_train_step, init_state, row_keys
+from fmbseg_jax.training.step import (
+    Objective,
+    Outcome,
+    Teacher,
+    adamw,
+    compile_train_step,
+    draw_of_each,
+    init_state,
+    row_keys,
+)
 from labelgen.core.command import command, parser
 
 FEATURE_WIDTH, TEXT_WIDTH, GRID_HW, SAMPLES = 1024, 768, (37, 37), 1024
@@ -37,9 +46,9 @@ MIB = 1 << 20
 class AtOnce(Objective):
     """The losses as their formulas read, over all patches at once."""
 
-    def __call__(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: Any = 0) -> Outcome:
-        """Sums over the batch."""
-        photos = batch.photos(self._mesh, step)
+    def _own(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: Any) -> Outcome:
+        """Sums over a device's photos; it is the only one."""
+        photos = batch.photos(step)
         keys = row_keys(key, photos.row)
         patches, temperature = self._project(params, photos, keys), self.temperature(params)
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
@@ -52,7 +61,7 @@ class AtOnce(Objective):
             return Outcome(total, weighted.sum(), hits, mass.sum())
 
         count = min(patches.z.shape[1], self._loss.supcon_samples // len(patches.z))
-        sample = self._draw(row_keys(keys, 1), patches.shares, count)
+        sample = draw_of_each(row_keys(keys, 1), patches.shares, count)
         drawn = [take_patches(x, sample) for x in (patches.z, mass, patches.ids, label)]
         z, sample_mass, ids, labels = (x.reshape(1, -1, *x.shape[2:]) for x in drawn)
         others = jnp.einsum("bne,se->bns", patches.z, z[0]) / temperature

@@ -1,21 +1,18 @@
 """A batch as the compiled step gets it: rows that were fed, or a split on the devices and which of its rows to take.
 
-Either gives its `Photos`. Of a stored split each device takes its own rows from its own, and of their features no more
-than a step uses.
+Either gives its `Photos`, on each device those of its own rows: within a shard_map over 'data', where an array is the
+device's part of it. Of the features of a stored split a step takes no more than it uses.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int32, Shaped, UInt8, UInt16
 
 from fmbseg_jax.training.losses import take_patches
-from fmbseg_jax.training.mesh import over_data
 
 
 class Photos(NamedTuple):
@@ -44,7 +41,7 @@ class FedBatch:
     stop: Float32[Array, "B"] | None = None
     """1 where the row's host is to stop; of a batch to train on."""
 
-    def photos(self, mesh: Mesh, step: Int32[Array, ""] | int) -> Photos:
+    def photos(self, step: Int32[Array, ""] | int) -> Photos:
         """All of them, whichever step it is."""
         flat = self.features.reshape(self.features.shape[0], -1, self.features.shape[-1])
 
@@ -73,18 +70,18 @@ class StoredBatch:
     stop: Float32[Array, "B"] | None = None
     """As of a FedBatch."""
 
-    def photos(self, mesh: Mesh, step: Int32[Array, ""] | int) -> Photos:
+    def photos(self, step: Int32[Array, ""] | int) -> Photos:
         """Those of a step."""
         index = jnp.take(self.indices, step % self.indices.shape[1], axis=1)
 
         def rows(x: Shaped[Array, "V R *rest"]) -> Shaped[Array, "B *rest"]:
-            return _by_shard(mesh, _rows)(x, index)
+            return _rows(x, index)
 
         def features(drawn: Int32[Array, "B n"] | None) -> Float[Array, "B n D"]:
             if drawn is None:
                 whole = rows(self.features)
                 return whole.reshape(whole.shape[0], -1, whole.shape[-1])
-            return _by_shard(mesh, _patches)(self.features, index, drawn)
+            return _patches(self.features, index, drawn)
 
         return Photos(rows(self.classes), rows(self.grid_hw), rows(self.row), rows(self.shares), features)
 
@@ -95,13 +92,6 @@ class StoredBatch:
 
 
 Batch = FedBatch | StoredBatch
-
-
-def _by_shard(mesh: Mesh, take: Callable[..., Array]) -> Callable[..., Array]:
-    """`take` of every device's own part, first axis over 'data'."""
-    spec = over_data(mesh).spec
-    taken: Callable[..., Array] = jax.shard_map(take, mesh=mesh, in_specs=spec, out_specs=spec)
-    return taken
 
 
 def _rows(x: Shaped[Array, "v R *rest"], index: Int32[Array, "v k"]) -> Shaped[Array, "v*k *rest"]:

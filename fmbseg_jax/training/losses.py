@@ -160,18 +160,21 @@ def _log_sum_exp(finite: Float32[Array, "P C"], maybe: Float32[Array, "P S"]) ->
     return jnp.log(jnp.exp(finite - peak).sum(-1) + jnp.exp(maybe - peak).sum(-1)) + peak[:, 0]
 
 
-def contrast_set(
-    patches: Patches, sample: Int32[Array, "B s"], count: int, soft: bool, replicate: Callable[[Array], Array]
-) -> Contrast:
-    """The patches [B, n] at `sample` for all to be contrasted with: S = B * s.
+def contrast_set(patches: Patches, sample: Int32[Array, "B s"], count: int, soft: bool) -> Contrast:
+    """The patches [B, n] at `sample` of all devices of 'data', for all to be contrasted with: S is all their B * s.
 
-    count, soft: as for `target_shares`. `replicate` makes an array whole on every device: it is given the sampled
-    vectors, labels and numbers only, so that sharded over B the result is the one-device one.
+    count, soft: as for `target_shares`. Devices exchange the sampled vectors, labels and numbers only.
     """
     drawn: Patches = jax.tree.map(lambda x: take_patches(x, sample), patches)
     targets = target_shares(drawn.classes, drawn.shares, count, soft)
     label = jnp.where(targets.sum(-1) > 0, targets.argmax(-1), -1)
-    return Contrast(*(replicate(x).reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
+    return Contrast(*(gathered(x.reshape(-1, *x.shape[2:])) for x in (drawn.z, label, drawn.ids)))
+
+
+def gathered(x: Shaped[Array, "n *rest"]) -> Shaped[Array, "S *rest"]:
+    """The rows of all devices of 'data', in their order; its gradient is added where each row came from."""
+    whole: Array = jax.lax.all_gather(x, "data", tiled=True)
+    return whole
 
 
 def draw_patches(key: Key[Array, ""], mass: Real[Array, "B N"], count: int) -> Int32[Array, "B {count}"]:
@@ -186,21 +189,21 @@ def take_patches(x: Shaped[Array, "B N *rest"], index: Int32[Array, "B n"]) -> S
     return taken
 
 
-def chunk_bytes() -> int:
-    """Of the widest array of a chunk, on a device; a few of its kind exist at once."""
+def chunk_bytes(platform: str) -> int:
+    """Of the widest array of a chunk, on a device of that platform; a few of its kind exist at once."""
     # A CPU is fastest when its cache holds a chunk; a GPU or TPU wants enough work in each (64 MiB is not measured).
-    return (8 if jax.default_backend() == "cpu" else 64) << 20
+    return (8 if platform == "cpu" else 64) << 20
 
 
-def in_chunks(sums: PatchSums, patches: Tree, common: Tree, columns: int) -> ChunkSums:
+def in_chunks(sums: PatchSums, patches: Tree, common: Tree, columns: int, most_bytes: int) -> ChunkSums:
     """sums(patches, common), added up over chunks of the patches; one chunk is a plain call.
 
     patches: arrays [P, ...]; common: arrays that all patches meet; columns: of the widest float32 array [P, columns] in
-    `sums`, at most chunk_bytes() in a chunk. Float arrays have the gradient of the total; the other sums have none.
+    `sums`, at most most_bytes in a chunk. Float arrays have the gradient of the total; the other sums have none.
     Patches of zeros must add nothing: they fill the last chunk up.
     """
     count = len(jax.tree.leaves(patches)[0])
-    needed = -(-4 * columns * count // chunk_bytes())
+    needed = -(-4 * columns * count // most_bytes)
     chunks = 1 << (needed - 1).bit_length()  # a power of two mostly divides the photos: then nothing is copied
     if chunks == 1:
         total, others = sums(patches, common)

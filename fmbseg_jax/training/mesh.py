@@ -47,6 +47,12 @@ def make_mesh(data: int, model: int) -> Mesh:
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def platform(mesh: Mesh) -> str:
+    """cpu, gpu or tpu: of the devices that a program is compiled for, which need not be this machine's."""
+    name: str = mesh.devices.flat[0].platform
+    return name
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, _spec())

@@ -1,9 +1,8 @@
 """The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.struct
 import jax
@@ -19,6 +18,7 @@ from fmbseg_jax.training.batch import Batch, Photos
 from fmbseg_jax.training.losses import (
     Contrast,
     Patches,
+    chunk_bytes,
     class_scores,
     contrast_set,
     draw_patches,
@@ -28,8 +28,9 @@ from fmbseg_jax.training.losses import (
     take_patches,
     target_shares,
 )
-from fmbseg_jax.training.mesh import over_data, replicated, state_shardings
+from fmbseg_jax.training.mesh import over_data, platform, replicated, state_shardings
 
+T = TypeVar("T")
 Metrics = dict[str, Float32[Array, ""]]
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
@@ -116,6 +117,11 @@ class Objective:
             return jnp.asarray(self._loss.temperature, jnp.float32)
         return jnp.asarray(jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE))
 
+    def _own_temperature(self, params: Any) -> Float32[Array, ""]:
+        """The temperature, a device's own as its parameters are."""
+        temperature = self.temperature(params)
+        return temperature if self._loss.learn_temperature else each_device_own(temperature)
+
     def on_all_patches(self) -> "Objective":
         """The same without drawing patches: what checkpoints are compared by."""
         loss = dataclasses.replace(self._loss, patches_per_photo=0)
@@ -128,23 +134,56 @@ class Objective:
 
         step: which of its steps a stored batch is asked for.
         """
-        photos = batch.photos(self._mesh, step)
+
+        def on_device(params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array) -> Outcome:
+            return added_over_data(self._own(each_device_own(params), batch, teacher, key, step))
+
+        outcome: Outcome = self._on_devices(on_device)(params, batch, teacher, key, jnp.int32(step))
+        return outcome
+
+    def with_gradient(
+        self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]
+    ) -> tuple[Outcome, Any, Float32[Array, ""]]:
+        """The sums, the gradient of the loss by the parameters, and the sum of `stop` over the batch.
+
+        Each device takes the gradient of its own sum; what all exchange is added once, in the parameters' float32.
+        """
+
+        def on_device(
+            params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array
+        ) -> tuple[Outcome, Any, Array]:
+            def total(params: Any) -> tuple[Float32[Array, ""], Outcome]:
+                outcome = self._own(params, batch, teacher, key, step)
+                return outcome.total, outcome
+
+            # Or a layer's gradient would be added over devices in the type that the layer computes in.
+            (_, outcome), gradient = jax.value_and_grad(total, has_aux=True)(each_device_own(params))
+            return added_over_data((outcome, gradient, stops(batch)))
+
+        outcome, gradient, stop = self._on_devices(on_device)(params, batch, teacher, key, step)
+        return outcome, jax.tree.map(lambda x: x / _at_least_some(outcome.weight), gradient), stop
+
+    def _on_devices(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of (params, batch, teacher, key, step) on each device's part of the batch, its result whole.
+
+        Over 'model' the compiler splits what is inside.
+        """
+        over, whole = over_data(self._mesh).spec, replicated(self._mesh).spec
+        specs = (whole, over, whole, whole, whole)
+        return jax.shard_map(function, mesh=self._mesh, in_specs=specs, out_specs=whole, axis_names={"data"})
+
+    def _own(self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]) -> Outcome:
+        """The sums of this device's photos."""
+        photos = batch.photos(step)
         keys = row_keys(key, photos.row)
         patches = self._project(params, photos, keys)
         contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
-        supervision = Supervision(teacher, self.temperature(params), contrast)
+        # Or the gradient of what all patches meet were added over devices in every chunk.
+        supervision = Supervision(each_device_own(teacher), self._own_temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
-
-        def on_device(patches: Patches, supervision: Supervision) -> Outcome:
-            patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
-            # Each device's own from here on, or the gradient of what all meet were added over devices in every chunk.
-            supervision = jax.lax.pcast(supervision, "data", to="varying")
-            total, others = in_chunks(self.sums, patches, supervision, columns)
-            summed: Outcome = jax.lax.psum(Outcome(total, *others), "data")  # type: ignore[no-untyped-call]
-            return summed
-
-        over, whole = over_data(self._mesh).spec, replicated(self._mesh).spec
-        return jax.shard_map(on_device, mesh=self._mesh, in_specs=(over, whole), out_specs=whole)(patches, supervision)
+        patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
+        total, others = in_chunks(self.sums, patches, supervision, columns, chunk_bytes(platform(self._mesh)))
+        return Outcome(total, *others)
 
     def sums(
         self, patches: Patches, supervision: Supervision
@@ -172,22 +211,10 @@ class Objective:
 
     def _contrast(self, patches: Patches, keys: Key[Array, "B"]) -> Contrast:
         """The global contrast set: the same number of patches of each photo, supcon_samples at most."""
-        batch, count, _ = patches.z.shape
-        each = min(count, self._loss.supcon_samples // batch)
-        sample = self._draw(row_keys(keys, 1), patches.shares, each)
-        return contrast_set(patches, sample, self._classes, self._loss.soft_targets, self._replicate)
-
-    def _draw(self, keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"], count: int) -> Int32[Array, "B {count}"]:
-        """Each row's patches are drawn where it lies (the compiler does not split a top-k)."""
-        spec = over_data(self._mesh).spec
-        draw = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])
-        by_rows = functools.partial(jax.shard_map, mesh=self._mesh, in_specs=spec, out_specs=spec)
-        drawn: Array = by_rows(draw)(keys, shares.sum(-1))
-        return drawn
-
-    def _replicate(self, x: Array) -> Array:
-        whole: Array = jax.lax.with_sharding_constraint(x, replicated(self._mesh))  # type: ignore[no-untyped-call]
-        return whole
+        photos, count, _ = patches.z.shape
+        each = min(count, self._loss.supcon_samples // (photos * jax.lax.axis_size("data")))
+        sample = draw_of_each(row_keys(keys, 1), patches.shares, each)
+        return contrast_set(patches, sample, self._classes, self._loss.soft_targets)
 
     def _project(self, params: Any, photos: Photos, keys: Key[Array, "B"]) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
@@ -203,18 +230,44 @@ class Objective:
             z = take(self._apply(params, photos.features(None), valid))
         else:
             z = self._apply(params, photos.features(drawn), take(valid))
-        ids = jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
+        first = jax.lax.axis_index("data") * (z.shape[0] * z.shape[1])
+        ids = first + jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
     def _draw_step(self, keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"]) -> Int32[Array, "B n"] | None:
         """The patches_per_photo drawn for this step; None where all are in its loss."""
         count = self._loss.patches_per_photo
-        return self._draw(keys, shares, count) if 0 < count < shares.shape[1] else None
+        return draw_of_each(keys, shares, count) if 0 < count < shares.shape[1] else None
 
     def _apply(
         self, params: Any, features: Float[Array, "B N D"], valid: Bool[Array, "B N"]
     ) -> Float32[Array, "B N E"]:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
+
+
+def each_device_own(tree: T) -> T:
+    """What all share, each device's own from here on: what it gets as a gradient is not added over devices."""
+    own: T = jax.lax.pcast(tree, "data", to="varying")
+    return own
+
+
+def added_over_data(tree: T) -> T:
+    """The sums over the devices of 'data', in as few exchanges as the compiler can."""
+    added: T = jax.lax.psum(tree, "data")  # type: ignore[no-untyped-call]
+    return added
+
+
+def stops(batch: Batch) -> Float32[Array, ""]:
+    """How many rows' hosts are to stop. ValueError without `stop`."""
+    if batch.stop is None:
+        raise ValueError("a batch to train on says whose host is to stop")
+    return batch.stop.sum()
+
+
+def draw_of_each(keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"], count: int) -> Int32[Array, "B {count}"]:
+    """Patches of each row, by its own key; see draw_patches."""
+    drawn: Array = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])(keys, shares.sum(-1))
+    return drawn
 
 
 def row_keys(key: Key[Array, ""] | Key[Array, "B"], rows: Int32[Array, "B"] | int) -> Key[Array, "B"]:
@@ -241,24 +294,22 @@ def train_step(
 
     The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
     """
-    if batch.stop is None:
-        raise ValueError("a batch to train on says whose host is to stop")
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-    def loss(params: Any) -> tuple[Float32[Array, ""], Outcome]:
-        outcome = objective(params, batch, teacher, key, state.step)
-        return outcome.total / jnp.maximum(outcome.weight, 1e-6), outcome
-
-    (value, outcome), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    outcome, gradients, stop = objective.with_gradient(state.params, batch, teacher, key, state.step)
     updates, moments = optimiser.update(gradients, state.moments, state.params)
     metrics = {
-        "loss": value,
-        "agreement": outcome.hits / jnp.maximum(outcome.mass, 1e-6),
+        "loss": outcome.total / _at_least_some(outcome.weight),
+        "agreement": outcome.hits / _at_least_some(outcome.mass),
         "gradient_norm": optax.tree.norm(gradients),
         "temperature": objective.temperature(state.params),
-        "stop": batch.stop.sum(),
+        "stop": stop,
     }
     return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
+
+
+def _at_least_some(weight: Float32[Array, ""]) -> Float32[Array, ""]:
+    """A sum to divide by: nothing labelled is a loss of 0."""
+    return jnp.maximum(weight, 1e-6)
 
 
 def compile_train_step(

@@ -10,7 +10,7 @@ import pytest
 
 from fmbseg_jax.runs.head import make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
-from fmbseg_jax.training import losses
+from fmbseg_jax.training import losses, step
 from fmbseg_jax.training.losses import Contrast, Patches
 from fmbseg_jax.training.step import Objective, Supervision, Teacher
 from tests.worlds import reference
@@ -26,7 +26,7 @@ def chunk_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], N
     """Sets how many patches a chunk may have when there are so many columns."""
 
     def limit(patches: int, columns: int) -> None:
-        monkeypatch.setattr(losses, "chunk_bytes", lambda: 4 * columns * patches)
+        monkeypatch.setattr(step, "chunk_bytes", lambda platform: 4 * columns * patches)
 
     return limit
 
@@ -82,7 +82,9 @@ class Case:
         def total(z: jax.Array, temperature: jax.Array) -> jax.Array:
             contrast = Contrast(z[self.sample], label[self.sample], ids[self.sample])
             given = Supervision(teacher, temperature, contrast if self.loss.loss == "t_supcon" else None)
-            return losses.in_chunks(objective.sums, Patches(z, classes, shares, ids), given, self.columns)[0]
+            return losses.in_chunks(
+                objective.sums, Patches(z, classes, shares, ids), given, self.columns, step.chunk_bytes("cpu")
+            )[0]
 
         return jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.float32(self.z), jnp.float32(TEMPERATURE))
 
@@ -150,7 +152,7 @@ def test_memory_does_not_grow_with_patches_times_classes(chunk_of: Callable[[int
 
     def gradient(patches: Patches, given: Supervision) -> jax.Array:
         def total(z: jax.Array) -> jax.Array:
-            return losses.in_chunks(objective.sums, patches._replace(z=z), given, words)[0]
+            return losses.in_chunks(objective.sums, patches._replace(z=z), given, words, step.chunk_bytes("cpu"))[0]
 
         return jax.grad(total)(patches.z)
 

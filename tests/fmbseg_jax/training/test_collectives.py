@@ -18,7 +18,7 @@ from fmbseg_jax.training.step import Objective, Teacher, adamw, compile_train_st
 from tests.worlds.stepping import SUPCON, mesh_of
 from tests.worlds.synthetic import CLASSES, ONTOLOGY
 
-WIDTH, TEXT_WIDTH, BATCH, GRID = 96, 80, 16, 12
+WIDTH, TEXT_WIDTH, BATCH, GRID, DEVICES = 96, 80, 16, 12, 4
 SMALL_BYTES = 4096
 LINEAR, BLOCK = HeadConfig(0, 4, 0, "float32"), HeadConfig(1, 4, 48, "bfloat16")
 CE = LossConfig("prototype_ce", True, 0.5, 0.1, False, 64, 256, 1.0)
@@ -56,7 +56,7 @@ def moved(text: str) -> list[Moved]:
 
 def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
     """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
-    mesh = mesh_of(4, 1)
+    mesh = mesh_of(DEVICES, 1)
     module, optimiser = make_head(head, TEXT_WIDTH), adamw(1e-2, 2, 20, 0.01, 1.0)
     make = functools.partial(init_state, module, loss, optimiser, WIDTH)
     shapes = jax.eval_shape(make, jax.random.key(0))
@@ -116,8 +116,8 @@ def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, lo
     expected = [sizes(shape) for shape in parameters if 4 * math.prod(shape) > SMALL_BYTES]
     assert expected and sorted(sizes(array.shape) for array in gradients) == sorted(expected), "each gradient once"
     contrast = [(array.kind, math.prod(array.shape)) for array in large if array not in gradients]
-    # The sampled vectors come to every device, the gradients to them go back.
-    there_and_back = [("all-gather", math.prod(sample)), ("all-reduce", math.prod(sample))]
+    # The sampled vectors come to every device, the gradients to them go back to the one they came from.
+    there_and_back = [("all-gather", math.prod(sample)), ("reduce-scatter", math.prod(sample) // DEVICES)]
     assert sorted(contrast) == (there_and_back if loss.loss == "t_supcon" else [])
 
 

@@ -15,7 +15,7 @@ from fmbseg_jax.training import device_batches
 from fmbseg_jax.training.batch import StoredBatch
 from fmbseg_jax.training.device_batches import Placed, Resident, open_batches
 from fmbseg_jax.training.feed import Examples, Feed, Order, free_labels, split_rows
-from fmbseg_jax.training.mesh import Layout, over_data
+from fmbseg_jax.training.mesh import Layout, over_data, replicated
 from labelgen.data.dataset import Dataset
 from tests.worlds import training
 from tests.worlds.stepping import mesh_of
@@ -48,10 +48,12 @@ def unpacked(batch: Any, mesh: Any, step: int, drawn: np.ndarray | None = None) 
     placed = None if drawn is None else jax.device_put(drawn, over_data(mesh))
 
     def read(batch: StoredBatch, step: jax.Array, drawn: jax.Array | None) -> dict[str, jax.Array]:
-        photos = batch.photos(mesh, step)
+        photos = batch.photos(step)
         return {**photos._asdict(), "features": photos.features(drawn)}
 
-    return {name: np.asarray(x) for name, x in jax.jit(read)(batch, jnp.int32(step), placed).items()}
+    over, whole = over_data(mesh).spec, replicated(mesh).spec
+    local = jax.shard_map(read, mesh=mesh, in_specs=(over, whole, over), out_specs=over)
+    return {name: np.asarray(x) for name, x in jax.jit(local)(batch, jnp.int32(step), placed).items()}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (2, 2)])
@@ -83,7 +85,7 @@ def test_resumed_at_any_step_the_rest_is_the_same(examples: Examples, monkeypatc
     monkeypatch.setattr(device_batches, "STEPS_AHEAD", 4)
 
     def rows(batches: Any, step: int) -> list[int]:
-        return np.asarray(next(batches).photos(mesh, step).row).tolist()
+        return unpacked(next(batches), mesh, step)["row"].tolist()
 
     whole = open_it(examples, mesh)
     expected = [rows(whole, step) for step in range(STEPS)]
