@@ -34,7 +34,7 @@ photos: venv
 	PYTHON=$(PYTHON) bash launch/photos.sh "$(FOLDER)" $(if $(WORDS),"$(WORDS)")
 
 test: venv
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 lint: venv
 	$(PYTHON) -m ruff check .

@@ -53,7 +53,7 @@ LabelMap = NDArray[np.uint16]
 class Readings:
     """Label maps of one photo, reading by reading."""
 
-    asked: Asked
+    vocabulary: Asked
     presence: PresenceSettings
     refine_min_iou: float
     times: StageTimes
@@ -63,7 +63,7 @@ class Readings:
     def __call__(self, z: Array, dense_z: Array | None, evidence: EvidenceRow) -> dict[Reading, LabelMap]:
         """Reading -> class per pixel [H, W], from the photo's evidence and its embeddings [h', w', E] by the head and,
         where words are new to it, by the RUN's dense map."""
-        size, ontology, prototypes = evidence.size_hw, self.asked.ontology, self.asked.prototypes
+        size, ontology, prototypes = evidence.size_hw, self.vocabulary.ontology, self.vocabulary.prototypes
         maps: dict[Reading, LabelMap] = {}
         dense = self.background and Background(self.background.threshold, self.presence.dense_temperature)
         with self.times("dense CLIP"):
@@ -74,7 +74,7 @@ class Readings:
                 within = pixel_classes(patches, prototypes, ontology.word_class, size, present, dense)
                 maps[reading.within_present] = within
         with self.times("head"):
-            answered = self.asked(z, dense_z)
+            answered = self.vocabulary(z, dense_z)
             maps[HEAD] = pixel_classes(*answered, size, None, self.background)
             maps[HEAD.within_present] = pixel_classes(*answered, size, present, self.background)
         with self.times("refine"):
@@ -116,12 +116,12 @@ def evaluate_split(
     words, threshold = split_words(data, restored, config, split), config.eval.background_threshold
     names = class_names(words.ontology, threshold)
     truth = TruthReader(data, split, names, config.eval.truth)
-    asked = Asked(restored, words.ontology, words.prototypes)
+    vocabulary = Asked(restored, words.ontology, words.prototypes)
     presence = LabelSettings.from_config(config).presence
     background = Background(threshold, restored.temperature) if threshold else None
-    readings = Readings(asked, presence, config.eval.refine_min_iou, times, background)
+    readings = Readings(vocabulary, presence, config.eval.refine_min_iou, times, background)
     tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
-    new = f"; new to the head: {', '.join(asked.new)}" if asked.new else ""
+    new = f"; new to the head: {', '.join(vocabulary.new)}" if vocabulary.new else ""
     meaning = protocol(data, split, restored, names, words.source + new, config)
     write_split(run, split, tally, names, meaning, config.eval.groups)
 
@@ -163,7 +163,7 @@ def count_split(
             with readings.times("read"):
                 seen, true = EvidenceRow.decode(evidence[i]), truth[i]
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
-            maps = readings(z, None if readings.asked.by_head else embed.dense(row), seen)
+            maps = readings(z, None if readings.vocabulary.by_head else embed.dense(row), seen)
             with readings.times("count"):
                 tally.add(i, row.photo_id, true.label_map, maps)
             progress.add()

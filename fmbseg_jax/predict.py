@@ -92,19 +92,19 @@ def main(args: argparse.Namespace) -> int:
         threshold = args.background_threshold
         if threshold is None:
             threshold = restored.config.eval.background_threshold
-        asked = Asked(restored, *wanted_words(restored, towers, args.words))
-        classes = class_infos(asked.ontology, class_names(asked.ontology, threshold))
+        vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
+        classes = class_infos(vocabulary.ontology, class_names(vocabulary.ontology, threshold))
         folder = args.photos, args.out
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
     background = Background(threshold, restored.temperature) if threshold else None
     out = Masks(Path(args.out), classes, formats)
     embed = Embedder(restored, batch_size=1)
-    if asked.new:
-        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asked.new)}")
+    if vocabulary.new:
+        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(vocabulary.new)}")
     progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
-            patches = asked(embed([item.row])[0], None if asked.by_head else embed.dense(item.row))
+            patches = vocabulary(embed([item.row])[0], None if vocabulary.by_head else embed.dense(item.row))
             label_map = pixel_classes(*patches, item.row.size_hw, None, background)
         with times("write"):
             out.write(item, label_map)

@@ -187,11 +187,11 @@ class Readers(NamedTuple):
         )
 
 
-def split_photos(subject: Subject, split: str, most: int, out: Path) -> Iterator[Json]:
+def split_photos(subject: Subject, split: str, limit: int, out: Path) -> Iterator[Json]:
     """The chosen photos of a split, each written to FOLDER/files; what the page lists of them."""
     readers = Readers.open(subject, split)
     tally = read_tally(subject.workdir / "eval" / f"{split}.npz", HEAD)
-    chosen = choose(None if tally is None else tally.miou, len(readers.features), most)
+    chosen = choose(None if tally is None else tally.miou, len(readers.features), limit)
     families = ["features", "evidence", *(["truth"] if readers.truth else [])]
     families += [f"labels/{subject.config.labels.name}"] if readers.labels else []
     subject.data.stage(split, families, chosen)
@@ -202,12 +202,12 @@ def split_photos(subject: Subject, split: str, most: int, out: Path) -> Iterator
     )
     progress = Progress(len(chosen), "photos", f"report {split}")
     for i in chosen:
-        row, seen = FeatureRow.decode(readers.features[i]), EvidenceRow.decode(readers.evidence[i])
+        row, evidence = FeatureRow.decode(readers.features[i]), EvidenceRow.decode(readers.evidence[i])
         labels = LabelRow.decode(readers.labels[i]) if readers.labels else None
         truth = readers.truth[i] if readers.truth else None
-        check_same_photo(split, i, row.photo_id, seen.photo_id, *(r.photo_id for r in (labels, truth) if r))
-        dense_z = None if look.asked.by_head else embed.dense(row)
-        shown = look(embed([row])[0], dense_z, seen, labels, None if truth is None else truth.label_map)
+        check_same_photo(split, i, row.photo_id, evidence.photo_id, *(r.photo_id for r in (labels, truth) if r))
+        dense_z = None if look.vocabulary.by_head else embed.dense(row)
+        shown = look(embed([row])[0], dense_z, evidence, labels, None if truth is None else truth.label_map)
         yield {"key": f"{split}-{i}", "split": split, **write_photo(subject, out, f"{split}-{i}", shown, source)}
         progress.add()
     progress.close()
@@ -219,21 +219,21 @@ def looker(subject: Subject, split: str) -> Looker:
     settings = subject.labelling.settings if subject.labelling else LabelSettings.from_config(config)
     background = Background(threshold, subject.restored.temperature) if threshold else None
     words = split_words(subject.data, subject.restored, config, split)
-    asked = Asked(subject.restored, words.ontology, words.prototypes)
-    return Looker(asked, settings, subject.labelling, config.eval.refine_min_iou, background)
+    vocabulary = Asked(subject.restored, words.ontology, words.prototypes)
+    return Looker(vocabulary, settings, subject.labelling, config.eval.refine_min_iou, background)
 
 
-def choose(miou: NDArray[np.float32] | None, count: int, most: int) -> list[int]:
-    """Rows of a split to show, at most `most`: two fifths the worst, two fifths the best, the others evenly between.
+def choose(miou: NDArray[np.float32] | None, count: int, limit: int) -> list[int]:
+    """Rows of a split to show, at most `limit`: two fifths the worst, two fifths the best, the others evenly between.
 
     miou: [N] of each photo, NaN where it has no truth; None: evenly over the split.
     """
     if miou is None:
-        return sample(count, most)
+        return sample(count, limit)
     order = np.argsort(miou, kind="stable")[: np.isfinite(miou).sum()].tolist()
-    ends = min(len(order), most) * 2 // 5
+    ends = min(len(order), limit) * 2 // 5
     between = [*order[ends : len(order) - ends], *np.flatnonzero(np.isnan(miou)).tolist()]
-    rest = min(count, most) - 2 * ends
+    rest = min(count, limit) - 2 * ends
     return sorted([*order[:ends], *(between[i] for i in sample(len(between), rest)), *order[len(order) - ends :]])
 
 

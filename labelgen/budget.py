@@ -44,12 +44,12 @@ class Budget(NamedTuple):
     weights: int
     photos: int
     measured: bool
-    there: int
+    data_bytes: int
 
     @property
     def disk(self) -> int:
         """Bytes that will be written. An archive stays beside what it unpacks to, which is about as large."""
-        data = max(0, self.photos * PHOTO_BYTES - self.there) if self.measured else 0
+        data = max(0, self.photos * PHOTO_BYTES - self.data_bytes) if self.measured else 0
         return 2 * self.archives + self.weights + data
 
 

@@ -116,12 +116,12 @@ class FeatureStage:
     def begin(self, times: StageTimes) -> "Features":
         """Claims DATA2 for this config. UserError when it is another's, or when photos and teachers are not DATA's."""
         first, out = self.first, self.data
-        ours, before = identity(self.config), dict(first.info["config"])
-        before["encoder"] = ours["encoder"]
-        check_same(before, ours, str(first.path), "take the config that it was encoded with, but for encoder")
+        settings, before = identity(self.config), dict(first.info["config"])
+        before["encoder"] = settings["encoder"]
+        check_same(before, settings, str(first.path), "take the config that it was encoded with, but for encoder")
         marker = read_json(first.path / "config.json", "copy the whole DATA")
         out.mkdir(parents=True, exist_ok=True)
-        claim(out / "config.json", {**marker, "config": ours}, str(out), _FIX, _is_begun(out))
+        claim(out / "config.json", {**marker, "config": settings}, str(out), _FIX, _is_begun(out))
         return Features(self, shards_of(first))
 
 

@@ -108,7 +108,7 @@ def _engine(config: ConfigDict, args: argparse.Namespace, times: StageTimes) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) != signal.SIG_IGN:  # as Ctrl-C is in a shell's background
             signal.signal(number, stop)
-    return RayEngine(args.ray_address or os.environ.get("RAY_ADDRESS", ""), times, stop.asked)
+    return RayEngine(args.ray_address or os.environ.get("RAY_ADDRESS", ""), times, stop.signalled)
 
 
 def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
@@ -137,31 +137,31 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
-    same = same_config(args) + " "
-    again = f"{same}--labels_from={args.labels_from} " if args.labels_from else same
+    flags = same_config(args) + " "
+    again = f"{flags}--labels_from={args.labels_from} " if args.labels_from else flags
     again += "--only_corrected " * args.only_corrected
     if not (Path(args.out) / "dataset.json").exists():
         return f"the other workers, then python -m labelgen.run {again}--out={args.out}"
     if args.stage == "encode":
-        return f"python -m labelgen.run {same}--out={args.out} --stage=label"
+        return f"python -m labelgen.run {flags}--out={args.out} --stage=label"
     if not (Path(args.out) / "labels" / config.labels.name / "labels.json").exists():
         return "the other workers"
-    return f"python -m fmbseg_jax.train {same}--data={args.out} --workdir=RUN"
+    return f"python -m fmbseg_jax.train {flags}--data={args.out} --workdir=RUN"
 
 
 class _Stop:
     """A signal's handler that also leaves a mark: within its own calls Ray may lose the exit, or its code."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._signalled = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._signalled = True
         _preempted(signum, frame)
 
-    def asked(self) -> bool:
+    def signalled(self) -> bool:
         """Whether a signal came."""
-        return self._asked
+        return self._signalled
 
 
 def _preempted(signum: int, frame: FrameType | None) -> None:

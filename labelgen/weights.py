@@ -46,17 +46,17 @@ def main(args: argparse.Namespace) -> int:
 
 def fetch(missing: list[Needed]) -> None:
     """Fetches these files; UserError that says of all that did not come where to get them and what to name them."""
-    left = []
+    failed = []
     for need in missing:
         say(f"fetching {need.role} {need.name}")
         try:
             find(need.file)
         except UserError as error:
             say(str(error))
-            left.append(need)
-    if left:
-        fixes = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in left)
-        raise UserError(f"{len(left)} of {len(missing)} missing files could not be fetched. {fixes}")
+            failed.append(need)
+    if failed:
+        fixes = "; ".join(f"{need.role}: {need.file.by_hand() if need.file.source else 'see above'}" for need in failed)
+        raise UserError(f"{len(failed)} of {len(missing)} missing files could not be fetched. {fixes}")
 
 
 def check(file: WeightFile) -> None:

@@ -72,11 +72,11 @@ def main(args: argparse.Namespace) -> int:
     prototypes, tokenizer = embed(config, words, data)
     cosines = vocabulary.cosines(prototypes)
     usual = vocabulary.spread(cosines, words.word_class, config.presence.temperature)
-    found = presence(data, config, words, prototypes, args.limit) if data else None
-    print(describe(words, cosines, usual, found))
+    occurrence = presence(data, config, words, prototypes, args.limit) if data else None
+    print(describe(words, cosines, usual, occurrence))
     findings = of_text(words, cosines, usual)
     findings += of_tokens(words, tokenizer, config.labels.templates) if tokenizer else []
-    findings += of_photos(words, found) if found else []
+    findings += of_photos(words, occurrence) if occurrence else []
     findings = [finding for finding in findings if finding.about]
     print("".join(f"\n{report(finding)}\n" for finding in findings))
     told = f"{sum(len(finding.about) for finding in findings)} things to look at" if findings else "nothing stands out"
@@ -135,21 +135,21 @@ def _found(scores: Array, present: NDArray[np.bool_], classes: int) -> Found:
     return Found(present.mean(0), np.array(medians), len(present))
 
 
-def describe(words: Ontology, cosines: Array, usual: Spread, found: Found | None) -> str:
+def describe(words: Ontology, cosines: Array, usual: Spread, occurrence: Found | None) -> str:
     """A line a class, under a line that says what to hold its cosines against."""
     nearest = vocabulary.class_cosines(cosines, words.word_class)
     rows = []
     for index, name in enumerate(words.names):
-        own = [word for word, owner in zip(words.words, words.word_class, strict=True) if owner == index]
+        class_words = [word for word, owner in zip(words.words, words.word_class, strict=True) if owner == index]
         near = vocabulary.neighbours(nearest, index, NEAREST)
         about = [f"{words.names[other]} {_short(nearest[index, other])}" for other in near]
-        seen = [f"{found.share[index]:.0%}", _short(found.score[index])] if found else []
-        rows.append([name, str(len(own)), shorten(own), ", ".join(about), *seen])
-    heads = ["class", "words", "", "nearest classes", *(["photos", "score"] if found else [])]
+        seen = [f"{occurrence.share[index]:.0%}", _short(occurrence.score[index])] if occurrence else []
+        rows.append([name, str(len(class_words)), shorten(class_words), ", ".join(about), *seen])
+    heads = ["class", "words", "", "nearest classes", *(["photos", "score"] if occurrence else [])]
     title = f"{len(words.names)} classes, {len(words.words)} words. Cosines between words of different classes: median "
     title += f"{_short(usual.median)}, spread {_short(usual.scale)}; alike from {_short(usual.alike)}."
-    if found:
-        title += f"\nFound in {found.photos} photos: share of the photos, median score there."
+    if occurrence:
+        title += f"\nFound in {occurrence.photos} photos: share of the photos, median score there."
     return f"{title}\n\n{columns(heads, rows, ('words', 'photos', 'score'))}"
 
 
@@ -214,9 +214,9 @@ def of_tokens(words: Ontology, tokenizer: Tokenizer, templates: Iterable[str]) -
     ]
 
 
-def of_photos(words: Ontology, found: Found) -> list[Finding]:
+def of_photos(words: Ontology, occurrence: Found) -> list[Finding]:
     """What presence in the photos says."""
-    shares = list(zip(words.names, found.share, strict=True))
+    shares = list(zip(words.names, occurrence.share, strict=True))
     return [
         Finding(
             "found in no photo: another word for it, a lower presence.threshold, or it is not in them",
@@ -244,11 +244,11 @@ def _short(value: float) -> str:
 
 def next_command(args: argparse.Namespace, fix: bool) -> str:
     """What to run next."""
-    same = same_config(args)
+    flags = same_config(args)
     if args.data:
-        again = f"python -m labelgen.run {same} --out={args.data} --stage=label --config.labels.name=NEW"
+        again = f"python -m labelgen.run {flags} --out={args.data} --stage=label --config.labels.name=NEW"
         return f"edit the words and look again, then {again}" if fix else again
-    start = f"python -m labelgen.run {same} --out=DATA --limit=20"
+    start = f"python -m labelgen.run {flags} --out=DATA --limit=20"
     return f"edit the words and look again, then {start}" if fix else start
 
 

@@ -47,12 +47,12 @@ def shares_of(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.bincount(mask.ravel(), minlength=len(CLASSES)) / mask.size
 
 
-def choose(rng: np.random.Generator, seen: Sequence[int]) -> tuple[int, ...]:
+def choose(rng: np.random.Generator, classes: Sequence[int]) -> tuple[int, ...]:
     """The classes that one caption names: all visible ones, or only the main thing or stuff, perhaps on its ground."""
-    if rng.random() < COMPLETE or len(seen) == 1:
-        return tuple(seen[:MAX_NAMED])
-    grounds = [c for c in seen if not IS_THING[c]]
-    main = seen[0]
+    if rng.random() < COMPLETE or len(classes) == 1:
+        return tuple(classes[:MAX_NAMED])
+    grounds = [c for c in classes if not IS_THING[c]]
+    main = classes[0]
     if IS_THING[main] and grounds and rng.random() < 0.4:
         return main, grounds[0]
     return (main,)
@@ -70,9 +70,9 @@ def noun(rng: np.random.Generator, index: int) -> str:
     return f"{_pick(rng, articles)} {word}".strip()
 
 
-def phrase(rng: np.random.Generator, named: Sequence[int]) -> str:
-    """A sentence that names exactly the classes `named` (at least one), things before stuff."""
-    groups = [[c for c in named if IS_THING[c]], [c for c in named if not IS_THING[c]]]
+def phrase(rng: np.random.Generator, classes: Sequence[int]) -> str:
+    """A sentence that names exactly these `classes` (at least one), things before stuff."""
+    groups = [[c for c in classes if IS_THING[c]], [c for c in classes if not IS_THING[c]]]
     parts = [" and ".join(noun(rng, c) for c in rng.permutation(group)) for group in groups if group]
     body = _pick(rng, JOINTS).format(*parts) if len(parts) == 2 else parts[0]
     sentence = _pick(rng, FRAMES).format(body)

@@ -103,19 +103,19 @@ def _describe(looks: NDArray[np.float64], layout: Layout, photo: NDArray[np.uint
 
 def _cluster_textures(looks: NDArray[np.float64]) -> NDArray[np.int64]:
     """[n, 8] from statistics [n, DRAWINGS, 8, d]: the cluster of the drawings' median, for a thing may be restyled."""
-    there = np.isfinite(looks).all((1, 3))
-    first, second = looks[:, 0][there], looks[:, 1][there]
+    valid = np.isfinite(looks).all((1, 3))
+    first, second = looks[:, 0][valid], looks[:, 1][valid]
     clusters = cluster(first, second, TEXTURES, directions=16)
-    out = np.full(there.shape, NONE)
-    out[there] = clusters.assign(np.median(looks.transpose(0, 2, 1, 3)[there], 1))
+    out = np.full(valid.shape, NONE)
+    out[valid] = clusters.assign(np.median(looks.transpose(0, 2, 1, 3)[valid], 1))
     return out
 
 
 def _cluster_silhouettes(shapes: NDArray[np.float64]) -> NDArray[np.int64]:
     """[n, 8] from statistics [n, 8, d]; a silhouette has no twin, so a little noise stands in for one."""
-    there = np.isfinite(shapes).all(2)
-    rows = shapes[there]
+    valid = np.isfinite(shapes).all(2)
+    rows = shapes[valid]
     noise = 0.05 * rows.std(0) * np.random.default_rng(SEED).normal(size=rows.shape)
-    out = np.full(there.shape, NONE)
-    out[there] = cluster(rows, rows + noise, SILHOUETTES, directions=8).assign(rows)
+    out = np.full(valid.shape, NONE)
+    out[valid] = cluster(rows, rows + noise, SILHOUETTES, directions=8).assign(rows)
     return out

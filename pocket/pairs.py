@@ -82,7 +82,7 @@ def batch(store: SceneStore, side_px: int, count: int, seed: tuple[int, ...]) ->
         crops uint8 [B, side_px, side_px, 3], captions [B], and the classes that each caption names, sorted [B].
     """
     rng = np.random.default_rng(seed)
-    crops, texts, named = [], [], []
+    crops, texts, classes = [], [], []
     for i in rng.integers(len(store), size=count):
         photo, mask, regions = store[int(i)]
         window = crop_box(rng, mask, regions)
@@ -90,5 +90,5 @@ def batch(store: SceneStore, side_px: int, count: int, seed: tuple[int, ...]) ->
         crop = Image.fromarray(photo[window]).resize((side_px, side_px), Image.Resampling.BICUBIC)
         crops.append(np.asarray(crop)[:, :: -1 if rng.random() < 0.5 else 1])
         texts.append(captions.phrase(rng, chosen))
-        named.append(tuple(sorted(chosen)))
-    return np.stack(crops), texts, named
+        classes.append(tuple(sorted(chosen)))
+    return np.stack(crops), texts, classes

@@ -69,10 +69,10 @@ def fit(rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return scaled, bias.detach() - mean @ scaled
 
 
-def class_iou(found: Tensor, truth: Tensor) -> NDArray[np.float64]:
+def class_iou(predicted: Tensor, truth: Tensor) -> NDArray[np.float64]:
     """IoU of each class, float64 [C], from class indices int64 [n]."""
     count = len(CLASSES)
-    confusion = torch.bincount(truth * count + found, minlength=count * count).view(count, count).double().numpy()
+    confusion = torch.bincount(truth * count + predicted, minlength=count * count).view(count, count).double().numpy()
     hits = np.diag(confusion)
     return np.asarray(hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1))
 

@@ -124,15 +124,15 @@ def cluster(first: Floats, second: Floats, count: int, directions: int, seed: in
 
     The twins' difference is whitened (with a ridge), then the directions of largest variance are kept.
     """
-    both = np.concatenate([first, second])
-    mean, deviation = both.mean(0), both.std(0) + 1e-6
+    pooled = np.concatenate([first, second])
+    mean, deviation = pooled.mean(0), pooled.std(0) + 1e-6
     difference = (first - second) / deviation / np.sqrt(2)
     within = difference.T @ difference / len(difference)
     values, vectors = np.linalg.eigh(within + (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within)))
     whiten = vectors / np.sqrt(values) / deviation[:, None]
     signal = np.linalg.eigh(np.cov(((first + second) / 2 - mean) @ whiten, rowvar=False))[1][:, ::-1][:, :directions]
     linear = whiten @ signal
-    centres = _kmeans((both - mean) @ linear, count, seed)
+    centres = _kmeans((pooled - mean) @ linear, count, seed)
     return Clusters(mean, linear, centres)
 
 

@@ -81,11 +81,11 @@ class Affinity(nn.Module):
         shares = region_shares(regions, embeddings.shape[-1]).flatten(2).transpose(1, 2)
         tokens = functional.normalize(self.project(embeddings.flatten(2).transpose(1, 2).float()), dim=-1)
         logits = tokens @ tokens.transpose(1, 2) * self.scale[0] + self.scale[1]
-        same = shares @ shares.transpose(1, 2)
+        affinity = shares @ shares.transpose(1, 2)
         size = shares.sum(1, keepdim=True)
         weight = (shares / size.clamp(min=1).sqrt()).sum(-1)  # tokens of small regions count more
         pairs = weight[:, :, None] * weight[:, None, :]
-        alike, other = pairs * same, pairs * (1 - same)
+        alike, other = pairs * affinity, pairs * (1 - affinity)
         return -0.5 * (
             (functional.logsigmoid(logits) * alike).sum() / alike.sum()
             + (functional.logsigmoid(-logits) * other).sum() / other.sum()

@@ -133,13 +133,13 @@ def _wide(rng: np.random.Generator, split: str, size_hw: tuple[int, int]) -> Lay
     ground = _ground(rng, size_hw, len(stuffs))
     regions = ground.copy()
     things: list[Thing] = []
-    wanted = rng.integers(1, 5)
+    thing_count = rng.integers(1, 5)
     for _ in range(40):
         thing = _place(rng, split, stuffs, ground, things)
         if thing is not None:
             things.append(thing)
             regions[_window(thing, size_hw)][_silhouette(thing, size_hw)] = len(stuffs) + len(things) - 1
-        if len(things) == wanted:
+        if len(things) == thing_count:
             break
     return Layout("wide", stuffs, tuple(things), regions)
 

@@ -141,16 +141,16 @@ def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
     return rows
 
 
-def same_names(named: Sequence[tuple[int, ...]]) -> Tensor:
+def same_names(class_sets: Sequence[tuple[int, ...]]) -> Tensor:
     """bool [B, B]: pairs of different rows whose captions name the same classes, so that either fits both pictures."""
-    numbers = {classes: number for number, classes in enumerate(sorted(set(named)))}
-    ids = torch.tensor([numbers[classes] for classes in named])
+    numbers = {classes: number for number, classes in enumerate(sorted(set(class_sets)))}
+    ids = torch.tensor([numbers[classes] for classes in class_sets])
     return (ids[:, None] == ids[None]) & ~torch.eye(len(ids), dtype=torch.bool)
 
 
-def contrastive_loss(logits: Tensor, same: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy over logits [B, B]; entries where `same` is true are no negatives."""
-    logits = logits.masked_fill(same, -torch.inf)
+def contrastive_loss(logits: Tensor, excluded: Tensor) -> Tensor:
+    """CLIP's symmetric cross-entropy over logits [B, B]; entries where `excluded` is true are no negatives."""
+    logits = logits.masked_fill(excluded, -torch.inf)
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -175,7 +175,7 @@ class Trainer:
             model.visual.conv1.weight.copy_(whitened_filters(store))
         return cls(model, deepcopy(model), make_optimizers(model))
 
-    def train_step(self, pixels: Tensor, tokens: Tensor, same: Tensor, done: float) -> None:
+    def train_step(self, pixels: Tensor, tokens: Tensor, excluded: Tensor, done: float) -> None:
         """One update; `done` is the share of the time that is spent."""
         dropped = DROPPED if done < DROPPING else 0.0
         self.model.visual.patch_dropout = PatchDropout(dropped) if dropped else nn.Identity()
@@ -183,7 +183,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             image = F.normalize(self.model.visual(pixels), dim=-1)
             text = encode_text(self.model, tokens)
-        loss = contrastive_loss(self.model.logit_scale.exp() * image.float() @ text.float().T, same)
+        loss = contrastive_loss(self.model.logit_scale.exp() * image.float() @ text.float().T, excluded)
         self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -101,11 +101,11 @@ def batch(twins: Twins, rng: np.random.Generator, side: int, count: int) -> Batc
         h = w = side
         corner = int(rng.integers(GRID - side + 1)), int(rng.integers(GRID - side + 1))
         pool = np.flatnonzero((twins.grids >= np.array(corner) + side).all(1))
-    top, left = corner or (0, 0)
+    y, x = corner or (0, 0)
     layouts = rng.choice(pool, count)
-    rows, columns = (slice(PATCH_PX * a, PATCH_PX * (a + n)) for a, n in ((top, h), (left, w)))
+    rows, columns = (slice(PATCH_PX * a, PATCH_PX * (a + n)) for a, n in ((y, h), (x, w)))
     photos = twins.photos[layouts, rng.integers(DRAWINGS, size=count), rows, columns]
-    shares = twins.shares[layouts, :, top : top + h, left : left + w].astype(np.float32)
+    shares = twins.shares[layouts, :, y : y + h, x : x + w].astype(np.float32)
     if rng.random() < 0.5:
         photos, shares = photos[:, :, ::-1], shares[..., ::-1].copy()
     return Batch(photos, torch.from_numpy(shares), torch.from_numpy(layouts), corner)

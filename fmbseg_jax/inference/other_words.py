@@ -73,7 +73,7 @@ class Asked:
         return logs
 
 
-def known_words(trained: Ontology, taught: Array, asked: Ontology, prototypes: Array) -> NDArray[np.bool_]:
+def known_words(trained: Ontology, taught: Array, ontology: Ontology, prototypes: Array) -> NDArray[np.bool_]:
     """bool [K, trained classes]: which trained class each asked word is near, one at most.
 
     Near is what is nearer than any two trained words of different classes are: there the head has learnt nothing that
@@ -89,7 +89,7 @@ def known_words(trained: Ontology, taught: Array, asked: Ontology, prototypes: A
     best = cosines.argmax(1)
     numbers = {word.casefold(): i for i, word in enumerate(trained.words)}
     near = np.zeros((len(prototypes), len(trained.names)), bool)
-    for i, word in enumerate(asked.words):
+    for i, word in enumerate(ontology.words):
         same = numbers.get(word.casefold())
         if same is not None or cosines[i, best[i]] > nearest:
             near[i, classes[best[i] if same is None else same]] = True

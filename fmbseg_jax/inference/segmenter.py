@@ -170,8 +170,8 @@ class Segmenter:
     ) -> Labels:
         """The labels of H x W pixels, any number of them, by the photo's patches (`embeddings`)."""
         temperature, dense = self._restored.temperature, photo.dense
-        asked = Asked(self._restored, ontology, self._prototypes(ontology))
-        patches, prototypes, word_class = asked(photo.z, dense)
+        vocabulary = Asked(self._restored, ontology, self._prototypes(ontology))
+        patches, prototypes, word_class = vocabulary(photo.z, dense)
         background = Background(background_threshold, temperature) if background_threshold else None
         label_map = pixel_classes(patches, prototypes, word_class, size_hw, None, background)
         names = _fold_background(ontology.names, label_map) if background else ontology.names

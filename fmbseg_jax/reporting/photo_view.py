@@ -63,7 +63,7 @@ class Look:
     size_hw: tuple[int, int]
     maps: dict[str, LabelMap]
     """Names of COMPARED and `truth` -> class per pixel [H, W], -1 where none, at the photo's own size."""
-    found: list[tuple[int, float]]
+    detections: list[tuple[int, float]]
     """Classes detected, with their scores, the surest first."""
     before: Array
     """[h, w, C] cosines of dense CLIP with each class."""
@@ -80,8 +80,8 @@ class Look:
         counts = self._counts(classes).get("head")
         if counts is None:
             return {}
-        found = scores(counts, range_names(classes)).per_class
-        return {int(name): round(iou, 4) for name, iou in found.items() if iou is not None}
+        ious = scores(counts, range_names(classes)).per_class
+        return {int(name): round(iou, 4) for name, iou in ious.items() if iou is not None}
 
     def mistakes(self, classes: int) -> list[tuple[int, int, float]]:
         """(true class, class said by the head, share of the annotated pixels), the largest first."""
@@ -110,7 +110,7 @@ def range_names(classes: int) -> list[str]:
 class Looker:
     """What looking at a photo takes beside its rows."""
 
-    asked: Asked
+    vocabulary: Asked
     settings: LabelSettings
     """Of the RUN, for dense CLIP and, where there are no labels, for what is detected."""
     labelling: Labelling | None
@@ -127,8 +127,8 @@ class Looker:
     ) -> Look:
         """The photo whose embeddings are z [h', w', E] by the head and, where words are new to it, dense_z by the dense
         map; labels: as DATA has them; truth: [H, W], -1 unknown."""
-        ontology, prototypes, size = self.asked.ontology, self.asked.prototypes, evidence.size_hw
-        patches, rows, classes = self.asked(z, dense_z)
+        ontology, prototypes, size = self.vocabulary.ontology, self.vocabulary.prototypes, evidence.size_hw
+        patches, rows, classes = self.vocabulary(z, dense_z)
         dense = dense_map(evidence, self.settings.variant)
         dense_background = self.background and Background(
             self.background.threshold, self.settings.presence.dense_temperature
@@ -238,7 +238,7 @@ def similarity_classes(look: Look) -> list[int]:
         label_map = look.maps.get(name, np.zeros((0, 0), np.int64))
         inside = label_map[(label_map >= 0) & (label_map < len(weight))]
         weight += share * np.bincount(inside, minlength=len(weight)) / max(1, inside.size)
-    for c, score in look.found:
+    for c, score in look.detections:
         weight[c] += 0.1 * score
     order = np.argsort(-weight, kind="stable")[:SIMILARITIES]
     return sorted(int(c) for c in order if weight[c] > 0)
@@ -269,8 +269,8 @@ def summary(look: Look, classes: int) -> dict[str, Any]:
         "size": list(look.size_hw),
         "scores": per_map,
         "iou": look.per_class(classes),
-        "found": look.found,
-        "classes": sorted({*classes_of["truth"], *classes_of["head"], *(c for c, _ in look.found)}),
+        "found": look.detections,
+        "classes": sorted({*classes_of["truth"], *classes_of["head"], *(c for c, _ in look.detections)}),
         **classes_of,
         "mistakes": look.mistakes(classes),
         "labelled": None if labels is None else round(float((labels >= 0).mean()), 4),

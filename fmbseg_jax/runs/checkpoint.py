@@ -204,9 +204,9 @@ class Checkpoints:
             hosts.barrier("all is sent")
 
 
-def refuse_other(saved: dict[str, Any], ours: dict[str, Any], where: Path | str) -> None:
+def refuse_other(saved: dict[str, Any], current: dict[str, Any], where: Path | str) -> None:
     """UserError, naming the first field that differs, when a RUN was trained with another config, words or DATA."""
-    check_same(saved, ours, str(where), "set it back, or train into another --workdir")
+    check_same(saved, current, str(where), "set it back, or train into another --workdir")
 
 
 def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _say) -> Restored:

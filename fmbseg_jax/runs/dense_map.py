@@ -45,11 +45,11 @@ def _fit(data: Dataset, split: str, variant: str) -> Array:
     width = data.feature_width + 1
     squares, products = np.zeros((width, width)), np.zeros((width, data.text_width))
     for i in rows:
-        row, seen = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
-        missing = set(variant.split("+")) - seen.dense.keys()
-        if missing or row.grid_hw != seen.grid_hw:
+        row, evidence_row = FeatureRow.decode(features[i]), EvidenceRow.decode(evidence[i])
+        missing = set(variant.split("+")) - evidence_row.dense.keys()
+        if missing or row.grid_hw != evidence_row.grid_hw:
             raise UserError(f"{data.path}: evidence of {row.photo_id} has no map {variant!r} of its patches")
-        x, y = _with_bias(row), unit(dense_map(seen, variant)).reshape(-1, data.text_width)
+        x, y = _with_bias(row), unit(dense_map(evidence_row, variant)).reshape(-1, data.text_width)
         squares += x.T @ x
         products += x.T @ y
     ridge = RIDGE * np.trace(squares) / width

@@ -83,16 +83,16 @@ class RemoteRun(Run):
         folder = tempfile.mkdtemp(prefix="fmbseg-run-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(Path(folder), self._remote.url)
-        self._there = self._remote.files("")
-        self._same: dict[str, tuple[int, int]] = {}
-        steps = _steps(self._there)
-        self._finished = {step for step in steps if f"{_CHECKPOINTS}/{step}/{_MARK}" in self._there}
+        self._remote_files = self._remote.files("")
+        self._stamps: dict[str, tuple[int, int]] = {}
+        steps = _steps(self._remote_files)
+        self._finished = {step for step in steps if f"{_CHECKPOINTS}/{step}/{_MARK}" in self._remote_files}
         self._cut_off = steps - self._finished
         self.bring(*(f"{_CHECKPOINTS}/{step}/{name}" for step in self._finished for name in _HEAD))
 
     def bring(self, *names: str) -> None:
-        wanted = [file for file in self._there if any(_is_within(file, name) for name in names)]
-        _each(self._bring, [file for file in wanted if file not in self._same])
+        files = [file for file in self._remote_files if any(_is_within(file, name) for name in names)]
+        _each(self._bring, [file for file in files if file not in self._stamps])
 
     def _bring(self, file: str) -> None:
         path = self.path / file
@@ -104,16 +104,16 @@ class RemoteRun(Run):
             raise
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        self._same[file] = _stamp(path)
+        self._stamps[file] = _stamp(path)
 
     def send(self) -> None:
         files = (file for file in _files(self.path) if not _is_within(file, _CHECKPOINTS))
-        _each(self._send, [file for file in files if self._same.get(file) != _stamp(self.path / file)])
+        _each(self._send, [file for file in files if self._stamps.get(file) != _stamp(self.path / file)])
 
     def _send(self, file: str) -> None:
         stamp = _stamp(self.path / file)  # first: what is appended from here on is sent the next time
         self._remote.write(file, (self.path / file).read_bytes())
-        self._same[file] = stamp
+        self._stamps[file] = stamp
 
     def send_checkpoints(self) -> None:
         local = _steps(f"{_CHECKPOINTS}/{path.name}/" for path in (self.path / _CHECKPOINTS).iterdir())

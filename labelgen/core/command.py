@@ -130,12 +130,12 @@ def _handed_on(stream: TextIO, probe: bool = False) -> int:
     return 0
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number, `least` or more."""
+def whole(minimum: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, `minimum` or more."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, {least} or more")
+        if not re.fullmatch(r"-?\d+", text) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, {minimum} or more")
         return int(text)
 
     return parse

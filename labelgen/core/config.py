@@ -142,8 +142,8 @@ def _parse(text: str, like: Any) -> Any:
     raise ValueError(text)
 
 
-def _whole(least: int) -> tuple[str, Check]:
-    return f"a whole number, {least} or more", lambda value: value >= least
+def _whole(minimum: int) -> tuple[str, Check]:
+    return f"a whole number, {minimum} or more", lambda value: value >= minimum
 
 
 def _choice(*values: str) -> tuple[str, Check]:
@@ -239,9 +239,9 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     Not dtype either, which may be `auto`: encoders.json has the one that was used, and `check_dtype` compares.
     """
     fields = config.to_dict()
-    kept = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder")}
-    kept["photos"].pop("root")
+    settings = {name: fields[name] for name in ("photos", "encode", "clip", "sam", "encoder")}
+    settings["photos"].pop("root")
     for model in ("clip", "sam", "encoder"):
-        kept[model].pop("batch_size", None)
-        kept[model].pop("sha256")  # of the weights really used, encoders.json has the digests
-    return kept | {"encoder": encoder_settings(kept["encoder"])}
+        settings[model].pop("batch_size", None)
+        settings[model].pop("sha256")  # of the weights really used, encoders.json has the digests
+    return settings | {"encoder": encoder_settings(settings["encoder"])}

@@ -106,12 +106,12 @@ def _fill(remote: Remote, file: FileIO, partial: Path) -> None:
             progress.close()
             return
         except _BROKEN as error:
-            kept = file.seek(0, os.SEEK_END)
-            attempt = 0 if kept > before else attempt + 1
+            length = file.seek(0, os.SEEK_END)
+            attempt = 0 if length > before else attempt + 1
             nobody = isinstance(error, urllib.error.URLError) and not reached
             if nobody or attempt == ATTEMPTS:
-                raise UserError(_gave_up(remote, error, kept, partial)) from error
-            say(f"{remote.url}: {_reason(error)} after {kept / MB:.1f} MB; trying again")
+                raise UserError(_gave_up(remote, error, length, partial)) from error
+            say(f"{remote.url}: {_reason(error)} after {length / MB:.1f} MB; trying again")
         time.sleep(FIRST_WAIT_S * 2**attempt)
 
 
@@ -179,8 +179,8 @@ def _begin(remote: Remote, answer: _Answer, file: FileIO, partial: Path) -> None
             f"{remote.url}: the server has a file of {answer.total} bytes, but {remote.size} are wanted; it is another "
             "file, or a page about it: download it by hand, or name another address"
         )
-    there = file.seek(0, os.SEEK_END)
-    if answer.start < there:
+    length = file.seek(0, os.SEEK_END)
+    if answer.start < length:
         if not answer.start:
             say(f"{partial}: the server does not go on in the middle of a file; beginning again")
         file.truncate(answer.start)
@@ -188,16 +188,16 @@ def _begin(remote: Remote, answer: _Answer, file: FileIO, partial: Path) -> None
     check_room(partial.parent, (remote.size or answer.total) - answer.start, partial.name.removesuffix(".partial"))
 
 
-def _progress(answer: _Answer, there: int, partial: Path) -> Progress:
+def _progress(answer: _Answer, length: int, partial: Path) -> Progress:
     total = max(1, round(answer.total / MB))
     progress = Progress(total, "MB", partial.name.removesuffix(".partial"))
-    progress.skip(there // MB)
+    progress.skip(length // MB)
     return progress
 
 
 def _copy(answer: _Answer, file: FileIO, partial: Path, progress: Progress) -> None:
     """The answer's bytes into the file; EOFError where it ends early, UserError on a full disk."""
-    told = file.tell() // MB
+    megabytes = file.tell() // MB
     while data := memoryview(answer.read(MB)):
         try:
             while data:
@@ -206,8 +206,8 @@ def _copy(answer: _Answer, file: FileIO, partial: Path, progress: Progress) -> N
             if error.errno not in _NO_ROOM:
                 raise
             raise UserError(_full(partial, error)) from error
-        progress.add(file.tell() // MB - told)
-        told = file.tell() // MB
+        progress.add(file.tell() // MB - megabytes)
+        megabytes = file.tell() // MB
     os.fsync(file.fileno())
     if file.tell() < answer.total:
         raise EOFError(f"it ended at {file.tell() / MB:.1f} of {answer.total / MB:.1f} MB")
@@ -245,10 +245,10 @@ def _reason(error: Exception) -> str:
     return str(reason) or type(error).__name__
 
 
-def _gave_up(remote: Remote, error: Exception, kept: int, partial: Path) -> str:
+def _gave_up(remote: Remote, error: Exception, length: int, partial: Path) -> str:
     rest = (
-        f"the first {kept / MB:.1f} MB are in {partial}; the same command goes on from there"
-        if kept
+        f"the first {length / MB:.1f} MB are in {partial}; the same command goes on from there"
+        if length
         else ("nothing came; is there a network? The same command tries again")
     )
     return f"{remote.url}: could not be downloaded ({_reason(error)}); {rest}"

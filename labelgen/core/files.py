@@ -49,14 +49,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def check_same(there: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
+def check_same(recorded: Mapping[str, Any], fields: Mapping[str, Any], what: str, fix: str) -> None:
     """UserError, naming the first field that differs, unless both have the same fields as JSON."""
-    theirs, ours = dict(_flat(there)), dict(_flat(json.loads(json.dumps(fields))))
-    for field in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(field) != ours.get(field):
+    saved, current = dict(_flat(recorded)), dict(_flat(json.loads(json.dumps(fields))))
+    for field in sorted(saved.keys() | current.keys()):
+        if saved.get(field) != current.get(field):
             raise UserError(
-                f"{what} was made with {field} = {_short(theirs.get(field))}, but now it is {_short(ours.get(field))}; "
-                f"{fix}"
+                f"{what} was made with {field} = {_short(saved.get(field))}, "
+                f"but now it is {_short(current.get(field))}; {fix}"
             )
 
 

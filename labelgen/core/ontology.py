@@ -98,19 +98,19 @@ def parse_words(lines: Iterable[str], source: str) -> Ontology:
         line = line.split("#")[0].strip()
         if not line:
             continue
-        name, *found = _parse_line(line, f"{source}:{number}")
+        name, *class_words = _parse_line(line, f"{source}:{number}")
         if name.casefold() in (known.casefold() for known in names):
             raise UserError(f"{source}:{number}: class {name!r} is named twice; write one line with all its words")
-        for word in found:
+        for word in class_words:
             if word.casefold() in taken:
                 raise UserError(
                     f"{source}:{number}: word {word!r} stands already in line {taken[word.casefold()]}; "
                     "a word names one class, once: remove one of the two"
                 )
             taken[word.casefold()] = number
-        word_class += [len(names)] * len(found)
+        word_class += [len(names)] * len(class_words)
         names.append(name)
-        words += found
+        words += class_words
     if not names:
         raise UserError(f"{source}: no class in it; write one class a line, `name: word, word`")
     roles = tuple(BACKGROUND if name.casefold() == BACKGROUND else "" for name in names)
@@ -121,12 +121,12 @@ def _parse_line(line: str, where: str) -> list[str]:
     """The class name, then its words."""
     name, colon, rest = line.partition(":")
     name = " ".join(name.split())
-    found = [" ".join(word.split()) for word in rest.split(",")] if colon else [name]
+    words = [" ".join(word.split()) for word in rest.split(",")] if colon else [name]
     if not name:
         raise UserError(f"{where}: empty class name in {line!r}; write `name: word, word`")
-    if not all(found):
+    if not all(words):
         raise UserError(f"{where}: empty word for class {name!r} in {line!r}; write `name: word, word`")
-    return [name, *found]
+    return [name, *words]
 
 
 def class_scores(

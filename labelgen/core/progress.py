@@ -104,7 +104,7 @@ class StageTimes:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._seconds: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
         self._inside: dict[str, StageTimes] = {}
         self._shares: dict[str, Callable[[], float | None]] = {}
         self._lock = Lock()
@@ -129,8 +129,8 @@ class StageTimes:
 
     def taken(self) -> dict[str, float]:
         """Seconds of each stage since the last call."""
-        since = {stage: seconds - self._told.get(stage, 0.0) for stage, seconds in self._seconds.items()}
-        self._told = dict(self._seconds)
+        since = {stage: seconds - self._reported.get(stage, 0.0) for stage, seconds in self._seconds.items()}
+        self._reported = dict(self._seconds)
         return since
 
     def summary(self) -> str:
@@ -139,9 +139,9 @@ class StageTimes:
         Stages of several threads may add up to more than has passed.
         """
         parts = {stage: times.summary() for stage, times in self._inside.items()}
-        said = [
+        stages = [
             f"{stage} {seconds:.1f} s" + (f" ({parts[stage]})" if parts.get(stage) else "")
             for stage, seconds in self._seconds.items()
         ]
         shares = [(name, of()) for name, of in self._shares.items()]
-        return ", ".join([*said, *(f"{name} {share:.0%}" for name, share in shares if share is not None)])
+        return ", ".join([*stages, *(f"{name} {share:.0%}" for name, share in shares if share is not None)])

@@ -86,10 +86,10 @@ class Remote:
         self._make_folder(path)
         self._try(name, lambda: self._fs.pipe_file(path, data), "written")
 
-    def copy(self, name: str, other: str) -> None:
+    def copy(self, name: str, target: str) -> None:
         """A file under another name, without bringing it here."""
-        self._make_folder(f"{self._root}/{other}")
-        self._try(other, lambda: self._fs.cp_file(f"{self._root}/{name}", f"{self._root}/{other}"), "written")
+        self._make_folder(f"{self._root}/{target}")
+        self._try(target, lambda: self._fs.cp_file(f"{self._root}/{name}", f"{self._root}/{target}"), "written")
 
     def delete(self, name: str) -> None:
         """A file, or a folder with all that is in it; one that is gone already is no error."""

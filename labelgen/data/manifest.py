@@ -58,11 +58,11 @@ def is_begun(data: Path) -> bool:
 
 def digest_of_list(names: Iterable[str]) -> str:
     """labelgen.core.files.digest of a list, which may be too long for one text."""
-    whole = hashlib.sha256(b"[")
+    content = hashlib.sha256(b"[")
     for i, name in enumerate(names):
-        whole.update(("," * bool(i) + json.dumps(name)).encode())
-    whole.update(b"]")
-    return whole.hexdigest()
+        content.update(("," * bool(i) + json.dumps(name)).encode())
+    content.update(b"]")
+    return content.hexdigest()
 
 
 def finish_data(
@@ -107,10 +107,10 @@ def finish_data(
     write_json(data / "dataset.json", info)
 
 
-def _check_rows(folder: Path, shards: Sequence[Shard], found: Sizes, rows: Mapping[str, Sequence[int]]) -> None:
+def _check_rows(folder: Path, shards: Sequence[Shard], row_counts: Sizes, rows: Mapping[str, Sequence[int]]) -> None:
     """UserError unless each shard of a family has as many rows as that of features."""
     for shard in shards:
-        there, wanted = found[shard.split][0][shard.index], rows[shard.split][shard.index]
+        there, wanted = row_counts[shard.split][0][shard.index], rows[shard.split][shard.index]
         if there != wanted:
             raise UserError(
                 f"{folder / shard.name}: has {there} rows, features {wanted}; delete {folder / shard.name}.index and "

@@ -150,14 +150,14 @@ class EncodeShard:
         rows = [row[0] for row in takewhile(lambda row: len(set(row)) == 1, ids)]
         failures = self._failures.left_by(name)
         failed = {line["photo"] for line in failures}
-        kept = done = 0
+        row_count = done = 0
         for photo_id in photo_ids:
-            if kept < len(rows) and rows[kept] == photo_id:
-                kept += 1
+            if row_count < len(rows) and rows[row_count] == photo_id:
+                row_count += 1
             elif photo_id not in failed:
                 break
             done += 1
-        return Left(files, failures, kept, done)
+        return Left(files, failures, row_count, done)
 
     def add(self, rows: Mapping[str, bytes]) -> None:
         """The record of one photo for every family. ShardBusyError once another process has finished the shard."""
@@ -187,8 +187,8 @@ class EncodeShard:
             writer.drop()
 
 
-def _done(left: Left) -> int:
-    return left.done
+def _done(leftover: Left) -> int:
+    return leftover.done
 
 
 class FailureFile:

@@ -194,16 +194,18 @@ class StagedData(Dataset):
 
     def _renew(self, names: Sequence[str], file: Path) -> None:
         """Empty copies, with their indices, of the shards that have none or of an older version."""
-        there = self._remote.files(os.path.dirname(names[0])) if names else {}
-        now = {name: _version(there, name, self._remote.url) for name in names}
+        entries = self._remote.files(os.path.dirname(names[0])) if names else {}
+        versions = {name: _version(entries, name, self._remote.url) for name in names}
         known = read_json(file, "delete it") if file.exists() else {}
-        sizes = {name: there[name].size for name in names}
-        old = [name for name in names if known.get(name) != now[name] or not _has_size(self.path / name, sizes[name])]
+        sizes = {name: entries[name].size for name in names}
+        old = [
+            name for name in names if known.get(name) != versions[name] or not _has_size(self.path / name, sizes[name])
+        ]
         if not old:
             return
         with ThreadPoolExecutor(_IN_FLIGHT) as pool:
             list(pool.map(lambda name: self._empty(name, sizes[name]), old))
-        write_json(file, now)  # last: a run killed before begins the emptying anew
+        write_json(file, versions)  # last: a run killed before begins the emptying anew
 
     def _empty(self, name: str, size: int) -> None:
         path = self.path / name
@@ -229,12 +231,12 @@ def _has_size(path: Path, size: int) -> bool:
     return path.exists() and path.stat().st_size == size
 
 
-def _version(there: dict[str, Entry], name: str, url: str) -> str:
+def _version(entries: dict[str, Entry], name: str, url: str) -> str:
     """Of a shard and its index together."""
     for file in (name, f"{name}.index"):
-        if file not in there:
+        if file not in entries:
             raise UserError(f"{url}/{file}: not there, though dataset.json has it; copy the whole DATA there again")
-    return f"{there[name].version}; {there[f'{name}.index'].version}"
+    return f"{entries[name].version}; {entries[f'{name}.index'].version}"
 
 
 def _runs(reader: SplitReader, rows: Sequence[int]) -> Iterator[Run]:
@@ -267,18 +269,18 @@ class _Megabytes:
 
     def __init__(self, total: int, label: str):
         self._progress = Progress(total // _MB, "MB", label)
-        self._fetched = self._here = 0
+        self._fetched = self._cached = 0
 
-    def add(self, fetched: int, here: int) -> None:
-        before, were = self._fetched // _MB, self._here // _MB
-        self._fetched, self._here = self._fetched + fetched, self._here + here
-        self._progress.skip(self._here // _MB - were)
+    def add(self, fetched: int, cached: int) -> None:
+        before, were = self._fetched // _MB, self._cached // _MB
+        self._fetched, self._cached = self._fetched + fetched, self._cached + cached
+        self._progress.skip(self._cached // _MB - were)
         self._progress.add(self._fetched // _MB - before)
 
     def close(self) -> str:
         """What came, in words."""
         self._progress.close()
-        return f"{self._fetched / _MB:.1f} MB fetched, {self._here / _MB:.1f} MB were here"
+        return f"{self._fetched / _MB:.1f} MB fetched, {self._cached / _MB:.1f} MB were here"
 
 
 @contextmanager

@@ -58,11 +58,11 @@ class Export:
 
     def remarks(self, states: Sequence[dict[str, Any]]) -> str:
         """What the last line must say of all processes' photos: "" or "; …"."""
-        said: dict[str, list[str]] = {}
+        formats_by_remark: dict[str, list[str]] = {}
         for name, writer in self._writers.items():
             for remark in writer.remarks(sum((Counter(state[name][1]) for state in states), Counter())):
-                said.setdefault(remark, []).append(name)
-        return "".join(f"; {', '.join(names)}: {remark}" for remark, names in said.items())
+                formats_by_remark.setdefault(remark, []).append(name)
+        return "".join(f"; {', '.join(names)}: {remark}" for remark, names in formats_by_remark.items())
 
     def finish(self, states: Sequence[dict[str, Any]]) -> None:
         """The files about all photos, from the states of all processes."""

@@ -33,11 +33,11 @@ def palette(count: int = 256) -> Palette:
     levels = np.linspace(0, 255, 9).round()
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     colours = np.concatenate([np.array(_FIRST, np.float64), grid])
-    seen = np.stack([_lab(colours, eye) for eye in _EYES])
+    lab = np.stack([_lab(colours, eye) for eye in _EYES])
     nearest = np.full(len(colours), np.inf)
 
     def take(index: int) -> None:
-        distances = np.linalg.norm(seen - seen[:, index : index + 1], axis=-1)
+        distances = np.linalg.norm(lab - lab[:, index : index + 1], axis=-1)
         np.minimum(nearest, distances.min(0) + distances[0] / 2, out=nearest)
 
     take(len(_FIRST))

@@ -53,14 +53,14 @@ def outlines(label_map: NDArray[np.int32], confidence: NDArray[np.uint8] | None 
     holes = np.bincount([number for number, _, area in rings if area < 0], minlength=len(values) + 1)
     of_classes = np.flatnonzero((holes[1:] > 0) & (values >= 0)) + 1
     covered = in_holes(ids, of_classes) & (label_map < 0)
-    wanted = [number for number in outer if values[number - 1] >= 0] + np.unique(ids[covered]).tolist()
-    wanted.sort(key=lambda number: -areas[number])
-    means = [None] * len(wanted) if confidence is None else (ndimage.mean(confidence, ids, wanted) / 255).tolist()
-    found = [
+    numbers = [number for number in outer if values[number - 1] >= 0] + np.unique(ids[covered]).tolist()
+    numbers.sort(key=lambda number: -areas[number])
+    means = [None] * len(numbers) if confidence is None else (ndimage.mean(confidence, ids, numbers) / 255).tolist()
+    regions = [
         Region(int(values[number - 1]), outer[number], int(holes[number]), mean)
-        for number, mean in zip(wanted, means, strict=True)
+        for number, mean in zip(numbers, means, strict=True)
     ]
-    return Outlines(found, int(covered.sum()))
+    return Outlines(regions, int(covered.sum()))
 
 
 def number_regions(label_map: NDArray[np.int32]) -> tuple[Ids, NDArray[np.int32]]:
@@ -102,11 +102,11 @@ def trace(ids: Ids) -> list[tuple[int, Ring]]:
     done = bytearray(len(successor))
     rings = []
     for start in range(len(successor)):
-        ring, here = [], start
-        while not done[here]:
-            done[here] = 1
-            ring.append(here)
-            here = successor[here]
+        ring, edge = [], start
+        while not done[edge]:
+            done[edge] = 1
+            ring.append(edge)
+            edge = successor[edge]
         if ring:
             rings.append((region[start], corners.xy[ring]))
     return rings
@@ -160,15 +160,15 @@ def _corners(padded: Ids) -> _Corners:
 
 
 def _turns(flat: NDArray[Any], heading: int, steps: tuple[int, ...]) -> _Turns:
-    ahead, left = steps[heading], steps[heading - 1]
-    pixel = np.flatnonzero((flat != np.roll(flat, -left)) & (flat > 0))
+    ahead, leftward = steps[heading], steps[heading - 1]
+    pixel = np.flatnonzero((flat != np.roll(flat, -leftward)) & (flat > 0))
     own = flat[pixel]
     blocked = flat[pixel + ahead] != own
-    to_left = ~blocked & (flat[pixel + ahead + left] == own)
+    to_left = ~blocked & (flat[pixel + ahead + leftward] == own)
     turning = blocked | to_left
     pixel, to_left = pixel[turning], to_left[turning]
     return _Turns(
         pixel,
-        np.where(to_left, pixel + ahead + left, pixel),
+        np.where(to_left, pixel + ahead + leftward, pixel),
         np.where(to_left, heading - 1, heading + 1) % 4,
     )

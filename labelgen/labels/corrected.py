@@ -81,23 +81,23 @@ class Corrected:
 
     def record(self, split: str, evidence: bytes, label: Callable[[bytes], bytes]) -> bytes:
         """The LabelRow's record of an EvidenceRow's; label: makes the free one, where it is wanted."""
-        seen = EvidenceRow.decode(evidence)
-        name = self.names.get((split, seen.photo_id))
+        row = EvidenceRow.decode(evidence)
+        name = self.names.get((split, row.photo_id))
         if name is None and not self.only:
             return label(evidence)
-        start = unlabelled_row(seen, self.classes, self.grid_hw) if self.only else LabelRow.decode(label(evidence))
-        return start.encode() if name is None else corrected_row(start, self.source.load(name), seen.grid_hw).encode()
+        start = unlabelled_row(row, self.classes, self.grid_hw) if self.only else LabelRow.decode(label(evidence))
+        return start.encode() if name is None else corrected_row(start, self.source.load(name), row.grid_hw).encode()
 
 
-def unlabelled_row(seen: EvidenceRow, classes: int, grid_hw: HW) -> LabelRow:
+def unlabelled_row(evidence: EvidenceRow, classes: int, grid_hw: HW) -> LabelRow:
     """The row of a photo of which nothing is known; grid_hw: the fixed patch grid."""
     dtype = label_dtype(classes)
     return LabelRow(
-        seen.photo_id,
+        evidence.photo_id,
         np.zeros(0, np.int32),
         np.zeros(0, np.float32),
-        np.full(seen.size_hw, np.iinfo(dtype).max, dtype),
-        np.zeros(seen.size_hw, np.uint8),
+        np.full(evidence.size_hw, np.iinfo(dtype).max, dtype),
+        np.zeros(evidence.size_hw, np.uint8),
         np.zeros((*grid_hw, SLOTS), np.uint16),
         np.zeros((*grid_hw, SLOTS), np.uint8),
     )
@@ -137,13 +137,13 @@ def _at_working_size(label_map: DrawnMap) -> NDArray[np.int64]:
     return label_map.astype(np.int64)
 
 
-def open_corrected(wanted: CorrectedFrom, words: Ontology, data: Path, shards: Sequence[Shard]) -> Corrected:
+def open_corrected(origin: CorrectedFrom, words: Ontology, data: Path, shards: Sequence[Shard]) -> Corrected:
     """shards: those of DATA that are to be labelled, all of them encoded.
 
     UserError, naming the file, when there is none, and for one that belongs to no photo or to several, has another
     size, or has classes that the words lack.
     """
-    source = open_corrections(wanted.folder, words)
+    source = open_corrections(origin.folder, words)
     photos = dict(sizes(data, shards))
     names = match(source, photos)
     content = hashlib.sha256()
@@ -156,7 +156,7 @@ def open_corrected(wanted: CorrectedFrom, words: Ontology, data: Path, shards: S
             )
         content.update("/".join(key).encode() + b"\0" + label_map.tobytes())
     height, width = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")["grid_hw"]
-    return Corrected(source, names, content.hexdigest(), wanted.only, len(words.names), (height, width))
+    return Corrected(source, names, content.hexdigest(), origin.only, len(words.names), (height, width))
 
 
 def sizes(data: Path, shards: Sequence[Shard]) -> Iterator[tuple[PhotoKey, HW]]:
@@ -182,14 +182,14 @@ def open_corrections(folder: Path, words: Ontology) -> Corrections:
     coco = [path for path in jsons if path not in drawn]
     parts = {"confidence", "panoptic"}  # of labelgen.export, beside its masks
     pngs = [path for path in folder.rglob("*.png") if not parts & set(path.relative_to(folder).parts)]
-    found = [folder / "masks" if (folder / "masks").is_dir() else folder] * bool(pngs)
-    found += [folder / "labelme" if (folder / "labelme").is_dir() else folder] * bool(drawn) + coco
-    if not found:
+    paths = [folder / "masks" if (folder / "masks").is_dir() else folder] * bool(pngs)
+    paths += [folder / "labelme" if (folder / "labelme").is_dir() else folder] * bool(drawn) + coco
+    if not paths:
         raise UserError(f"{folder}: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export")
-    if len(found) > 1:
-        named = " and ".join(map(str, found))
-        raise UserError(f"{folder}: has labels in {named}; name those that were corrected: --labels_from={found[0]}")
-    return PngFolder(found[0], words) if pngs else LabelmeFolder(found[0], words) if drawn else CocoJson(coco[0], words)
+    if len(paths) > 1:
+        named = " and ".join(map(str, paths))
+        raise UserError(f"{folder}: has labels in {named}; name those that were corrected: --labels_from={paths[0]}")
+    return PngFolder(paths[0], words) if pngs else LabelmeFolder(paths[0], words) if drawn else CocoJson(coco[0], words)
 
 
 _LEGENDS = ("classes.json", "panoptic.json")
@@ -249,11 +249,11 @@ class CocoJson:
 
     def __init__(self, path: Path, words: Ontology) -> None:
         try:
-            self._found = read_annotations(path)
+            self._annotations = read_annotations(path)
         except UserError as error:
             raise UserError(str(error).replace(AS_PUBLISHED, "export it again as COCO's json of instances")) from None
         self._path = path
-        self._pictures = {picture.file_name: picture for picture in self._found.pictures.values()}
+        self._pictures = {picture.file_name: picture for picture in self._annotations.pictures.values()}
         self._index = {name: i for i, name in enumerate(words.names)} | {UNLABELLED: -1}
 
     def names(self) -> Sequence[str]:
@@ -265,7 +265,9 @@ class CocoJson:
 
     def load(self, name: str) -> DrawnMap:
         picture = self._pictures[name]
-        pieces = [self._piece(name, each, picture.size_hw) for each in self._found.of_image.get(picture.image_id, ())]
+        pieces = [
+            self._piece(name, each, picture.size_hw) for each in self._annotations.of_image.get(picture.image_id, ())
+        ]
         label_map = np.full(picture.size_hw, -1, np.int32)
         for mask, value in sorted(pieces, key=lambda piece: -int(piece[0].sum())):
             label_map[mask] = value
@@ -277,7 +279,7 @@ class CocoJson:
             mask = mask_of(annotation.segmentation, size_hw)
         except ValueError as error:
             raise UserError(f"{where}: {error}; export it again") from None
-        return mask, _known(where, self._found.categories[annotation.category_id], self._index)
+        return mask, _known(where, self._annotations.categories[annotation.category_id], self._index)
 
 
 class LabelmeFolder:
@@ -327,7 +329,7 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
     by_last: dict[str, list[PhotoKey]] = {}
     for key in photos:
         by_last.setdefault(PurePosixPath(key[1]).name, []).append(key)
-    found: dict[PhotoKey, str] = {}
+    names: dict[PhotoKey, str] = {}
     for name in corrections.names():
         keys = _photos_of(name, by_last) or _photos_of(os.path.splitext(name)[0], by_last)
         if len(keys) != 1:
@@ -336,11 +338,11 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
             )
             fix = "call it SPLIT/ID as labelgen.export does" + ("" if keys else ", or take it out")
             raise UserError(f"{corrections.where(name)}: {which} of the labelled splits; {fix}")
-        if keys[0] in found:
-            other = corrections.where(found[keys[0]])
+        if keys[0] in names:
+            other = corrections.where(names[keys[0]])
             raise UserError(f"{corrections.where(name)}: is of the same photo as {other}; take one of them out")
-        found[keys[0]] = name
-    return found
+        names[keys[0]] = name
+    return names
 
 
 def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[PhotoKey]:

@@ -135,11 +135,11 @@ def label_stages(
 
     prompted = prompt_masks(probabilities, presence.present, masks, inside, settings.points_per_class)
     stage11 = strongest(prompted, masks)
-    named = name_masks(probabilities, masks, inside, settings.mask_min_confidence)
-    stage12 = paint(named, masks)
+    named_masks = name_masks(probabilities, masks, inside, settings.mask_min_confidence)
+    stage12 = paint(named_masks, masks)
     classes = np.flatnonzero(presence.present)
     full, merged, confidence = merge(probabilities, classes, [stage11, stage12], settings.merge_min_confidence)
-    return Stages(presence, probabilities, prompted, named, stage11[0], stage12[0], full, merged, confidence)
+    return Stages(presence, probabilities, prompted, named_masks, stage11[0], stage12[0], full, merged, confidence)
 
 
 def prompt_masks(
@@ -210,9 +210,9 @@ def _grid_points(patches: Int64[Ints, "n 2"], grid_hw: tuple[int, ...], masks: M
     return np.array(list(dict.fromkeys(distance.argmin(1).tolist())), np.int64)
 
 
-def strongest(named: NamedMasks, masks: MaskSet) -> Painted:
+def strongest(named_masks: NamedMasks, masks: MaskSet) -> Painted:
     """The most confident mask wins each pixel."""
-    return _on_top(named, masks, np.argsort(named.confidence, kind="stable"))
+    return _on_top(named_masks, masks, np.argsort(named_masks.confidence, kind="stable"))
 
 
 def name_masks(
@@ -232,16 +232,16 @@ def name_masks(
     )
 
 
-def paint(named: NamedMasks, masks: MaskSet) -> Painted:
+def paint(named_masks: NamedMasks, masks: MaskSet) -> Painted:
     """Small masks over large ones."""
-    return _on_top(named, masks, np.argsort(-rle.areas(masks)[named.ids], kind="stable"))
+    return _on_top(named_masks, masks, np.argsort(-rle.areas(masks)[named_masks.ids], kind="stable"))
 
 
-def _on_top(named: NamedMasks, masks: MaskSet, order: Int64[Ints, "n"]) -> Painted:
-    """The masks laid one over the other in an order of their places in `named`."""
-    top = rle.stacked(masks, named.ids[order])
+def _on_top(named_masks: NamedMasks, masks: MaskSet, order: Int64[Ints, "n"]) -> Painted:
+    """The masks laid one over the other in an order of their places in `named_masks`."""
+    top = rle.stacked(masks, named_masks.ids[order])
     # -1 meets the element after the last one: no mask, no confidence.
-    return np.append(named.classes[order], -1)[top], np.append(named.confidence[order], np.float32(0))[top]
+    return np.append(named_masks.classes[order], -1)[top], np.append(named_masks.confidence[order], np.float32(0))[top]
 
 
 def merge(

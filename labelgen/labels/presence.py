@@ -149,7 +149,7 @@ def _shrunk(values: Float64[NDArray[np.float64], "C"], belief: float) -> Float32
     return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)
 
 
-def sample(photos: int, most: int) -> list[int]:
-    """At most `most` photo numbers, evenly spread over `photos`."""
-    count = min(photos, most)
+def sample(photos: int, limit: int) -> list[int]:
+    """At most `limit` photo numbers, evenly spread over `photos`."""
+    count = min(photos, limit)
     return [i * photos // count for i in range(count)]

@@ -62,14 +62,14 @@ def lookup(classes: Sequence[str], names: Sequence[str], rules: Mapping[str, str
         if target != IGNORE and target not in names:
             raise UserError(f"eval.truth.{source} = {target!r} is neither 'ignore' nor one of {', '.join(names)}")
     place = {name: i for i, name in enumerate(names)} | {IGNORE: -1}
-    wanted = [rules.get(name, name if name in place else rules.get(REST, "")) for name in classes]
-    homeless = [name for name, target in zip(classes, wanted, strict=True) if not target]
+    targets = [rules.get(name, name if name in place else rules.get(REST, "")) for name in classes]
+    homeless = [name for name, target in zip(classes, targets, strict=True) if not target]
     if homeless:
         raise UserError(
             f"the truth has classes that the words lack: {', '.join(homeless)}; add them to the file of words, or say "
             "in the config's eval.truth what they count as: {class: another class, or 'ignore'; '*': all others}"
         )
-    return np.array([*(place[target] for target in wanted), -1])
+    return np.array([*(place[target] for target in targets), -1])
 
 
 def confusion(truth: NDArray[np.integer], prediction: NDArray[np.integer], classes: int) -> Counts:

@@ -67,10 +67,10 @@ def spread(words: Array, word_class: Sequence[int], temperature: float) -> Sprea
     return Spread(median, scale, min(outlier, 1 - temperature))
 
 
-def alike(words: Array, word_class: Sequence[int], least: float) -> list[Pair]:
-    """Pairs of words of different classes whose cosine is `least` or more, the most alike first."""
+def alike(words: Array, word_class: Sequence[int], threshold: float) -> list[Pair]:
+    """Pairs of words of different classes whose cosine is `threshold` or more, the most alike first."""
     owner = np.asarray(word_class)
-    first, second = np.nonzero((owner[:, None] < owner[None, :]) & (words >= least))
+    first, second = np.nonzero((owner[:, None] < owner[None, :]) & (words >= threshold))
     pairs = [Pair(int(a), int(b), float(words[a, b])) for a, b in zip(first, second, strict=True)]
     return sorted(pairs, key=lambda pair: -pair.cosine)
 
@@ -101,12 +101,12 @@ def is_background(ontology: Ontology, word: int) -> bool:
 def duplicates(ontology: Ontology) -> list[tuple[int, int]]:
     """Pairs of words that differ in case, accents, spaces and punctuation only."""
     seen: dict[str, int] = {}
-    found = []
+    pairs = []
     for word, text in enumerate(ontology.words):
         first = seen.setdefault(bare(text), word)
         if first != word:
-            found.append((first, word))
-    return found
+            pairs.append((first, word))
+    return pairs
 
 
 def bare(word: str) -> str:

@@ -107,14 +107,14 @@ class ClipEncoder:
 
     def inputs(self, images: NDArray[np.uint8], count: int) -> list[Tensor]:
         """Inputs [n, 1 + N, width] of the last `count` blocks, in their order."""
-        kept = []
+        layer_inputs = []
         with compute.autocast(self.device, self.dtype):
             x = self.embed(self._pixels(images))
             for i, block in enumerate(self.blocks[:-1]):
                 if i >= len(self.blocks) - count:
-                    kept.append(x)
+                    layer_inputs.append(x)
                 x = block.module(x)
-        return [*kept, x]
+        return [*layer_inputs, x]
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         """Normalised float32 [n, 3, S, S]."""

@@ -88,14 +88,14 @@ def as_timm(key: str) -> str:
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The release file's tensors, less the classifier's, under timm's names; ValueError when two keys mean the same."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if key.removeprefix(PREFIX) in CLASSIFIER:
             continue
-        if as_timm(key) in found:
+        if as_timm(key) in tensors:
             raise ValueError(f"a second key for {as_timm(key)}")
-        found[as_timm(key)] = tensor
-    return found
+        tensors[as_timm(key)] = tensor
+    return tensors
 
 
 def load(path: Path) -> Sam:

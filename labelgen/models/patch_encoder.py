@@ -170,21 +170,21 @@ class Layer(NamedTuple):
 class Layers:
     """The layers that are taken, in the network's order."""
 
-    def __init__(self, wanted: Sequence[int], join: str, there: Sequence[Layer], name: str) -> None:
-        """wanted: places among `there`, negative from the end; join: concatenate or mean.
+    def __init__(self, layers: Sequence[int], join: str, model_layers: Sequence[Layer], name: str) -> None:
+        """layers: places among `model_layers`, negative from the end; join: concatenate or mean.
 
         UserError for a layer that there is not, and for the mean of layers of different width.
         """
-        count = len(there)
-        wrong = [i for i in wanted if not -count <= i < count]
+        count = len(model_layers)
+        wrong = [i for i in layers if not -count <= i < count]
         if wrong:
             raise UserError(
                 f"encoder.layers has {wrong[0]}, but {name} has {count}: 0 ... {count - 1}, or from the end -1 ... "
                 f"{-count}"
             )
         self._name = name
-        self.indices = sorted({i % count for i in wanted})
-        self._taken = [there[i] for i in self.indices]
+        self.indices = sorted({i % count for i in layers})
+        self._taken = [model_layers[i] for i in self.indices]
         widths, strides = zip(*self._taken, strict=True)
         self.patch_px, self.unit_px = min(strides), max(strides)
         self._mean = join == "mean"
@@ -194,16 +194,16 @@ class Layers:
                 "--config.encoder.join=concatenate"
             )
         self.width = widths[0] if self._mean else sum(widths)
-        self._by_default = tuple(wanted) == LAST
+        self._by_default = tuple(layers) == LAST
 
     def check(self, maps: Sequence[Tensor], input_hw: Sequence[int]) -> None:
         """UserError unless maps [B, h_i, w_i, D_i] of an input of that many px are as the network said."""
-        for i, found, (width, stride) in zip(self.indices, maps, self._taken, strict=True):
-            wanted = [*(side // stride for side in input_hw), width]
-            if list(found.shape[1:]) != wanted:
+        for i, tensor, (width, stride) in zip(self.indices, maps, self._taken, strict=True):
+            shape = [*(side // stride for side in input_hw), width]
+            if list(tensor.shape[1:]) != shape:
                 raise UserError(
-                    f"encoder.layers: layer {i} of {self._name} gives {list(found.shape[1:])} for {list(input_hw)} px, "
-                    f"not {wanted} as its stride and width say; choose other layers or another encoder"
+                    f"encoder.layers: layer {i} of {self._name} gives {list(tensor.shape[1:])} for {list(input_hw)} "
+                    f"px, not {shape} as its stride and width say; choose other layers or another encoder"
                 )
 
     def joined(self, maps: Sequence[Tensor]) -> Tensor:

@@ -255,8 +255,8 @@ class SamEncoder:
         """The masks at SAM's resolution within the photo, 64 pixels a word: uint64 [n, words]."""
         rows, columns = (-(-length * self.low_px // self.input_px) for length in answers.input_hw)
         within, threshold = answers.low[:, :rows, :columns], self.model.mask_threshold
-        most = self._at_a_time((rows, columns))
-        parts = self._full.over(within, lambda part: sam_masks.words(part > threshold), most=most)
+        limit = self._at_a_time((rows, columns))
+        parts = self._full.over(within, lambda part: sam_masks.words(part > threshold), most=limit)
         return torch.cat(parts).cpu().numpy().view(np.uint64)
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
@@ -333,13 +333,13 @@ class Wanted(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseFile(WeightFile):
-    """The file of one of RELEASES, by its name there; `own`: somebody's training of that architecture instead."""
+    """The file of one of RELEASES, by its name there; `custom`: somebody's training of that architecture instead."""
 
     name: str
-    own: bool
+    custom: bool
 
     def fetch(self) -> Path | None:
-        if self.own:
+        if self.custom:
             return None
         return from_url(RELEASES[self.name].url, self.saved_as, self.sha256 or self.official)
 
@@ -361,19 +361,19 @@ def weight_file(config: Wanted, weights_dir: str | Path) -> WeightFile:
         )
     release, path = RELEASES[config.name], Path(weights_dir, config.weights)
     _refuse_another(config, release)
-    own = config.weights != release.file
-    official = "" if own else release.sha256
+    custom = config.weights != release.file
+    official = "" if custom else release.sha256
     return ReleaseFile(
-        path.parent, [path.name], config.sha256, "Apache-2.0", release.url, official, name=config.name, own=own
+        path.parent, [path.name], config.sha256, "Apache-2.0", release.url, official, name=config.name, custom=custom
     )
 
 
 def _refuse_another(config: Wanted, release: Release) -> None:
-    other = next((name for name, known in RELEASES.items() if known.file == config.weights), config.name)
-    if other != config.name:
+    owner = next((name for name, known in RELEASES.items() if known.file == config.weights), config.name)
+    if owner != config.name:
         raise UserError(
-            f"sam.weights = {config.weights!r} is the file of {other}, but sam.name = {config.name!r}; "
-            f"set sam.weights = {release.file!r}, or sam.name = {other!r}"
+            f"sam.weights = {config.weights!r} is the file of {owner}, but sam.name = {config.name!r}; "
+            f"set sam.weights = {release.file!r}, or sam.name = {owner!r}"
         )
 
 

@@ -34,14 +34,14 @@ def share(bits: Bits, iou: NDArray[np.float32], first: Ints) -> Ints:
     for those left that have an IoU of LEAST or more with it; `first` come before and all stand for themselves.
     """
     by_area = ByArea(bits)
-    owner, left = np.full(len(bits), -1, np.int64), by_area.area > 0
-    owner[first], left[first] = first, False
-    for i in [*first, *np.flatnonzero(left)[np.argsort(-iou[left], kind="stable")]]:
-        if left[i]:
-            owner[i], left[i] = i, False
+    owner, candidates = np.full(len(bits), -1, np.int64), by_area.area > 0
+    owner[first], candidates[first] = first, False
+    for i in [*first, *np.flatnonzero(candidates)[np.argsort(-iou[candidates], kind="stable")]]:
+        if candidates[i]:
+            owner[i], candidates[i] = i, False
         if owner[i] == i:
-            found = by_area.alike(i, left)
-            owner[found], left[found] = i, False
+            found = by_area.alike(i, candidates)
+            owner[found], candidates[found] = i, False
     return owner
 
 
@@ -60,10 +60,10 @@ class ByArea:
         self.start = np.searchsorted(in_order, -(-self.area * least // most))
         self.end = np.searchsorted(in_order, self.area * most // least, "right")
 
-    def alike(self, i: int, left: NDArray[np.bool_]) -> Ints:
-        """Numbers of those `left` [n] that have an IoU of LEAST or more with mask i."""
+    def alike(self, i: int, candidates: NDArray[np.bool_]) -> Ints:
+        """Numbers of those `candidates` [n] that have an IoU of LEAST or more with mask i."""
         near: Ints = self.order[self.start[i] : self.end[i]]
-        near = near[left[near]]
+        near = near[candidates[near]]
         if len(near) > FEW:
             near = self._within(np.abs(self.cells[near] - self.cells[i]), near, i)
         if len(near) > FEW:

@@ -102,15 +102,15 @@ class ClipTrunk:
     @torch.inference_mode()
     def maps(self, pixels: Tensor) -> Tensor:
         """float32 [B, h, w, D]; the CLS token is left out."""
-        clip, kept = self._clip, []
+        clip, layer_maps = self._clip, []
         grid_hw = [side // self.patch_px for side in pixels.shape[-2:]]
         with compute.autocast(clip.device, clip.dtype):
             x = clip.embed(pixels)
             for i, block in enumerate(clip.blocks[: self._layers.indices[-1] + 1]):
                 x = block.module(x)
                 if i in self._layers.indices:
-                    kept.append(clip.visual.ln_post(x)[:, 1:].unflatten(1, grid_hw))
-        return self._layers.joined(kept)
+                    layer_maps.append(clip.visual.ln_post(x)[:, 1:].unflatten(1, grid_hw))
+        return self._layers.joined(layer_maps)
 
     def identity(self) -> dict[str, Any]:
         """As Trunk's."""
@@ -175,23 +175,23 @@ class TimmTrunk:
         unit = 1 if self.canvas_hw else self._layers.unit_px  # the coarsest layer's
         pixels = F.pad(pixels, (0, -pixels.shape[-1] % unit, 0, -pixels.shape[-2] % unit))
         with compute.autocast(self.device, self.dtype):
-            found = self.model.forward_intermediates(
+            outputs = self.model.forward_intermediates(
                 pixels,
                 indices=self._layers.indices,
                 norm=self._norm is None,
                 stop_early=True,
                 intermediates_only=True,
             )
-        maps = [self._normed(part.permute(0, 2, 3, 1)) for part in found]
+        maps = [self._normed(part.permute(0, 2, 3, 1)) for part in outputs]
         self._layers.check(maps, pixels.shape[-2:])
         return self._layers.joined(maps)[:, :h, :w]
 
-    def _normed(self, found: Tensor) -> Tensor:
+    def _normed(self, layer_map: Tensor) -> Tensor:
         """A map [B, h, w, D_i] after the norm that the model applies only to what it has pooled."""
         norm = self._norm
-        if norm is None or tuple(norm.normalized_shape) != found.shape[-1:]:
-            return found
-        return F.layer_norm(found.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        if norm is None or tuple(norm.normalized_shape) != layer_map.shape[-1:]:
+            return layer_map
+        return F.layer_norm(layer_map.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
     def identity(self) -> dict[str, Any]:
         """As Trunk's."""
@@ -270,15 +270,15 @@ def _fill(model: Any, state: dict[str, Tensor]) -> None:
     classifiers = model.pretrained_cfg["classifier"]
     names = [classifiers] if isinstance(classifiers, str) else classifiers or ()
     heads = tuple(name.partition(".")[0] + "." for name in names)
-    own = model.state_dict().keys()
+    keys = model.state_dict().keys()
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert and _without(heads, state, own).keys() != own:
+    if convert and _without(heads, state, keys).keys() != keys:
         state = convert(state, model)
-    model.load_state_dict(_without(heads, state, own))
+    model.load_state_dict(_without(heads, state, keys))
 
 
-def _without(heads: tuple[str, ...], state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key in own or not key.startswith(heads)}
+def _without(heads: tuple[str, ...], state: dict[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if key in keys or not key.startswith(heads)}
 
 
 def _canvas(model: Any, built_px: int | None, pass_hw: HW) -> HW:

@@ -24,19 +24,19 @@ _SBD = "benchmark_RELEASE/dataset"
 
 
 class Archive(NamedTuple):
-    """made: what it becomes below the same folder; the digest and size are those that others check it by."""
+    """unpacked: what it becomes below the same folder; the digest and size are those that others check it by."""
 
     title: str
     remote: Remote
     terms: str
-    made: Path
+    unpacked: Path
 
     def file(self, folder: Path) -> Path:
         return folder / self.remote.url.rpartition("/")[2]
 
     def to_fetch(self, folder: Path) -> int:
         """Bytes that have still to come."""
-        if (folder / self.made).exists():
+        if (folder / self.unpacked).exists():
             return 0
         file = self.file(folder)
         there = next((path for path in (file, file.with_name(file.name + ".partial")) if path.exists()), None)
@@ -79,7 +79,7 @@ def entry(archive: Archive, folder: Path) -> str:
 
 def fetch(name: str, archive: Archive, folder: Path) -> None:
     """Fetches and unpacks what is not there yet. UserError for whatever stops it; what came is kept."""
-    if (folder / archive.made).exists():
+    if (folder / archive.unpacked).exists():
         return
     if name == "sbd" and not (folder / LISTS).is_dir():
         raise UserError(f"{folder / LISTS}: no such folder; run `python -m labelgen.fetch voc --out={folder}` first")
@@ -116,8 +116,8 @@ def counts(folder: Path) -> dict[str, int]:
     return {name: len(ids(folder, name)) for name in names if (folder / LISTS / f"{name}.txt").is_file()}
 
 
-def unpack(archive: Path, folder: Path, below: str, kept: Collection[str]) -> int:
-    """How many files of `archive` are in `folder` now: those of the folders `kept` of its folder `below`.
+def unpack(archive: Path, folder: Path, below: str, folders: Collection[str]) -> int:
+    """How many files of `archive` are in `folder` now: those of `folders` in its folder `below`.
 
     A run that was killed goes on. A `folder` that is there is left as it is. UserError for an archive that is torn, or
     whose members would be written elsewhere or are links, and where the disk has no room.
@@ -130,14 +130,14 @@ def unpack(archive: Path, folder: Path, below: str, kept: Collection[str]) -> in
     with _opened(archive) as tar:
         for member in _members(tar, archive):
             name = member.name.removeprefix("./").removeprefix(f"{below}/")
-            if member.isfile() and any(name.startswith(f"{one}/") for one in kept):
+            if member.isfile() and any(name.startswith(f"{one}/") for one in folders):
                 _write(tar, member, partial / name)
                 count += 1
             progress.add(tar.offset // MB - done)
             done = tar.offset // MB
     progress.close()
     if not count:
-        raise UserError(f"{archive}: has none of {below}/{', '.join(kept)}; is it another archive?")
+        raise UserError(f"{archive}: has none of {below}/{', '.join(folders)}; is it another archive?")
     os.sync()  # the files' bytes before the name that says that they are there
     os.replace(partial, folder)
     return count
@@ -163,15 +163,15 @@ def size(folder: Path) -> int:
 
 def texts(archive: Path, names: Collection[str]) -> dict[str, str]:
     """The text of each of these members; UserError when one is not there, or the archive is torn."""
-    found = {}
+    contents = {}
     with _opened(archive) as tar:
         for member in _members(tar, archive):
             if member.name in names and (file := tar.extractfile(member)):
-                found[member.name] = file.read().decode()
-    missing = [name for name in names if name not in found]
+                contents[member.name] = file.read().decode()
+    missing = [name for name in names if name not in contents]
     if missing:
         raise UserError(f"{archive}: has no {missing[0]!r}; is it another archive?")
-    return found
+    return contents
 
 
 @contextmanager

@@ -130,11 +130,11 @@ def _wrong(path: Path, annotation: Annotation, reason: object) -> UserError:
 
 def read_annotations(path: Path) -> Annotations:
     """A json's contents, annotations by image. UserError when it cannot be read or its records do not fit together."""
-    found = read_json(path, _kept, "images", "annotations", "categories")
-    pictures, categories = read_pictures(path, found["images"]), read_categories(path, found["categories"])
+    contents = read_json(path, _kept, "images", "annotations", "categories")
+    pictures, categories = read_pictures(path, contents["images"]), read_categories(path, contents["categories"])
     size_hw = {picture.image_id: picture.size_hw for picture in pictures.values()}
     of_image: dict[int | str, list[Annotation]] = {}
-    for annotation in found["annotations"]:
+    for annotation in contents["annotations"]:
         if not isinstance(annotation, Annotation):
             lacks = f"an annotation without image_id or category_id: {str(annotation)[:80]}"
             raise UserError(f"{path}: {lacks}; {AS_PUBLISHED}")
@@ -218,10 +218,10 @@ def read_json(path: Path, hook: Hook, *keys: str) -> dict[str, Any]:
     hook: called with each object in it as soon as it is read; what it returns is kept in its place. The whole as
     Python objects would be many times the file, which has hundreds of megabytes.
     """
-    found: dict[str, Any]
+    contents: dict[str, Any]
     try:
         with open(path, encoding="utf-8") as file:
-            found = json.load(file, object_hook=hook)
+            contents = json.load(file, object_hook=hook)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; unpack the annotations beside the photos, fix photos.splits' masks, or set them "
@@ -230,9 +230,9 @@ def read_json(path: Path, hook: Hook, *keys: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not json, or cut short ({error}); unpack it again") from None
     for key in keys:
-        if not isinstance(found, dict) or not isinstance(found.get(key), list):
+        if not isinstance(contents, dict) or not isinstance(contents.get(key), list):
             raise UserError(f"{path}: no list {key!r} in it; {AS_PUBLISHED}")
-    return found
+    return contents
 
 
 def fields(path: Path, what: str, record: Any, *names: str) -> tuple[Any, ...]:

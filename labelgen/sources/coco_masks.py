@@ -82,14 +82,14 @@ def encode_string(runs: NDArray[np.integer]) -> str:
     """The compressed `counts` string of run lengths [R]: what decode_string reads, as maskApi.c writes it."""
     rest = runs.astype(np.int64)
     rest[3:] -= runs[1:-2].astype(np.int64)
-    characters, there = [], [np.ones(rest.size, np.bool_)]
-    while there[-1].any():
+    characters, has_digit = [], [np.ones(rest.size, np.bool_)]
+    while has_digit[-1].any():
         digits = rest & _DIGIT
         rest >>= 5
         goes_on = rest != np.where(digits & _SIGN, -1, 0)
         characters.append(_FIRST + digits + np.where(goes_on, _MORE, 0))
-        there.append(there[-1] & goes_on)
-    return np.stack(characters, 1)[np.stack(there[:-1], 1)].astype(np.uint8).tobytes().decode()
+        has_digit.append(has_digit[-1] & goes_on)
+    return np.stack(characters, 1)[np.stack(has_digit[:-1], 1)].astype(np.uint8).tobytes().decode()
 
 
 def _unpacked(runs: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.bool_]:

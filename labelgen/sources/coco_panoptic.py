@@ -52,11 +52,11 @@ def panoptic_source(root: Path, photos: str, masks: str, max_pixels: int) -> Sou
 
 def _truth(folder: Path, name: str) -> JsonTruth:
     path = folder / f"{name}.json"
-    found = read_json(path, _kept, "images", "annotations", "categories")
-    pictures, categories = read_pictures(path, found["images"]), read_categories(path, found["categories"])
+    contents = read_json(path, _kept, "images", "annotations", "categories")
+    pictures, categories = read_pictures(path, contents["images"]), read_categories(path, contents["categories"])
     check_unique(path, "category", categories.values())
     index = {number: i for i, number in enumerate(categories)}
-    of_image = _by_image(path, found["annotations"], pictures, index)
+    of_image = _by_image(path, contents["annotations"], pictures, index)
     files = [f"{name}/{segments.file_name}" for segments in of_image.values()]
     check_there(folder, files, "mask", "unpack the PNGs of the json beside it")
 
@@ -119,11 +119,11 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
 
 def _named(path: Path, ids: NDArray[np.int64], value: Mapping[Any, int]) -> NDArray[np.int64]:
     """Class indices [H, W] of segment ids."""
-    there, where = np.unique(ids, return_inverse=True)
-    foreign = [number for number in there.tolist() if number not in value]
+    segment_ids, where = np.unique(ids, return_inverse=True)
+    foreign = [number for number in segment_ids.tolist() if number not in value]
     if foreign:
         raise UserError(f"{path}: segment id {foreign[0]} is not in the json's segments_info; {AS_PUBLISHED}")
-    return np.array([value[number] for number in there.tolist()], np.int64)[where.reshape(ids.shape)]
+    return np.array([value[number] for number in segment_ids.tolist()], np.int64)[where.reshape(ids.shape)]
 
 
 def _kept(record: dict[str, Any]) -> Any:

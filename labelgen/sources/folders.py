@@ -274,14 +274,14 @@ class TableTruth:
 
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
         known = np.array(self.values)
-        there = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))
-        foreign = sorted(set(there.tolist()) - set(self.values) - self.ignored)
+        distinct = np.flatnonzero(np.bincount(values.ravel().astype(np.int64)))
+        foreign = sorted(set(distinct.tolist()) - set(self.values) - self.ignored)
         if foreign:
             raise UserError(
                 f"{path}: value {foreign[0]} stands for no class of {self.name} ({self.values[0]} to "
                 f"{self.values[-1]}); are these its masks? fix photos.source or photos.splits' masks"
             )
-        index = np.full(int(there[-1]) + 1, -1, np.int64)
+        index = np.full(int(distinct[-1]) + 1, -1, np.int64)
         index[known[known < len(index)]] = np.flatnonzero(known < len(index))
         return index[values.astype(np.int64)]
 

@@ -25,21 +25,21 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
     """
     if not photos.root:
         raise UserError("photos.root is not set; set it to the folder of your photos: --config.photos.root=FOLDER")
-    root, wanted = Path(photos.root), photos.splits[split]
+    root, split_config = Path(photos.root), photos.splits[split]
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of photos; fix photos.root")
-    masks = wanted.masks if truth else ""
+    masks = split_config.masks if truth else ""
     if photos.source in FOLDERS:
         index = photos.source == "folder"
         meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
-        return folder_source(root, photos.max_pixels, wanted.photos, masks, meaning if masks else None)
+        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning if masks else None)
     if photos.source in JSONS and not masks:  # every picture of the folder
-        return folder_source(root, photos.max_pixels, find_folder(root, wanted.photos))
+        return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos))
     if photos.source in JSONS:
-        return JSONS[photos.source](root, wanted.photos, masks, photos.max_pixels)
+        return JSONS[photos.source](root, split_config.photos, masks, photos.max_pixels)
     if photos.source.startswith(TFDS):
         name = photos.source.removeprefix(TFDS)
         values = IndexTruth(classes, photos.ignore_index)
-        return tfds_source(root, name, wanted.photos, masks, values, photos.max_pixels)
-    layout = LAYOUTS[photos.source](root, wanted.photos, masks)
+        return tfds_source(root, name, split_config.photos, masks, values, photos.max_pixels)
+    layout = LAYOUTS[photos.source](root, split_config.photos, masks)
     return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)

@@ -109,15 +109,15 @@ def find_columns(tfds: Any, folder: Path, features: Any, masks: str) -> Columns:
     """
     kinds = sorted(features.items())  # tfds gives them in another order each time
     images = [name for name, feature in kinds if isinstance(feature, tfds.features.Image)]
-    there = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in kinds)
+    columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in kinds)
     if masks and masks not in images:
         raise UserError(
-            f"{folder}: photos.splits: masks = {masks!r} is not an image feature of it; it has {there}; name one that "
-            "holds class indices, or nothing"
+            f"{folder}: photos.splits: masks = {masks!r} is not an image feature of it; it has {columns}; name one "
+            "that holds class indices, or nothing"
         )
     photos = [name for name in images if name != masks and features[name].shape[-1] != 1]
     if not photos:
-        raise UserError(f"{folder}: no image feature for the photo; it has {there}; take a data set with photos")
+        raise UserError(f"{folder}: no image feature for the photo; it has {columns}; take a data set with photos")
     return Columns(min(photos, key=lambda name: (name != "image", not name.startswith("image"), name)), masks)
 
 

@@ -200,7 +200,7 @@ class _Stage:
         self._board = Board(len(shards))
         self._actors: dict[int, Any] = {}
         self._nodes: dict[int, str] = {}
-        self._ready: set[int] = set()
+        self._ready_workers: set[int] = set()
         self._calls: dict[Any, tuple[int, str]] = {}
         self._starts: Counter[str] = Counter()
         self._photos: Counter[int] = Counter()
@@ -215,7 +215,7 @@ class _Stage:
             if stopped():
                 raise SystemExit
             self._hire()
-            for worker in self._board.idle(sorted(self._ready)):
+            for worker in self._board.idle(sorted(self._ready_workers)):
                 if (shard := self._board.give(worker)) is not None:
                     self._call(worker, "do", self._shards[shard])
             done, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=_TURN_S) if self._calls else ([], [])
@@ -252,7 +252,7 @@ class _Stage:
         if isinstance(answer, Failed):
             raise answer.error()
         if method == "open":
-            self._ready.add(worker)
+            self._ready_workers.add(worker)
         elif method == "told" and worker not in self._board.idle([worker]):
             self._tell(self._board.at(worker), answer)
         elif method == "do":
@@ -262,15 +262,15 @@ class _Stage:
             self._board.finished(worker)
         return None
 
-    def _tell(self, shard: int, told: Told) -> None:
+    def _tell(self, shard: int, report: Told) -> None:
         """Each photo counts once, whoever does it again; those of an earlier run do not count for the rate."""
         before = self._photos[shard]
-        new = max(0, told.photos - before)
-        skipped = min(new, max(0, told.skipped - before))
+        new = max(0, report.photos - before)
+        skipped = min(new, max(0, report.skipped - before))
         self._photos[shard] += new
         self._line.skip(skipped)
         self._line.add(new - skipped)
-        for note in told.notes:
+        for note in report.notes:
             self._line.note(note)
 
     def _why(self, error: Exception) -> str:
@@ -286,32 +286,32 @@ class _Stage:
             node = self._nodes.pop(worker)
             self._line.note(f"a worker on node {node[:8]} is gone{why}; its shard goes to another one")
             del self._actors[worker]
-            self._ready.discard(worker)
+            self._ready_workers.discard(worker)
             self._calls = {call: at for call, at in self._calls.items() if at[0] != worker}
             self._board.lost(worker)
             self._hired_at = -float("inf")
 
     def _hire(self) -> None:
         """An actor for each device that has none. UserError when no node has one for long, or none stays alive."""
-        now = time.monotonic()
-        if now - self._hired_at < _NODES_S:
+        time_s = time.monotonic()
+        if time_s - self._hired_at < _NODES_S:
             return
-        self._hired_at = now
+        self._hired_at = time_s
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         gpus = any(node["Resources"].get("GPU") for node in nodes)
         stage, device = self._job.stage.name, self._job.stage.config.device
         if stage == "encode" and device == "cuda" and not gpus:
             raise UserError("device = 'cuda', but no node of the cluster has a GPU; set device to auto or cpu")
         for node in nodes:
-            most = slots(stage, device, node["Resources"], gpus)
+            capacity = slots(stage, device, node["Resources"], gpus)
             hired = sum(where == node["NodeID"] for where in self._nodes.values())
-            for _ in range(hired, most):
-                if self._starts[node["NodeID"]] < most * _STARTS:
-                    self._start(node, most)
+            for _ in range(hired, capacity):
+                if self._starts[node["NodeID"]] < capacity * _STARTS:
+                    self._start(node, capacity)
         self._line.workers, self._line.nodes = len(self._actors), len(set(self._nodes.values()))
         if self._actors:
-            self._seen_at = now
-        elif now - self._seen_at > _ALONE_S or self._starts:
+            self._seen_at = time_s
+        elif time_s - self._seen_at > _ALONE_S or self._starts:
             raise UserError("no node of the cluster has a worker that stays alive; see Ray's logs on the nodes")
 
     def _start(self, node: dict[str, Any], workers: int) -> None:
@@ -343,7 +343,7 @@ class Board:
 
     def __init__(self, count: int, clock: Callable[[], float] = time.monotonic):
         self._waiting = deque(range(count))
-        self._left = set(range(count))
+        self._unfinished = set(range(count))
         self._running: dict[int, Running] = {}
         self._seconds: list[float] = []
         self._deaths: Counter[int] = Counter()
@@ -352,7 +352,7 @@ class Board:
     @property
     def left(self) -> int:
         """Shards that are not finished."""
-        return len(self._left)
+        return len(self._unfinished)
 
     def idle(self, workers: Iterable[int]) -> list[int]:
         """Those that have no shard."""
@@ -372,27 +372,27 @@ class Board:
     def finished(self, worker: int) -> int:
         """The shard of `worker` is finished, by it or by another; which one that is."""
         shard, since = self._running.pop(worker)
-        self._left.discard(shard)
+        self._unfinished.discard(shard)
         self._seconds.append(self._clock() - since)
         return shard
 
     def lost(self, worker: int) -> None:
         """The worker is gone: its shard waits again, first of all, unless another one has it."""
-        if (gone := self._running.pop(worker, None)) is None or gone.shard not in self._left:
+        if (running := self._running.pop(worker, None)) is None or running.shard not in self._unfinished:
             return
-        self._deaths[gone.shard] += 1
-        if self._deaths[gone.shard] == DEATHS:
+        self._deaths[running.shard] += 1
+        if self._deaths[running.shard] == DEATHS:
             raise UserError(
                 f"{DEATHS} workers died, one after the other, at one shard; see Ray's logs for why (often memory: "
                 "set clip.batch_size and sam.batch_size); the same command goes on from here"
             )
-        if gone.shard not in {other.shard for other in self._running.values()}:
-            self._waiting.appendleft(gone.shard)
+        if running.shard not in {other.shard for other in self._running.values()}:
+            self._waiting.appendleft(running.shard)
 
     def _straggler(self) -> int | None:
         """The shard that one worker alone has had longest, if that is far longer than the others took."""
         workers = Counter(run.shard for run in self._running.values())
-        alone = [run for run in self._running.values() if workers[run.shard] == 1 and run.shard in self._left]
+        alone = [run for run in self._running.values() if workers[run.shard] == 1 and run.shard in self._unfinished]
         oldest = min(alone, key=lambda run: run.since, default=None)
         if oldest is None or not self._seconds:
             return None

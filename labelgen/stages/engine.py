@@ -73,12 +73,12 @@ class LocalEngine:
 
     def run(self, work: Work, shards: Sequence[Shard]) -> None:
         """See Engine."""
-        left = work.unfinished(shards)
-        if not left:
+        unfinished = work.unfinished(shards)
+        if not unfinished:
             return
-        work.open(left)
-        progress = Progress(sum(shard.stop - shard.start for shard in left), "photos", work.stage.name)
-        for shard in left:
+        work.open(unfinished)
+        progress = Progress(sum(shard.stop - shard.start for shard in unfinished), "photos", work.stage.name)
+        for shard in unfinished:
             try:
                 work.do(shard, progress)
             except ShardBusyError as busy:  # whoever has it finishes it, and the stage if it is the last

@@ -152,11 +152,11 @@ def shards_of(config: ConfigDict, data: Path) -> list[Shard]:
 def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
     """What labels/NAME depends on besides the evidence."""
     fields = config.to_dict()
-    ready = config.labels.text_embeddings
+    embeddings_file = config.labels.text_embeddings
     return {
         "ontology": words.to_json(),
-        "text_embeddings": _file_digest(ready) if ready else "",
-        "templates": [] if ready else fields["labels"]["templates"],
+        "text_embeddings": _file_digest(embeddings_file) if embeddings_file else "",
+        "templates": [] if embeddings_file else fields["labels"]["templates"],
         "variant": config.labels.variant,
         "calibration_photos": config.labels.calibration_photos,
         **{name: fields[name] for name in ("presence", "points", "masks", "merge")},
@@ -182,11 +182,11 @@ def _labeller(
     return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
 
 
-def _sample(data: Path, shards: Sequence[Shard], most: int) -> Iterator[EvidenceRow]:
-    """Photos of all shards alike, at most `most`."""
+def _sample(data: Path, shards: Sequence[Shard], limit: int) -> Iterator[EvidenceRow]:
+    """Photos of all shards alike, at most `limit`."""
     readers = [ShardReader(data / "evidence" / shard.name) for shard in shards]
     places = [(reader, row) for reader in readers for row in range(len(reader))]
-    for i in presence.sample(len(places), most):
+    for i in presence.sample(len(places), limit):
         reader, row = places[i]
         yield EvidenceRow.decode(reader[row])
 
@@ -198,17 +198,17 @@ def _prototypes(
 
     Beside them, in words-SPLIT, those of the words by which evaluation asks a split (eval.ontologies).
     """
-    ready, width = config.labels.text_embeddings, encoders["text_width"]
-    if ready and not (folder / "prototypes.npy").exists():
-        _keep_words(folder, words, read_prototypes(ready, len(words.words), width))
+    embeddings_file, width = config.labels.text_embeddings, encoders["text_width"]
+    if embeddings_file and not (folder / "prototypes.npy").exists():
+        _keep_words(folder, words, read_prototypes(embeddings_file, len(words.words), width))
     folders = {folder: words}
     folders |= {folder / f"words-{split}": read_words(path) for split, path in config.eval.ontologies.items()}
-    missing = {where: asked for where, asked in folders.items() if not _has_words(where, asked)}
+    missing = {where: ontology for where, ontology in folders.items() if not _has_words(where, ontology)}
     if missing:
         with times("embed words"):
             embedded = embed_words(config, list(missing.values()), encoders["encoders"]["clip"]["sha256"])
-        for (where, asked), prototypes in zip(missing.items(), embedded, strict=True):
-            _keep_words(where, asked, prototypes)
+        for (where, ontology), prototypes in zip(missing.items(), embedded, strict=True):
+            _keep_words(where, ontology, prototypes)
     return read_prototypes(folder / "prototypes.npy", len(words.words), width)
 
 

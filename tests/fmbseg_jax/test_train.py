@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -47,8 +48,8 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def truth_accuracy(data: Path, workdir: Path, untrained: int | None = None) -> float:
     """Share of valid patches of all photos whose class, by the head of RUN or of a random key, is the true one."""
     opened, restored = Dataset.open(data), restore_run(workdir)
-    head, valid = restored.head_module(), np.ones((1, *restored.grid_hw), bool)
-    nothing = np.zeros((1, *restored.grid_hw, restored.feature_width))
+    head, valid = restored.head_module(), jnp.ones((1, *restored.grid_hw), bool)
+    nothing = jnp.zeros((1, *restored.grid_hw, restored.feature_width))
     params = (
         head.init(jax.random.key(untrained), nothing, valid)["params"] if untrained is not None else restored.params
     )
