@@ -21,10 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fmbseg_jax.runs.head import make_head
+from fmbseg_jax.runs.head import make_head, take_patches
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training.batch import Batch, FedBatch
-from fmbseg_jax.training.losses import class_scores, take_patches, target_shares
+from fmbseg_jax.training.losses import class_scores, target_shares
 from fmbseg_jax.training.mesh import make_mesh
 from fmbseg_jax.training.step import (
     Objective,
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
 def cost(kind: type[Objective], loss: str, patches_per_photo: int, classes: int, batch: int) -> dict[str, int]:
     """Bytes and operations of one training step."""
     settings = LossConfig(loss, True, 0.5, 0.1, True, patches_per_photo, SAMPLES, 1.0)
-    head = make_head(HeadConfig(0, 1, 0, "float32"), TEXT_WIDTH)
+    head = make_head(HeadConfig(0, 1, 0, "float32"), TEXT_WIDTH, "cpu")
     optimiser, mesh = adamw(1e-3, 1, 10, 0.01, 1.0), make_mesh(-1, 1)
     state = jax.eval_shape(lambda key: init_state(head, settings, optimiser, FEATURE_WIDTH, key), jax.random.key(0))
     objective = kind(head, settings, tuple(range(classes)), mesh)

@@ -14,7 +14,7 @@ from benchmarks.setting import Shape
 from fmbseg_jax.runs.head import State, make_head
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig, TrainConfig, train_config
 from fmbseg_jax.training.batch import FedBatch
-from fmbseg_jax.training.mesh import make_mesh, over_data, replicated
+from fmbseg_jax.training.mesh import make_mesh, over_data, platform, replicated
 from fmbseg_jax.training.step import Objective, Teacher, adamw, born_sharded, compile_train_step, init_state
 from labelgen.core.config import load_config
 
@@ -42,7 +42,7 @@ class Program:
 def program(shape: Shape, head: HeadConfig, loss: LossConfig, seed: int = 0) -> Program:
     """Compiles the step for a random batch; one word a class."""
     mesh = make_mesh(-1, 1)
-    module, optimiser = make_head(head, shape.text_width), adamw(1e-3, 1, 100, 0.01, 1.0)
+    module, optimiser = make_head(head, shape.text_width, platform(mesh)), adamw(1e-3, 1, 100, 0.01, 1.0)
     state = born_sharded(lambda key: init_state(module, loss, optimiser, shape.feature_width, key), seed, mesh)
     objective = Objective(module, loss, tuple(range(shape.classes)), mesh)
     step: Any = compile_train_step(objective, optimiser, seed, state, mesh)

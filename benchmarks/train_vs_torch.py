@@ -107,7 +107,7 @@ def first_figures(settings: TrainConfig, path: Path, parameters: Path) -> dict[s
     """Loss and gradient norm of all patches of the first rows; writes the parameters that they are of."""
     data = Dataset.open(path)
     task = open_task(data, settings)
-    head = make_head(settings.head, data.text_width)
+    head = make_head(settings.head, data.text_width, jax.default_backend())
     params = init_state(head, settings.loss, optax.sgd(0.1), data.feature_width, jax.random.key(0)).params
     named = jax.tree_util.tree_flatten_with_path(params["head"])[0]
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value) for path, value in named}

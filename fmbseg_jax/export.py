@@ -62,7 +62,7 @@ def stablehlo(restored: Restored) -> bytes:
     It takes features float32 [b, h, w, D] and valid bool [b, h, w], and gives float32 [b, h, w, E] unit rows, for any
     b, h, w. UserError without flatbuffers.
     """
-    head, params = restored.head_module(), restored.params
+    head, params = restored.head_module("cpu"), restored.params  # its attention is the one for any
     b, h, w = export.symbolic_shape("b, h, w")
     features = _array((b, h, w, restored.feature_width), jnp.float32)
     embed = jax.jit(lambda features, valid: head.apply({"params": params}, features, valid))

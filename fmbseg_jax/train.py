@@ -36,7 +36,7 @@ from fmbseg_jax.training.device_batches import open_batches
 from fmbseg_jax.training.feed import check_whole_shards
 from fmbseg_jax.training.logs import open_log
 from fmbseg_jax.training.loop import Figures, Loop, Step
-from fmbseg_jax.training.mesh import Layout, lay_out, replicated
+from fmbseg_jax.training.mesh import Layout, lay_out, platform, replicated
 from fmbseg_jax.training.step import (
     Objective,
     Teacher,
@@ -84,7 +84,10 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         facts = run_facts(config, settings, data, task)
         keep_config(run, facts)
     with times("state"):
-        head, optimiser = make_head(settings.head, data.text_width), adamw(**vars(settings.optim))
+        head, optimiser = (
+            make_head(settings.head, data.text_width, platform(layout.mesh)),
+            adamw(**vars(settings.optim)),
+        )
         fresh = fresh_state(settings, data, layout, head, optimiser)
     with times("restore"):
         checkpoints = Checkpoints(run, task.prototypes, facts)

@@ -77,7 +77,7 @@ class Embedder:
     """The head of a RUN, compiled once for a batch of fixed size and grid; a short batch is filled up."""
 
     def __init__(self, restored: Restored, batch_size: int) -> None:
-        head, params = restored.head_module(), restored.params
+        head, params = restored.head_module(jax.default_backend()), restored.params
         self._apply = jax.jit(lambda features, valid: head.apply({"params": params}, features, valid))
         self._batch_size, self._dense_map = batch_size, restored.dense_map
 

@@ -49,7 +49,7 @@ class Restored:
     """A trained head with all that using it takes."""
 
     params: Any
-    """The head's own parameters, for `head_module().apply({"params": params}, features, valid)`."""
+    """The head's own parameters, for `head_module("cpu").apply({"params": params}, features, valid)`."""
     head: HeadConfig
     ontology: Ontology
     prototypes: NDArray[np.float32]
@@ -65,9 +65,9 @@ class Restored:
     dense_map: NDArray[np.float32] | None = None
     """[D + 1, E], see fmbseg_jax.runs.dense_map; None where DATA had no evidence."""
 
-    def head_module(self) -> Head:
-        """The Flax module of `params`."""
-        return make_head(self.head, self.prototypes.shape[1])
+    def head_module(self, platform: str) -> Head:
+        """The Flax module of `params`, for devices of that platform."""
+        return make_head(self.head, self.prototypes.shape[1], platform)
 
 
 class Checkpoints:
@@ -252,7 +252,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     meta = _meta(manager, step)
     config = ConfigDict(_tuples(meta["config"]))
     ontology, data = Ontology.from_json(meta["ontology"]), meta["data"]
-    head = make_head(head_config(config), data["text_width"])
+    head = make_head(head_config(config), data["text_width"], jax.default_backend())
     shapes = jax.eval_shape(
         head.init, jax.random.key(0), jnp.zeros((1, 1, data["feature_width"])), jnp.ones((1, 1), bool)
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int32, Shaped, UInt8, UInt16
 
-from fmbseg_jax.training.losses import take_patches
+from fmbseg_jax.runs.head import take_patches
 
 
 class Photos(NamedTuple):

@@ -20,6 +20,9 @@ from jax import Array
 from jaxtyping import Float32, Float64, Int32, Int64, Key, Real, Shaped, UInt8, UInt16
 from numpy.typing import NDArray
 
+from fmbseg_jax.runs.head import take_patches
+from fmbseg_jax.runs.precision import FULL
+
 Tree = Any
 ChunkSums = tuple[Float32[Array, ""], Tree]
 """(total, other sums)"""
@@ -57,7 +60,7 @@ def class_scores(
     z, prototypes: unit rows; word_class: K class indices, ascending from 0.
     """
     order, sizes, back = _word_rounds(word_class)
-    scores = z @ prototypes[order].T
+    scores = jnp.matmul(z, prototypes[order].T, precision=FULL)
     best, start = scores[..., : sizes[0]], sizes[0]
     for size in sizes[1:]:
         second = scores[..., start : start + size]
@@ -144,7 +147,8 @@ def t_supcon(
     label, mass = targets.argmax(-1), targets.sum(-1)
     contrasted = (contrast.label >= 0)[None] & (contrast.ids[None] != ids[:, None])
     positive = contrasted & (contrast.label[None] == label[:, None])
-    prototypes, others = scores / temperature, z @ contrast.z.T / temperature
+    prototypes = scores / temperature
+    others = jnp.matmul(z, contrast.z.T, precision=FULL) / temperature
     normaliser = _log_sum_exp(prototypes, jnp.where(contrasted, others, -jnp.inf))
 
     own = jnp.take_along_axis(prototypes, label[:, None], -1)[:, 0]
@@ -181,12 +185,6 @@ def draw_patches(key: Key[Array, ""], mass: Real[Array, "B N"], count: int) -> I
     """Patch numbers without repetition, in random order: labelled ones (mass > 0) first."""
     order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
     return jax.lax.top_k(order, count)[1]
-
-
-def take_patches(x: Shaped[Array, "B N *rest"], index: Int32[Array, "B n"]) -> Shaped[Array, "B n *rest"]:
-    """Of each row of x, what is at the row's places `index`."""
-    taken: Array = jax.vmap(lambda rows, i: rows[i])(x, index)
-    return taken
 
 
 def chunk_bytes(platform: str) -> int:

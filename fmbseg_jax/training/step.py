@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Float32, Int32, Key, Shaped, UInt8
 
-from fmbseg_jax.runs.head import Head, State
+from fmbseg_jax.runs.head import Head, State, take_patches
 from fmbseg_jax.runs.settings import LossConfig
 from fmbseg_jax.training.batch import Batch, Photos
 from fmbseg_jax.training.losses import (
@@ -25,7 +25,6 @@ from fmbseg_jax.training.losses import (
     in_chunks,
     prototype_ce,
     t_supcon,
-    take_patches,
     target_shares,
 )
 from fmbseg_jax.training.mesh import over_data, platform, replicated, state_shardings

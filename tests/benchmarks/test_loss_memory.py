@@ -13,7 +13,7 @@ from tests.worlds.stepping import CE, LINEAR, SUPCON, Bench, mesh_of
 @pytest.mark.parametrize("loss", [CE, SUPCON], ids=["ce", "supcon"])
 def test_the_peer_is_the_same_loss(loss: LossConfig) -> None:
     bench = Bench(mesh_of(1, 1), LINEAR, loss)
-    peer = AtOnce(make_head(LINEAR, 8), loss, bench.objective._word_class, bench.mesh)
+    peer = AtOnce(make_head(LINEAR, 8, "cpu"), loss, bench.objective._word_class, bench.mesh)
     found = [
         jax.jit(objective)(bench.state.params, bench.batch(), bench.teacher, jax.random.key(3))
         for objective in (peer, bench.objective)

@@ -70,7 +70,7 @@ def with_head(restored: Restored, config: HeadConfig) -> Restored:
     """The same RUN with another head, of random parameters."""
     changed = replace(restored, head=config)
     shape = jnp.zeros((1, 1, 1, restored.feature_width)), jnp.ones((1, 1, 1), bool)
-    params = changed.head_module().init(jax.random.key(1), *shape)["params"]
+    params = changed.head_module("cpu").init(jax.random.key(1), *shape)["params"]
     noise = np.random.default_rng(0)
     return replace(changed, params=jax.tree.map(lambda x: x + 0.1 * noise.normal(size=x.shape).astype("f4"), params))
 

@@ -48,7 +48,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def truth_accuracy(data: Path, workdir: Path, untrained: int | None = None) -> float:
     """Share of valid patches of all photos whose class, by the head of RUN or of a random key, is the true one."""
     opened, restored = Dataset.open(data), restore_run(workdir)
-    head, valid = restored.head_module(), jnp.ones((1, *restored.grid_hw), bool)
+    head, valid = restored.head_module("cpu"), jnp.ones((1, *restored.grid_hw), bool)
     nothing = jnp.zeros((1, *restored.grid_hw, restored.feature_width))
     params = (
         head.init(jax.random.key(untrained), nothing, valid)["params"] if untrained is not None else restored.params

@@ -48,7 +48,7 @@ class Bench:
     """A compiled step on a mesh, with its state and teacher."""
 
     def __init__(self, mesh: Mesh, head: HeadConfig = LINEAR, loss: LossConfig = CE, seed: int = 0, steps: int = 20):
-        module = make_head(head, TEXT_WIDTH)
+        module = make_head(head, TEXT_WIDTH, "cpu")
         optimiser = step.adamw(2e-2, 2, steps, 0.01, 1.0)
         self.mesh = mesh
         self.state = born_sharded(lambda key: init_state(module, loss, optimiser, WIDTH, key), 0, mesh)

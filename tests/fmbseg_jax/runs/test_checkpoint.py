@@ -90,7 +90,7 @@ def test_run_alone_restores_the_head_and_all_it_takes(trained: Path) -> None:
     assert got.encoders["encoder"]["sha256"] == "ab" * 32 and got.temperature == pytest.approx(0.04)
     np.testing.assert_array_equal(got.prototypes, PROTOTYPES)
     assert got.config.to_dict() == facts()["config"], "tuples stay tuples"
-    z = got.head_module().apply({"params": got.params}, jnp.ones((1, 3, 3, WIDTH)), jnp.ones((1, 3, 3), bool))
+    z = got.head_module("cpu").apply({"params": got.params}, jnp.ones((1, 3, 3, WIDTH)), jnp.ones((1, 3, 3), bool))
     assert z.shape == (1, 3, 3, TEXT_WIDTH)
 
 

@@ -73,7 +73,7 @@ class Case:
 
     def found(self) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """(total, gradients by z and temperature) of in_chunks."""
-        objective = Objective(make_head(LINEAR, WIDTH), self.loss, self.word_class, mesh_of(1, 1))
+        objective = Objective(make_head(LINEAR, WIDTH, "cpu"), self.loss, self.word_class, mesh_of(1, 1))
         teacher = Teacher(jnp.float32(self.prototypes), jnp.float32(self.weights))
         classes, shares = jnp.asarray(self.classes, jnp.uint16), jnp.asarray(self.shares, jnp.uint8)
         label = jnp.asarray(np.where(self.targets.any(1), self.targets.argmax(1), -1))
@@ -144,7 +144,7 @@ def test_chunks_exchange_nothing_between_devices(chunk_of: Callable[[int, int], 
 
 def test_memory_does_not_grow_with_patches_times_classes(chunk_of: Callable[[int, int], None]) -> None:
     count, words = 4096, 1024
-    objective = Objective(make_head(LINEAR, WIDTH), CE, tuple(range(words)), mesh_of(1, 1))
+    objective = Objective(make_head(LINEAR, WIDTH, "cpu"), CE, tuple(range(words)), mesh_of(1, 1))
     kinds = (((WIDTH,), jnp.float32), ((3,), jnp.uint16), ((3,), jnp.uint8), ((), jnp.int32))
     patches = Patches(*(jax.ShapeDtypeStruct((count, *shape), kind) for shape, kind in kinds))
     prototypes, weights, temperature = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((words, WIDTH), (words,), ()))

@@ -57,7 +57,7 @@ def moved(text: str) -> list[Moved]:
 def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
     """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
     mesh = mesh_of(DEVICES, 1)
-    module, optimiser = make_head(head, TEXT_WIDTH), adamw(1e-2, 2, 20, 0.01, 1.0)
+    module, optimiser = make_head(head, TEXT_WIDTH, "cpu"), adamw(1e-2, 2, 20, 0.01, 1.0)
     make = functools.partial(init_state, module, loss, optimiser, WIDTH)
     shapes = jax.eval_shape(make, jax.random.key(0))
     state = placed(shapes, state_shardings(shapes, mesh))
