@@ -84,10 +84,8 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         facts = run_facts(config, settings, data, task)
         keep_config(run, facts)
     with times("state"):
-        head, optimiser = (
-            make_head(settings.head, data.text_width, platform(layout.mesh)),
-            adamw(**vars(settings.optim)),
-        )
+        head = make_head(settings.head, data.text_width, platform(layout.mesh))
+        optimiser = adamw(**vars(settings.optim))
         fresh = fresh_state(settings, data, layout, head, optimiser)
     with times("restore"):
         checkpoints = Checkpoints(run, task.prototypes, facts)

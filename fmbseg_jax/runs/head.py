@@ -21,24 +21,54 @@ from fmbseg_jax.runs.settings import HeadConfig
 _MLP_RATIO = 4  # hidden width of a block's MLP over its own width
 
 
+class Projections(nn.Module):
+    """Queries, keys and values of each head, one kernel [D, 3, heads, d] and bias for all three."""
+
+    heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, asking: Float[Array, "B n D"], seen: Float[Array, "B N D"]
+    ) -> tuple[attention.Queries, attention.Keys, attention.Keys]:
+        """Queries of the patches that ask, keys and values of those that are seen."""
+        width = seen.shape[-1]
+        shape = (3, self.heads, width // self.heads)
+        flat = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", lambda key: flat(key, (width, 3 * width)).reshape(width, *shape))
+        kernel, bias = kernel.astype(self.dtype), self.param("bias", nn.initializers.zeros, shape).astype(self.dtype)
+
+        def project(x: Float[Array, "B n D"], part: slice) -> list[Float[Array, "B n heads d"]]:
+            product = jnp.einsum("bnD,Dphd->pbnhd", x, kernel[:, part], precision=of_products(self.dtype))
+            return list(product + bias[part, None, None])
+
+        if asking is seen:
+            q, k, v = project(seen, slice(0, 3))
+        else:
+            (q,), (k, v) = project(asking, slice(0, 1)), project(seen, slice(1, 3))
+        return q, k, v
+
+
 class Block(nn.Module):
     """A pre-norm transformer block over the patches of a view: attention, then an MLP, each with its residual."""
 
     heads: int
     dtype: DTypeLike
-    kernel: str
+    kernel: str = attention.WRITTEN_OUT
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
-        """Patches where valid is False are attended to by none."""
+    def __call__(
+        self, x: Float[Array, "B N D"], valid: Bool[Array, "B N"], drawn: Int[Array, "B n"] | None = None
+    ) -> Float[Array, "B n D"]:
+        """Of the patches drawn (None: all). Patches where valid is False are attended to by none."""
         width, precision = x.shape[-1], of_products(self.dtype)
         dense = functools.partial(nn.Dense, dtype=self.dtype, precision=precision)
-        general = functools.partial(nn.DenseGeneral, dtype=self.dtype, precision=precision)
-        y = nn.LayerNorm(dtype=self.dtype)(x)
-        qkv = general((3, self.heads, width // self.heads), name="qkv")(y)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        seen = nn.LayerNorm(dtype=self.dtype)(x)
+        x, asking = (x, seen) if drawn is None else (take_patches(x, drawn), take_patches(seen, drawn))
+        q, k, v = Projections(self.heads, self.dtype, name="qkv")(asking, seen)
         y = attention.attend(self.kernel, q, k, v, valid)
-        x = x + general(width, axis=(-2, -1), name="out")(y)
+        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, precision=precision, name="out")
+        x = x + out(y)
         y = nn.LayerNorm(dtype=self.dtype)(x)
         y = nn.gelu(dense(_MLP_RATIO * width, name="up")(y))
         return x + dense(width, name="down")(y)
@@ -61,29 +91,32 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, "B *grid D"], valid: Bool[Array, "B *grid"]
-    ) -> Float32[Array, "B *grid E"]:
-        """z, rows of length 1 (any row where valid is False means nothing). Any grid is as good: h w, N."""
+        self,
+        features: Float[Array, "B *grid D"],
+        valid: Bool[Array, "B *grid"],
+        drawn: Int[Array, "B n"] | None = None,
+    ) -> Float32[Array, "B *places E"]:
+        """z of all patches, or of those drawn from a view [B, N], rows of length 1. Any grid is as good: h w, N.
+
+        Where valid is False a row means nothing. What only other patches need is not computed of them: with blocks that
+        is all that follows the last one's keys and values.
+        """
         batch, *grid, width = features.shape
         dense = functools.partial(nn.Dense, dtype=self.dtype, precision=of_products(self.dtype))
         x, flat = features.reshape(batch, -1, width).astype(self.dtype), valid.reshape(batch, -1)
+        kernel = self.kernel(width)
+        for i in range(self.blocks):
+            last = drawn if i == self.blocks - 1 else None
+            x = Block(self.heads, self.dtype, kernel, name=f"block_{i}")(x, flat, last)
+        if drawn is not None and not self.blocks:
+            x = take_patches(x, drawn)
         if self.blocks:
-            x = self._through_blocks(x, flat)
             x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         if self.hidden:
             x = nn.gelu(dense(self.hidden, name="hidden")(x))
         z = dense(self.text_width, name="project")(x)
-        return unit(z.astype(jnp.float32)).reshape(batch, *grid, self.text_width)
-
-    def _through_blocks(self, x: Float[Array, "B N D"], valid: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
-        """No block knows where a patch lies, so that a kernel may have them in the order that it wants."""
-        kernel = self.kernel(x.shape[-1])
-        order = attention.valid_first(valid) if kernel == attention.CUDNN else None
-        if order is not None:
-            x, valid = take_patches(x, order), take_patches(valid, order)
-        for i in range(self.blocks):
-            x = Block(self.heads, self.dtype, kernel, name=f"block_{i}")(x, valid)
-        return x if order is None else take_patches(x, jnp.argsort(order, axis=1))
+        places = grid if drawn is None else drawn.shape[1:]
+        return unit(z.astype(jnp.float32)).reshape(batch, *places, self.text_width)
 
     def kernel(self, feature_width: int) -> str:
         """What its blocks attend with, see fmbseg_jax.runs.attention."""

@@ -169,7 +169,9 @@ class Objective:
         """
         over, whole = over_data(self._mesh).spec, replicated(self._mesh).spec
         specs = (whole, over, whole, whole, whole)
-        return jax.shard_map(function, mesh=self._mesh, in_specs=specs, out_specs=whole, axis_names={"data"})
+        return jax.shard_map(
+            function, mesh=self._mesh, in_specs=specs, out_specs=whole, axis_names={"data"}, check_vma=False
+        )
 
     def _own(self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]) -> Outcome:
         """The sums of this device's photos."""
@@ -216,7 +218,7 @@ class Objective:
         return contrast_set(patches, sample, self._classes, self._loss.soft_targets)
 
     def _project(self, params: Any, photos: Photos, keys: Key[Array, "B"]) -> Patches:
-        """The patches [B, n] in this step's loss. Without blocks a patch needs no other, so only these are."""
+        """The patches [B, n] in this step's loss. Without blocks they need no others: then no others are read."""
         h, w = photos.classes.shape[1:3]
         classes, shares = (x.reshape(-1, h * w, 3) for x in (photos.classes, photos.shares))
         valid = valid_patches(photos.grid_hw, h, w).reshape(-1, h * w)
@@ -226,9 +228,9 @@ class Objective:
             return x if drawn is None else take_patches(x, drawn)
 
         if self._head.blocks:
-            z = take(self._apply(params, photos.features(None), valid))
+            z = self._apply(params, photos.features(None), valid, drawn)
         else:
-            z = self._apply(params, photos.features(drawn), take(valid))
+            z = self._apply(params, photos.features(drawn), take(valid), None)
         first = jax.lax.axis_index("data") * (z.shape[0] * z.shape[1])
         ids = first + jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
@@ -239,9 +241,13 @@ class Objective:
         return draw_of_each(keys, shares, count) if 0 < count < shares.shape[1] else None
 
     def _apply(
-        self, params: Any, features: Float[Array, "B N D"], valid: Bool[Array, "B N"]
-    ) -> Float32[Array, "B N E"]:
-        return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid))
+        self,
+        params: Any,
+        features: Float[Array, "B N D"],
+        valid: Bool[Array, "B N"],
+        drawn: Int32[Array, "B n"] | None,
+    ) -> Float32[Array, "B m E"]:
+        return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid, drawn))
 
 
 def each_device_own(tree: T) -> T:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmbseg_jax.runs.head import Block, Head
+from fmbseg_jax.runs.head import Block, Head, take_patches
 
 KEY = jax.random.key(0)
 
@@ -83,3 +83,14 @@ def test_a_zero_feature_gives_finite_gradients() -> None:
     params = jax.jit(head.init)(KEY, features, valid)
     gradient = jax.jit(jax.grad(lambda p: head.apply(p, features, valid).sum()))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(("blocks", "hidden"), [(0, 0), (1, 0), (2, 8)])
+def test_patches_that_are_drawn_are_those_of_all(blocks: int, hidden: int) -> None:
+    rng = np.random.default_rng(0)
+    head = Head(text_width=6, blocks=blocks, heads=2, hidden=hidden)
+    features, valid = jnp.asarray(rng.normal(size=(2, 9, 8)), jnp.float32), jnp.arange(9)[None] < jnp.array([[9], [5]])
+    drawn = jnp.asarray([[3, 0, 8], [4, 2, 1]], jnp.int32)
+    params = head.init(jax.random.key(0), features, valid)
+    expected = take_patches(head.apply(params, features, valid), drawn)
+    np.testing.assert_allclose(head.apply(params, features, valid, drawn), expected, rtol=1e-5, atol=1e-6)
