@@ -22,9 +22,10 @@ from labelgen.core.config import load_config
 from labelgen.core.ontology import Ontology
 from labelgen.data.records import FeatureRow, TruthRow
 from labelgen.labels.free_labels import label_photo
+from labelgen.labels.presence import Calibration
 from tests.worlds import data
 from tests.worlds import run as run_world
-from tests.worlds.labelling import GRID, NEUTRAL, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
+from tests.worlds.labelling import GRID, ONTOLOGY, PROTOTYPES, SETTINGS, SIZE, evidence, truth
 from tests.worlds.paths import ROOT
 
 EVAL = ("p0", "p1", "p2", "dir/<i>&'p3", "p4")
@@ -61,17 +62,18 @@ def truth_row(name: str) -> TruthRow:
 
 def write_data(folder: Path, ontology: Ontology = ONTOLOGY, with_truth: bool = True) -> Path:
     splits: dict[str, dict[str, list[list[Any]]]] = {}
+    neutral = Calibration.none(len(ontology.names))
     for split, names in (("eval", EVAL), ("train", TRAIN)):
         seen = [replace(evidence(0), photo_id=name) for name in names]
         families: dict[str, list[list[Any]]] = {"features": [[features(name, i) for i, name in enumerate(names)]]}
         families["evidence"] = [seen]
         if split == "train":
-            rows = [label_photo(row, SETTINGS, ontology, PROTOTYPES, NEUTRAL, (8, 8)) for row in seen]
+            rows = [label_photo(row, SETTINGS, ontology, PROTOTYPES, neutral, (8, 8)) for row in seen]
             families["labels/default"] = [rows]
         elif with_truth:
             families["truth"] = [[truth_row(name) for name in names]]
         splits[split] = families
-    data.write_labels(folder / "labels/default", ontology, PROTOTYPES, NEUTRAL, **LABELS, digest="d")
+    data.write_labels(folder / "labels/default", ontology, PROTOTYPES, neutral, **LABELS, digest="d")
     config = load_config(str(ROOT / "configs/default.py"))
     encoded = {name: config[name].to_dict() for name in ("encoder", "clip")}
     data.write_data(folder, splits, (8, 8), (5, 5), ENCODERS, config=encoded)
