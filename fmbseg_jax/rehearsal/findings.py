@@ -201,7 +201,8 @@ def _step_lines(found: Findings) -> list[str]:
     return [
         f"a step: bound by {found.bound()}, {1e3 * least:.3f} ms at best, so at most {photos / least:,.0f} photos/s",
         f"  by published peaks: work {1e3 * times['work']:.3f} ms, exchange {1e3 * times['sum']:.3f} ms, feed "
-        f"{1e3 * times['feed']:.3f} ms where rows are fed; launches and latencies, some 10 us each, come on top",
+        f"{1e3 * times['feed']:.3f} ms where rows are fed",
+        "  launches and collectives take some 10 us each on top of that",
     ]
 
 
