@@ -22,24 +22,16 @@ ITEM_BYTES = {
     **dict.fromkeys(("f64", "s64", "u64", "c64"), 8),
 }
 _LAUNCHES = (
-    "fusion",
-    "custom-call",
-    "copy",
-    "convolution",
-    "dot",
-    "sort",
-    "reduce",
-    "reduce-window",
-    "scatter",
-    "gather",
+    *("fusion", "custom-call", "copy", "convolution", "dot", "sort", "reduce", "reduce-window", "scatter", "gather"),
+    *("reshape", "transpose", "concatenate", "pad", "slice", "dynamic-slice", "dynamic-update-slice", "broadcast"),
 )
 """Instructions that are kernels where they stand by themselves; others name memory, or are a scalar's arithmetic."""
 _NO_KERNELS = (
     *("AllocateBuffer", "ConcatBitcast", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"),
     *("AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked"),
 )
-_SCALAR_MEMORY = "S(6)"
-"""A TPU's, in a type: what is copied there is read by the processor that starts the kernels."""
+_SCALAR = re.compile(r"\w+\[\]\{:T\(|S\(6\)")
+"""A TPU's, in a type: one number, or what lies where the processor that starts the kernels reads it."""
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<rest>.*)$")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
@@ -196,8 +188,8 @@ def _launched(computations: dict[str, list[Instruction]], name: str, count: int)
 
 def _is_no_kernel(instruction: Instruction) -> bool:
     target = _TARGET.search(instruction.line)
-    copied = instruction.opcode == "copy" and _SCALAR_MEMORY in instruction.result
-    return copied or bool(target and target[1] in _NO_KERNELS)
+    scalar = instruction.opcode not in ("fusion", "custom-call") and _SCALAR.search(instruction.result)
+    return bool(scalar) or bool(target and target[1] in _NO_KERNELS)
 
 
 def _result_bytes(instruction: Instruction) -> dict[str, int]:

@@ -24,7 +24,7 @@ from fmbseg_jax.inference.embedder import embedding
 from fmbseg_jax.rehearsal.optimized import Optimized, read
 from fmbseg_jax.rehearsal.topologies import Topology
 from fmbseg_jax.runs.head import Head, make_head
-from fmbseg_jax.runs.settings import FeedConfig, TrainConfig
+from fmbseg_jax.runs.settings import FeedConfig, TrainConfig, check_heads
 from fmbseg_jax.training.batch import FedBatch, StoredBatch
 from fmbseg_jax.training.costs import matmul_flops
 from fmbseg_jax.training.device_batches import STEPS_AHEAD, rows_a_device
@@ -38,7 +38,6 @@ from fmbseg_jax.training.step import (
     compile_train_step,
     init_state,
 )
-from fmbseg_jax.training.task import check_heads
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 

@@ -16,7 +16,7 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import refuse_other
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
-from fmbseg_jax.runs.settings import HeadConfig, TrainConfig
+from fmbseg_jax.runs.settings import TrainConfig, check_heads
 from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import (
@@ -89,14 +89,6 @@ def open_task(data: Dataset, settings: TrainConfig) -> Task:
     weights = class_weights(mass, settings.loss.class_balance)
     examples = Examples(data, feed.split, targets)
     return Task(ontology, prototypes, weights, examples, train_rows, held_out_rows)
-
-
-def check_heads(head: HeadConfig, feature_width: int) -> None:
-    """UserError unless the attention heads divide the features' width."""
-    if head.blocks and feature_width % head.heads:
-        raise UserError(
-            f"head.heads={head.heads} does not divide the features' width {feature_width}; set it to a divisor"
-        )
 
 
 def run_facts(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Task) -> dict[str, Any]:
