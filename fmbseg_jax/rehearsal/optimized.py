@@ -37,6 +37,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<rest>.*)$")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _ROUNDS = re.compile(r'"?known_trip_count"?:\{"?n"?:"?(\d+)')
+_BELOW = re.compile(r"ROOT .* compare\(.*?, %([\w.\-]+)\), direction=LT")
+_CONSTANT = re.compile(r"constant\((\d+)\)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _ARRAY = re.compile(r"\b(?P<kind>[a-z]+\d*\w*)\[(?P<dims>[\d,]*)\]")
 _HOST = re.compile(r"callback|host", re.IGNORECASE)
@@ -64,6 +66,10 @@ class Instruction(NamedTuple):
     """Its type."""
     opcode: str
     line: str
+
+
+Computations = dict[str, list[Instruction]]
+"""Name -> its instructions."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,9 @@ def array_bytes(shape: str) -> dict[str, int]:
     return dict(sizes)
 
 
-def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
+def _computations(text: str) -> tuple[Computations, str]:
     """Name -> instructions, and the name of the entry."""
-    computations: dict[str, list[Instruction]] = {}
+    computations: Computations = {}
     name = entry = ""
     for line in text.splitlines():
         if begins := _COMPUTATION.match(line):
@@ -151,15 +157,25 @@ def _called(instruction: Instruction) -> list[str]:
     return [*names, *listed]
 
 
-def _rounds(instruction: Instruction) -> int | None:
-    """How often what an instruction calls runs; None where the compiler does not know."""
+def _rounds(instruction: Instruction, computations: Computations) -> int | None:
+    """How often what an instruction calls runs; None where nobody knows.
+
+    A TPU's text does not say it of a loop: then it is the number below which its counter must be, from 0 by ones as jax
+    counts in all scans and maps.
+    """
     if instruction.opcode != "while":
         return 1
-    known = _ROUNDS.search(instruction.line)
-    return int(known[1]) if known else None
+    if known := _ROUNDS.search(instruction.line):
+        return int(known[1])
+    condition = dict(_CALLED.findall(instruction.line)).get("condition", "")
+    lines = [each.line for each in computations.get(condition, ())]
+    below = _BELOW.search(lines[-1]) if lines else None
+    bounds = [line for line in lines if below and f"%{below[1]} = s32[]" in line]
+    number = _CONSTANT.search(bounds[0]) if bounds else None
+    return int(number[1]) if number else None
 
 
-def _times(computations: dict[str, list[Instruction]], entry: str) -> tuple[dict[str, int], int]:
+def _times(computations: Computations, entry: str) -> tuple[dict[str, int], int]:
     """Computation -> how often a step runs it, and the loops without a count."""
     times = Counter[str]()
     unknown = 0
@@ -169,19 +185,19 @@ def _times(computations: dict[str, list[Instruction]], entry: str) -> tuple[dict
         times[name] += count
         for instruction in computations.get(name, ()):
             called = [other for other in _called(instruction) if other in computations]
-            rounds = _rounds(instruction)
+            rounds = _rounds(instruction, computations)
             unknown += rounds is None
             todo += [(other, count * (1 if rounds is None else rounds)) for other in called]
     return dict(sorted(times.items(), key=lambda item: list(computations).index(item[0]))), unknown
 
 
-def _launched(computations: dict[str, list[Instruction]], name: str, count: int) -> Iterator[tuple[Instruction, int]]:
+def _launched(computations: Computations, name: str, count: int) -> Iterator[tuple[Instruction, int]]:
     """(instruction, how often) of what is launched by itself: not the inside of a fusion, but of loops and calls."""
     for instruction in computations[name]:
         if instruction.opcode in ("while", "call", "conditional"):
             inside = [other for other in _called(instruction) if other in computations]
             for other in inside:
-                yield from _launched(computations, other, count * (_rounds(instruction) or 1))
+                yield from _launched(computations, other, count * (_rounds(instruction, computations) or 1))
         elif instruction.opcode in _LAUNCHES and not _is_no_kernel(instruction):
             yield instruction, count
 

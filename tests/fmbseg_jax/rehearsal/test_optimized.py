@@ -103,6 +103,33 @@ def test_a_loop_that_nobody_can_count_is_said() -> None:
     assert program.unknown_loops == 1 and program.by_kind()["all-reduce"] == [2 * 13379328, 8]
 
 
+COUNTED = """\
+HloModule jit_step, is_scheduled=true, num_partitions=4
+
+%body (carried: (s32[], f32[4096,768])) -> (s32[], f32[4096,768]) {
+  %carried = (s32[]{:T(128)}, f32[4096,768]{1,0:T(8,128)}) parameter(0)
+  %fusion.9 = f32[1024,21]{1,0:T(8,128)} fusion(%carried), kind=kCustom, calls=%fused
+}
+
+%region_21.24 (wide.param.40: (s32[], f32[4096,768])) -> pred[] {
+  %constant.218.clone.3 = s32[]{:T(128)} constant(4), metadata={op_name="jit(step)/jvp()/shard_map"}
+  %wide.param.40 = (s32[]{:T(128)}, f32[4096,768]{1,0:T(8,128)S(1)}) parameter(0)
+  %get-tuple-element.649 = s32[]{:T(128)} get-tuple-element(%wide.param.40), index=0
+  ROOT %lt.115 = pred[]{:T(512)} compare(%get-tuple-element.649, %constant.218.clone.3), direction=LT, metadata={}
+}
+
+ENTRY %main.26_spmd (param.16: s32[]) -> s32[] {
+  %reshape.122 = bf16[1,57498,1024]{2,1,0:T(8,128)(2,1)} reshape(%param.28), metadata={op_name="jit(step)/reshape"}
+  ROOT %while.3 = (s32[], f32[4096,768]{1,0}) while(%tuple.163), condition=%region_21.24, body=%body
+}
+"""
+
+
+def test_a_tpus_loops_are_counted_by_their_condition() -> None:
+    program = read(COUNTED)
+    assert (program.kernels, program.unknown_loops) == ({"reshape": 1, "fusion": 4}, 0)
+
+
 def test_bytes_of_a_type() -> None:
     assert array_bytes("(f32[3,4]{1,0:T(8,128)}, bf16[], s8[0]{0}, u32[2]{0:S(2)})") == {
         "f32": 48,
