@@ -5,25 +5,24 @@
 Devices are virtual ones of the CPU, each number in fresh processes: they say bytes, not times. The global batch grows
 with the devices (--batch photos each), D=1024, 37 x 37 patches, E=768, 21 classes. Bytes exchanged are the operands of
 the collectives in the compiled program, each as often as it is run; bytes a device keeps are the compiler's own count.
-The model then takes FLOPs and bytes of one device and published peaks (CHIPS): see `step_seconds`.
+The model then takes FLOPs and bytes of one device and published peaks: see fmbseg_jax/training/chips.py.
 """
 
 import argparse
 import dataclasses
 import json
-import math
-import re
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 from benchmarks.programs import LARGE, program, settings_of
 from benchmarks.setting import REAL, fresh_process, publish, table
+from fmbseg_jax.rehearsal.optimized import read
 from fmbseg_jax.runs import hosts
+from fmbseg_jax.training.chips import CHIPS, step_seconds
 from fmbseg_jax.training.costs import matmul_flops
 from labelgen.core.command import command, parser
 
@@ -34,62 +33,6 @@ CASES: dict[str, tuple[str, ...]] = {
     "linear, t_supcon": ("train.loss=t_supcon",),
     "1 block, prototype_ce": ("head.blocks=1",),
 }
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "u16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
-COLLECTIVE = re.compile(
-    r"= (?P<out>\(.*?\)|\S+) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-ARRAY = re.compile(r"(?P<kind>\w+)\[(?P<dims>[\d,]*)\]")
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Published peaks of an accelerator and of the host it sits in; bytes and FLOPs a second."""
-
-    flops: float
-    """bfloat16 matrix products, dense."""
-    memory: float
-    """Of its own memory."""
-    exchange: float
-    """To its neighbours, one way: within a pod or a host."""
-    network: float
-    """Of a host to other hosts, one way, shared by its chips; 0: chips of other hosts are as near."""
-    store: float
-    """Into a host, from where DATA lies."""
-    per_host: int
-
-
-CHIPS = {
-    # docs.cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, interconnect 400 GB/s both ways, 8 chips and
-    # 2 x 100 Gbit/s a host; all 256 chips are one torus.
-    "TPU v5e": Chip(197e12, 819e9, 200e9, 0, 25e9, 8),
-    # NVIDIA H100 data sheet, SXM: 989 TFLOP/s dense, 3.35 TB/s, NVLink 900 GB/s both ways; NVIDIA DGX H100 data
-    # sheet: 8 GPUs and 8 x 400 Gbit/s a host, two more such ports for storage.
-    "H100 SXM": Chip(989e12, 3.35e12, 450e9, 400e9, 100e9, 8),
-}
-
-
-def step_seconds(chip: Chip, hosts: int, flops: float, moved: float, sent: float, fed: float) -> dict[str, float]:
-    """Seconds of a step on `hosts` hosts with all their chips, as long as nothing but the peaks limits it.
-
-    With n = hosts * per_host chips, and a device's own share of flops, bytes moved to and from its memory, bytes of
-    the collectives' results (those of sums twice: once to add and once to spread, as in a ring), and bytes of
-    features fed to it from the store each step:
-
-        work = max(flops / chip.flops, moved / chip.memory)
-        sum = (n - 1) / n * sent / link;  link = min(exchange, network) where the ring crosses hosts
-              (network: all of a host's ports, which a hierarchical ring uses), else exchange
-        feed = fed * per_host / store, read ahead, so that it hides behind the rest or bounds it
-        step = max(work + sum, feed);  work + sum where the features lie on the devices and nothing is fed
-
-    Sum and work are added, as the gradient of a linear head is there at the end only. Latencies, of some ten
-    microseconds a collective and more a launch, are left out: a step of a tenth of a millisecond is not to be had.
-    """
-    chips = hosts * chip.per_host
-    work = max(flops / chip.flops, moved / chip.memory)
-    link = min(chip.exchange, chip.network) if chip.network and hosts > 1 else chip.exchange
-    summed = (chips - 1) / chips * sent / link
-    feed = fed * chip.per_host / chip.store
-    return {"work": work, "sum": summed, "feed": feed, "resident": work + summed, "fed": max(work + summed, feed)}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -144,7 +87,7 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
     return {
         "devices": devices,
         "loss": float(metrics["loss"]) if metrics else None,  # a block's step is a matter of minutes here
-        "collectives": collectives(step.compiled.as_text()) if devices > 1 else {},  # there with oneself to sum
+        "collectives": read(step.compiled.as_text()).by_kind() if devices > 1 else {},  # there with oneself to sum
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "flops": matmul_flops(step.jaxpr) / devices,
@@ -152,21 +95,6 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
         "feature_bytes": step.batch.features.nbytes // devices,
         "compile_s": step.compile_s,
     }
-
-
-def collectives(text: str) -> dict[str, list[int]]:
-    """Kind -> bytes of the result of each such operation in a compiled program, largest first.
-
-    None is in a loop: the loss's chunks are summed on the device first (tests say so), so each is run once a step.
-    """
-    sizes_of: dict[str, list[int]] = {}
-    for match in COLLECTIVE.finditer(text):
-        size = sum(
-            ITEM_BYTES[array["kind"]] * math.prod(int(n) for n in array["dims"].split(",") if n)
-            for array in ARRAY.finditer(match["out"])
-        )
-        sizes_of.setdefault(match["kind"], []).append(size)
-    return {kind: sorted(sizes, reverse=True) for kind, sizes in sizes_of.items()}
 
 
 def text(rows: list[dict[str, Any]]) -> str:
@@ -211,7 +139,7 @@ def on_paper(rows: list[dict[str, Any]], batch: int) -> str:
         if (row["processes"], row["devices"]) != (1, 8):
             continue
         moved = needed_bytes(row)
-        for name, most in (("TPU v5e", 32), ("H100 SXM", 4)):
+        for name, most in (("TPU v5 lite", 32), ("NVIDIA H100 80GB HBM3", 4)):
             chip = CHIPS[name]
             for count in [n for n in (1, 4, 32) if n <= most]:
                 times = step_seconds(chip, count, row["flops"], moved, sent(row), row["feature_bytes"])

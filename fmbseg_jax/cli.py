@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "export-head": Command("fmbseg_jax.export", "the trained head, to be used without this code"),
         "features": Command("labelgen.features", "another encoder's features for photos that are labelled already"),
         "fetch": Command("labelgen.fetch", "Pascal VOC and SBD from their owners"),
+        "rehearse": Command("fmbseg_jax.rehearse", "what a training takes on TPUs or GPUs, compiled without one"),
         "budget": Command("labelgen.budget", "what a run will fetch, write and take"),
         "results": Command("fmbseg_jax.results", "the figures of several RUNs as one table"),
         "completion": Command("fmbseg_jax.completion", "what a shell needs to complete all this at a TAB"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.runs.checkpoint import Restored
 from fmbseg_jax.runs.dense_map import densely_embedded
+from fmbseg_jax.runs.head import Head
 from labelgen.core.errors import UserError
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
@@ -73,12 +74,17 @@ class Towers:
         return self._clip.text(words, self._restored.config.labels.templates)
 
 
+def embedding(head: Head) -> Any:
+    """The jitted head: parameters, features [b, h, w, D], valid bool [b, h, w] -> unit rows float32 [b, h, w, E]."""
+    return jax.jit(lambda params, features, valid: head.apply({"params": params}, features, valid))
+
+
 class Embedder:
     """The head of a RUN, compiled once for a batch of fixed size and grid; a short batch is filled up."""
 
     def __init__(self, restored: Restored, batch_size: int) -> None:
-        head, params = restored.head_module(jax.default_backend()), restored.params
-        self._apply = jax.jit(lambda features, valid: head.apply({"params": params}, features, valid))
+        head = restored.head_module(jax.default_backend())
+        self._apply, self._params = embedding(head), jax.device_put(restored.params)
         self._batch_size, self._dense_map = batch_size, restored.dense_map
 
     def __call__(self, rows: Sequence[FeatureRow]) -> list[Array]:
@@ -89,7 +95,7 @@ class Embedder:
         for i, row in enumerate(rows):
             features[i] = row.features
             valid[i, : row.grid_hw[0], : row.grid_hw[1]] = True
-        z = np.asarray(self._apply(features, valid))
+        z = np.asarray(self._apply(self._params, features, valid))
         return [z[i, : row.grid_hw[0], : row.grid_hw[1]] for i, row in enumerate(rows)]
 
     def dense(self, row: FeatureRow) -> Array:

@@ -123,6 +123,14 @@ def head_config(config: ConfigDict) -> HeadConfig:
     return HeadConfig(**{name: config.head[name] for name in HeadConfig.__annotations__})
 
 
+def check_heads(head: HeadConfig, feature_width: int) -> None:
+    """UserError unless the attention heads divide the features' width."""
+    if head.blocks and feature_width % head.heads:
+        raise UserError(
+            f"head.heads={head.heads} does not divide the features' width {feature_width}; set it to a divisor"
+        )
+
+
 _CHOICES = {
     "head.dtype": ("float32", "bfloat16"),
     "train.targets": ("labels", "truth"),

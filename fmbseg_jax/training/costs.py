@@ -9,16 +9,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Published peaks of dense bf16, 1e12 operations a second, and of memory, 1e9 bytes a second, of one device.
-PEAKS = {
-    "NVIDIA H100 80GB HBM3": (989, 3350),
-    "NVIDIA H200": (989, 4800),
-    "NVIDIA A100-SXM4-80GB": (312, 2039),
-    "TPU v4": (275, 1228),
-    "TPU v5 lite": (197, 819),
-    "TPU v5p": (459, 2765),
-    "TPU v6 lite": (918, 1640),
-}
+from fmbseg_jax.training.chips import CHIPS
+
 _SIDE, _BYTES = 1024, 64 << 20
 
 
@@ -122,9 +114,9 @@ def _split_over(equation: Any) -> list[str]:
 
 def peaks(device: jax.Device) -> tuple[float, float]:
     """(operations, bytes) a second of a device: published, or where it is not in the table this machine's, measured."""
-    if device.device_kind in PEAKS:
-        tera, giga = PEAKS[device.device_kind]
-        return tera * 1e12, giga * 1e9
+    if device.device_kind in CHIPS:
+        chip = CHIPS[device.device_kind]
+        return chip.flops, chip.memory
     # numpy is as fast there as a device can be that is no accelerator, and needs no compiling.
     matrix, long = np.ones((_SIDE, _SIDE), np.float32), np.ones(_BYTES // 4, np.float32)
     product, copy = _fastest(lambda: matrix @ matrix), _fastest(lambda: long + 1)

@@ -92,14 +92,19 @@ class Resident:
 
 def fits(examples: Examples, order: Order, over_data: NamedSharding, share: float) -> bool:
     """Whether the split takes at most `share` of a device's memory, and whole virtual shards fall to each device."""
-    devices = over_data.mesh.shape["data"]
-    if order.shards % devices:
+    rows = rows_a_device(order, over_data)
+    if rows is None:
         return False
-    rows = order.shards // devices * order.longest
     _, own = next(_places(order, over_data))
     first = order.rows(own[0])[0]
     row_bytes = sum(value.nbytes for value in examples[int(first)].values())
     return bool(rows * row_bytes <= share * memory_bytes())
+
+
+def rows_a_device(order: Order, over_data: NamedSharding) -> int | None:
+    """Rows of a split that a device keeps, padding of its virtual shards included; None where it has no whole ones."""
+    shards, rest = divmod(order.shards, over_data.mesh.shape["data"])
+    return None if rest else shards * order.longest
 
 
 def memory_bytes() -> int:

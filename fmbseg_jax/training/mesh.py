@@ -1,6 +1,7 @@
 """Devices as a ('data', 'model') mesh, and the one table that says where every array lies."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,22 +30,25 @@ Attention is split over its heads, an MLP over its hidden width; the optimiser's
 """
 
 
-def make_mesh(data: int, model: int) -> Mesh:
+def make_mesh(data: int, model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, 'model' of them to a copy of the parameters. data -1: as many copies as there are.
+
+    devices: others than those of this run, such as a topology's.
 
     Devices stand in the order of their processes, so that 'model' stays within one wherever it divides its devices.
 
     UserError when the two do not multiply to the number of devices.
     """
-    devices = jax.device_count()
-    data = devices // model if data == -1 else data
-    if data * model != devices or data < 1:
+    count = jax.device_count() if devices is None else len(devices)
+    data = count // model if data == -1 else data
+    if data * model != count or data < 1:
         raise UserError(
-            f"mesh.data={data} times mesh.model={model} is not the {devices} devices there are; "
+            f"mesh.data={data} times mesh.model={model} is not the {count} devices there are; "
             "set mesh.data=-1 and mesh.model to a divisor of that number"
         )
     # Auto: the compiler places what lies between the shardings given here; make_mesh's default is Explicit.
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    axes, kinds = ("data", "model"), (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, model), axes, axis_types=kinds, devices=devices)
 
 
 def platform(mesh: Mesh) -> str:
@@ -88,9 +92,12 @@ class Layout(NamedTuple):
     """Of the batch, those that this process's devices hold, ascending."""
 
 
-def lay_out(data: int, model: int, batch_size: int) -> Layout:
-    """A batch over all devices of all processes. UserError when the mesh or the batch cannot be divided over them."""
-    mesh = make_mesh(data, model)
+def lay_out(data: int, model: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """A batch over all devices of all processes. UserError when the mesh or the batch cannot be divided over them.
+
+    devices: as for `make_mesh`.
+    """
+    mesh = make_mesh(data, model, devices)
     over = batch_sharding(mesh, batch_size)
     return Layout(mesh, over, own_places(over, batch_size))
 

@@ -16,7 +16,7 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import refuse_other
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
-from fmbseg_jax.runs.settings import TrainConfig
+from fmbseg_jax.runs.settings import TrainConfig, check_heads
 from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import (
@@ -70,11 +70,7 @@ def stage_rows(data: Dataset, settings: TrainConfig, places: Rows, stopped: Call
 def open_task(data: Dataset, settings: TrainConfig) -> Task:
     """Opens features and targets and counts the classes, once. UserError for what DATA lacks."""
     feed = settings.feed
-    if settings.head.blocks and data.feature_width % settings.head.heads:
-        raise UserError(
-            f"head.heads={settings.head.heads} does not divide the features' width {data.feature_width}; "
-            "set it to a divisor"
-        )
+    check_heads(settings.head, data.feature_width)
     ontology, prototypes = data.labels(settings.labels)
     classes = len(ontology.names)
     if not data.count(feed.split):

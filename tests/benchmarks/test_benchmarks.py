@@ -15,10 +15,12 @@ from jax.sharding import PartitionSpec
 
 from benchmarks import feed, torch_trainer
 from benchmarks.programs import program, settings_of
-from benchmarks.scaling import Chip, collectives, sent, step_seconds
+from benchmarks.scaling import sent
 from benchmarks.setting import Shape, spread, table, write_data
 from benchmarks.train_vs_torch import check_same, first_figures, overrides, torch_settings
+from fmbseg_jax.rehearsal.optimized import read
 from fmbseg_jax.runs.settings import train_config
+from fmbseg_jax.training.chips import Chip, step_seconds
 from fmbseg_jax.training.costs import matmul_flops
 from fmbseg_jax.training.mesh import make_mesh
 from labelgen.core.config import load_config
@@ -75,20 +77,14 @@ def test_a_step_exchanges_its_gradients_and_no_more() -> None:
     shape = dataclasses.replace(TINY, batch_size=jax.device_count())
     settings = settings_of(shape, f"train.virtual_shards={shape.batch_size}")
     made = program(shape, settings.head, settings.loss)
-    found = collectives(made.compiled.as_text())
+    found = read(made.compiled.as_text()).by_kind()
     weights = 4 * (16 * 8 + 8)
     assert weights <= sum(found["all-reduce"]) <= weights + 32
     assert list(found) == ["all-reduce"]
 
 
-def test_collectives_are_read_from_the_text() -> None:
-    text = """
-  %all-reduce.1 = (f32[3,4]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1
-  %all-gather-start.2 = bf16[8,2]{1,0} all-gather-start(%c), channel_id=2
-  %add.3 = f32[9]{0} add(%all-reduce.1, %d)"""
-    found = collectives(text)
-    assert found == {"all-reduce": [52], "all-gather": [32]}
-    assert sent({"collectives": found}) == 2 * 52 + 32
+def test_a_sum_is_sent_twice() -> None:
+    assert sent({"collectives": {"all-reduce": [52], "all-gather": [32]}}) == 2 * 52 + 32
 
 
 def test_the_model_on_paper_by_hand() -> None:

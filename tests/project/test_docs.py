@@ -34,6 +34,7 @@ NOT_RUN = {
     "gcloud storage": "needs a bucket",
     "python -m labelgen.fetch": "fetches gigabytes; tests/labelgen/test_fetch.py runs it against a local server",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks/test_benchmarks.py runs them small",
+    "python -m fmbseg_jax.rehearse": "takes compilers that tests have beside them; tests/fmbseg_jax/test_rehearse.py",
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",
     **dict.fromkeys(
         (
@@ -254,5 +255,5 @@ def told_rooms() -> dict[str, set[str]]:
 
 def test_the_architecture_names_each_file_of_each_room() -> None:
     told = told_rooms()
-    assert len(told) == 14
+    assert len(told) == 15
     assert told == {room: {path.stem for path in (ROOT / room).glob("[!_]*.py")} for room in told}

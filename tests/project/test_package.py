@@ -20,8 +20,10 @@ from tests.worlds.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ASKED_FOR = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
-NOT_TESTED = {"gcsfs", "jax[tpu]", "jax[cuda13]"}
-"""Asked for by extras of what no test here can reach: Google's buckets, TPUs, NVIDIA's GPUs."""
+COMPILERS = {"libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc"}
+"""The extra `rehearse`: of an environment beside the tests' own (tests/fmbseg_jax/test_rehearse.py)."""
+NOT_TESTED = {"gcsfs", "jax[tpu]", "jax[cuda13]", *COMPILERS}
+"""Asked for by extras of what no test here can reach: Google's buckets, TPUs, NVIDIA's GPUs; and the compilers."""
 SMALL = ["--train=24", "--eval=8", "--held_out=8", "--config.train.steps=20", "--config.train.warmup_steps=5"]
 
 

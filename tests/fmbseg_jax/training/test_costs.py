@@ -7,6 +7,7 @@ import pytest
 
 from fmbseg_jax.training import costs
 from fmbseg_jax.training.batch import FedBatch, StoredBatch
+from fmbseg_jax.training.chips import CHIPS
 from fmbseg_jax.training.costs import Cost, cost, matmul_flops
 from fmbseg_jax.training.mesh import over_data
 from tests.worlds.stepping import BATCH, CE, LINEAR, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
@@ -73,4 +74,6 @@ def test_peaks_are_published_or_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 1e8 < operations < 1e14 and 1e8 < moved < 1e13
     device = type("Device", (), {"device_kind": "NVIDIA H200"})()
     assert costs.peaks(device) == (989e12, 4800e9)
-    np.testing.assert_array_less(0, [peak for pair in costs.PEAKS.values() for peak in pair])
+    np.testing.assert_array_less(
+        0, [peak for chip in CHIPS.values() for peak in (chip.flops, chip.memory, chip.usable)]
+    )

@@ -1,0 +1,84 @@
+"""The command, with the real compilers in an environment of their own: FMBSEG_REHEARSE_PYTHON names its interpreter."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmbseg_jax import rehearse
+from labelgen.core.command import command
+from tests.worlds.paths import ROOT
+from tests.worlds.synthetic import write_data
+
+PYTHON = os.environ.get("FMBSEG_REHEARSE_PYTHON", "")
+COMPILERS = pytest.mark.skipif(
+    not PYTHON, reason="FMBSEG_REHEARSE_PYTHON names no environment with the compilers (docs/rehearse.md)"
+)
+SHAPE = "--shape=D=128,grid=8x8,E=64,classes=5,photos=64"
+
+
+def compiled(topology: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """The command in that environment, without the variables of the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "PYTEST_"))}
+    line = [PYTHON, "-m", "fmbseg_jax.rehearse", "--config=configs/default.py", f"--topology={topology}", *more]
+    environment = {**kept, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
+
+
+@COMPILERS
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "kind", "chips"), [("v5e:2x2", "TPU v5 lite", 4), ("h100:8", "NVIDIA H100 80GB HBM3", 8)]
+)
+def test_a_slice_by_its_own_compiler(topology: str, kind: str, chips: int) -> None:
+    done = compiled(topology, SHAPE, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [f"compiling {name}" for name in json.loads(done.stdout)["programs"]]
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["device_kind"], told["chips"], told["hosts"]) == (kind, chips, 1)
+    assert list(told["programs"]) == ["train, fed", "train, resident", "held-out loss", "evaluate", "predict"]
+    weights = 4 * (128 * 64 + 64)
+    for name in ("train, fed", "train, resident"):
+        program = told["programs"][name]
+        sizes = [each["bytes"] for each in program["collectives"]]
+        assert {kind for each in sizes for kind in each} == {"f32"}
+        assert weights <= sum(each["f32"] for each in sizes) <= weights + 64
+        assert program["host_calls"] == [] and program["reused_arguments"] == 9
+        assert 5 < sum(program["kernels"].values()) < 200
+        assert program["temp_bytes"] < told["chip"]["usable"]
+    assert told["split"]["fits"] and told["step"]["photos_per_second"] > 0
+    assert told["next"].endswith("--data=DATA --workdir=RUN")
+
+
+@COMPILERS
+@pytest.mark.slow
+def test_settings_that_cannot_work_there_are_trains_error_and_what_would(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    done = compiled("h100:4x8", f"--data={data}", "--config.train.batch_size=16")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "for h100:4x8 set --config.train.batch_size=32 --config.train.virtual_shards=32",
+        "error: train.batch_size=16 cannot be divided over 32 devices; set it to a multiple, or mesh.data to a divisor",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([SHAPE, "--topology=v9:2x2"], "error: --topology=v9:2x2: no such chip; TPUs are v4, v5e, v5p, v6e "),
+        (["--shape=D=1", "--topology=h100:8"], "error: --shape=D=1: not the shape of a DATA; write it like D=1024"),
+        (["--data=/nowhere", "--topology=h100:8"], "error: /nowhere"),
+        ([SHAPE, "--data=x", "--topology=h100:8"], "error: argument --data: not allowed with argument --shape"),
+    ],
+)
+def test_what_is_wrong_is_a_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [f"--config={ROOT / 'configs/default.py'}", *arguments]
+    try:
+        code: Any = command(rehearse.main, rehearse.arguments(), line)
+    except SystemExit as left:
+        code = left.code
+    error = capsys.readouterr().err
+    assert code == 2 and error.startswith(said) and error.count("\n") == 1
