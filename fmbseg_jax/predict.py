@@ -30,6 +30,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -40,6 +41,7 @@ from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
@@ -85,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
     """Write masks, overlays and what else the formats have."""
     times = StageTimes()
     formats = read_formats(args.format)
-    hosts.start(args.distributed)
+    start(args)
     with times("load"):
         restored = restore_run(args.workdir)
         towers = Towers(restored, args.weights_dir or "")
@@ -113,6 +115,17 @@ def main(args: argparse.Namespace) -> int:
     hosts.say(f"time: {times.summary()}")
     hosts.say(f"{out.finish(photos)}; {next_step(args)}")
     return 0
+
+
+def start(args: argparse.Namespace) -> None:
+    """Joins the other processes. Where torch will encode photos or words, jax leaves it memory of a GPU both are on."""
+    if not (args.photos or args.words):
+        hosts.start(args.distributed)
+        return
+    leave_room_for_torch()
+    hosts.start(args.distributed)
+    if line := how_shared(jax.local_devices()):
+        hosts.say(line)
 
 
 def wanted_words(restored: Restored, towers: Towers, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:

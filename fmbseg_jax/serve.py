@@ -18,9 +18,11 @@ import socket
 import sys
 import time
 
+import jax
 import numpy as np
 
 from fmbseg_jax.inference.segmenter import Segmenter
+from fmbseg_jax.runs.shared_gpu import how_shared
 from fmbseg_jax.serving.session import Photos
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
@@ -40,6 +42,8 @@ def main(args: argparse.Namespace) -> int:
     with listen(args.host, args.port) as door:
         host, port = door.getsockname()[:2]
         segmenter = Segmenter.restore(args.workdir, weights_dir=args.weights_dir)
+        if line := how_shared(jax.local_devices()):
+            print(line, flush=True)
         seconds, note = warm_up(segmenter)
         is_local = host in LOCAL
         app = make_app(Photos(segmenter), LOCAL if is_local else frozenset())

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import gpu_plan
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,3 +32,23 @@ def test_the_newest_jax_wants_a_newer_python(tmp_path: Path) -> None:
     (tmp_path / "python").write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.11.7\nexit 1\n')
     (tmp_path / "python").chmod(0o700)
     assert "Python 3.11.7: name 3.12 or newer" in refused("tools/newest_jax.sh", str(tmp_path / "python"))
+
+
+TORCH = {"torch": "2.13.0", "nvidia-cuda-runtime": "13.0.96", "nvidia-cudnn-cu13": "9.20.0.48", "nvidia-cufft": "12.0"}
+CUDA13 = {"jax-cuda13-plugin": "0.10.2", "nvidia-nvvm": "13.5.37"}
+CUDA12 = {"jax-cuda12-plugin": "0.10.2", "nvidia-cuda-runtime-cu12": "12.9", "nvidia-cudnn-cu12": "9.28"}
+
+
+def test_a_plan_for_a_gpu_holds_one_cuda_and_one_cudnn() -> None:
+    assert gpu_plan.faults(TORCH | CUDA13) == []
+    assert gpu_plan.faults(TORCH | CUDA12) == [
+        "CUDA 12 and 13",
+        "twice, and some into the same files: nvidia-cuda-runtime, nvidia-cudnn",
+    ]
+    assert gpu_plan.faults(TORCH | {"nvidia-cuda-runtime": "14.0.1"} | CUDA13) == ["CUDA 13 and 14"]
+    assert gpu_plan.faults({"torch": "2.13.0+cpu"}) == ["no cuDNN: torch 2.13.0+cpu is no CUDA build"]
+
+
+def test_the_plan_is_of_the_pins_and_of_the_extra_cuda() -> None:
+    assert gpu_plan.own_extra() == "cuda13"
+    assert f"torch=={gpu_plan.pin('torch')}\n" in (ROOT / "requirements.txt").read_text()

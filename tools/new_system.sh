@@ -2,6 +2,7 @@
 # The tests on a new Debian 13 with its Python 3.13, or another command there:
 #     tools/new_system.sh FOLDER [COMMAND ...]      # the command is `make test` where none is named
 #     tools/new_system.sh FOLDER tools/newest_jax.sh
+#     tools/new_system.sh FOLDER python3 -m tools.gpu_plan      # what pip would install there for a GPU
 # FOLDER, empty or not there yet, gets a system by debootstrap with the packages below and nothing else, and a clone of
 # this checkout's HEAD; the command runs in the clone. FOLDER is removed at the end, but with KEEP=1; one that was kept
 # is used again. Wants root, debootstrap (apt-get install debootstrap) and 12 GB: torch comes with CUDA's libraries.

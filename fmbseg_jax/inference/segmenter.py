@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -21,8 +22,10 @@ from fmbseg_jax.inference.embedder import Embedder, Towers
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch, settings
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
+from labelgen.core.progress import say
 from labelgen.formats.palette import overlay, palette
 from labelgen.sources.photos import Photo, PhotoError, read_photo, to_rgb
 
@@ -120,7 +123,15 @@ class Segmenter:
 
         which: "best" by the loss on held-out free labels, or "latest"; weights_dir: where the encoders' weight files
         are, if not where they were in training. UserError when there is nothing to restore.
+
+        Torch loads at the first photo. On a GPU jax would have taken three quarters of its memory by then; so where jax
+        has not started a backend, and the environment does not say how it is to allocate, this sets
+        XLA_PYTHON_CLIENT_PREALLOCATE=false in it, for all of the process. Where jax has started, a line on stderr says
+        what to set.
         """
+        leave_room_for_torch()
+        if not settings() and (late := how_shared(jax.local_devices())):
+            say(late)
         return Segmenter(restore_run(workdir, which), str(weights_dir))
 
     @property
