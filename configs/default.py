@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
     config.train.class_balance = 0.5  # class weight = frequency ** -class_balance; 0: none
     config.train.temperature = 0.04
     config.train.learn_temperature = False
-    config.train.supcon_samples = 1024  # t_supcon: patches in the global contrast set
+    config.train.supcon_samples = 0  # t_supcon: patches in the global contrast set; 0: 1,024, or 4 a photo if more
     config.train.supcon_prototype_weight = 1.0  # t_supcon: weight of the prototype among the positives
     config.train.steps = 2000
     config.train.batch_size = 32  # photos, over all devices
@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 100
     config.train.weight_decay = 0.01
     config.train.clip_norm = 1.0
-    config.train.virtual_shards = 16  # rows are spread over these; batch_size is a multiple
+    config.train.virtual_shards = 0  # rows are spread over these; batch_size is a multiple; 0: half of it
     config.train.resident_share = 0.5  # a split that takes up to this share of device memory stays there; 0: none does
     config.train.holdout = 0.05  # share of the photos whose free labels choose the best checkpoint
     config.train.log_every = 50

@@ -17,6 +17,7 @@ from experiments.runs import (
 )
 from experiments.verdict import SHIPPED, Claim, Comparison, Row
 from fmbseg_jax.reporting.readings import HEAD, REFINED
+from fmbseg_jax.runs.settings import by_batch
 
 CE, SUPCON = "prototype_ce", "t_supcon"
 NAMES = {CE: "prototype CE", SUPCON: "T-SupCon"}
@@ -80,7 +81,7 @@ def one_change(bench: Bench) -> list[tuple[str, Fields]]:
     if train.loss == SUPCON:
         as_described = {1.0: ", as described"}
         changes += [(f"prototype weight {w:g}{as_described.get(w, '')}", WEIGHT, w) for w in WEIGHTS]
-        changes.append(("four times the contrast set", SAMPLES, 4 * train.supcon_samples))
+        changes.append(("four times the contrast set", SAMPLES, 4 * by_batch(bench.config)["supcon_samples"]))
     shipped = {name: text(bench.config[name.split(".")[0]][name.split(".")[1]]) for _, name, _ in changes}
     return [(said, {name: value}) for said, name, value in changes if text(value) != shipped[name]]
 

@@ -84,7 +84,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         facts = run_facts(config, settings, data, task)
         keep_config(run, facts)
     with times("state"):
-        head = make_head(settings.head, data.text_width, platform(layout.mesh))
+        head = head_on(layout, settings, data)
         optimiser = adamw(**vars(settings.optim))
         fresh = fresh_state(settings, data, layout, head, optimiser)
     with times("restore"):
@@ -104,6 +104,14 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     reached = loop.run(state, start, preempted)
     loop.close()
     return finish(args, config, run, loop, reached)
+
+
+def head_on(layout: Layout, settings: TrainConfig, data: Dataset) -> Head:
+    """The head for these devices; says what its blocks attend by there."""
+    head = make_head(settings.head, data.text_width, platform(layout.mesh))
+    if head.blocks:
+        print(f"the head attends over patches: {head.kernel(data.feature_width)}", file=hosts.errors())
+    return head
 
 
 def fresh_state(

@@ -90,7 +90,8 @@ class TrainConfig:
 
 def train_config(config: ConfigDict) -> TrainConfig:
     """The typed settings of a ConfigDict. UserError names the first field that is out of range, its value, the fix."""
-    train = config.train
+    train = config.train.copy_and_resolve_references()
+    train.update(by_batch(config))
     _check(config)
     return TrainConfig(
         head=head_config(config),
@@ -106,6 +107,20 @@ def train_config(config: ConfigDict) -> TrainConfig:
         save_every=train.save_every,
         compile_cache=config.compile_cache,
     )
+
+
+def by_batch(config: ConfigDict) -> dict[str, int]:
+    """The fields of `train` whose 0 leaves them to the batch: the same on any number of devices.
+
+    Half as many virtual shards as photos, or the most below that which divide a batch; 1,024 patches to be contrasted
+    with, or 4 of each photo where that is more.
+    """
+    train = config.train
+    halves = [count for count in range(1, train.batch_size // 2 + 1) if train.batch_size % count == 0]
+    return {
+        "virtual_shards": train.virtual_shards or max(halves, default=1),
+        "supcon_samples": train.supcon_samples or max(1024, 4 * train.batch_size),
+    }
 
 
 def hosts_config(config: ConfigDict) -> HostsConfig:
@@ -148,7 +163,8 @@ _AT_LEAST = {
     "train.weight_decay": 0,
     "train.class_balance": 0,
     "train.supcon_prototype_weight": 0,
-    "train.virtual_shards": 1,
+    "train.virtual_shards": 0,
+    "train.supcon_samples": 0,
     "train.batch_size": 1,
     "train.log_every": 1,
     "train.save_every": 1,
@@ -172,12 +188,12 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"train.warmup_steps={train.warmup_steps} leaves nothing of train.steps={train.steps}; set it lower"
         )
-    if train.batch_size % train.virtual_shards:
+    if train.virtual_shards and train.batch_size % train.virtual_shards:
         raise UserError(
             f"train.batch_size={train.batch_size} is no multiple of train.virtual_shards={train.virtual_shards}; "
             "set one of the two so that it is"
         )
-    if train.loss == "t_supcon" and train.supcon_samples < train.batch_size:
+    if train.loss == "t_supcon" and 0 < train.supcon_samples < train.batch_size:
         raise UserError(
             f"train.supcon_samples={train.supcon_samples} is less than one patch for each of the "
             f"train.batch_size={train.batch_size} photos; set it to that or more"

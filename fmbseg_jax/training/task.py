@@ -16,7 +16,7 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import refuse_other
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
-from fmbseg_jax.runs.settings import TrainConfig, check_heads
+from fmbseg_jax.runs.settings import TrainConfig, by_batch, check_heads
 from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import (
@@ -108,7 +108,8 @@ def run_facts(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Ta
 
 def _identity(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Task) -> dict[str, Any]:
     """Field -> value of all that a resumed run must share with the one before: other values are another run."""
-    train = {f"train.{name}": value for name, value in config.train.to_dict().items() if name not in _ANY_TIME}
+    fields = config.train.to_dict() | by_batch(config)
+    train = {f"train.{name}": value for name, value in fields.items() if name not in _ANY_TIME}
     return {
         **{f"head.{name}": value for name, value in config.head.to_dict().items()},
         **train,

@@ -54,10 +54,10 @@ def moved(text: str) -> list[Moved]:
     return [array for array in found if array.bytes > SMALL_BYTES]
 
 
-def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
-    """(the step compiled for four devices, shapes of its parameters). Nothing is computed."""
+def traced(head: HeadConfig, loss: LossConfig, stored: bool = False, platform: str = "cpu") -> tuple[Any, Any]:
+    """(the step traced for four devices, shapes of its parameters). Nothing is computed."""
     mesh = mesh_of(DEVICES, 1)
-    module, optimiser = make_head(head, TEXT_WIDTH, "cpu"), adamw(1e-2, 2, 20, 0.01, 1.0)
+    module, optimiser = make_head(head, TEXT_WIDTH, platform), adamw(1e-2, 2, 20, 0.01, 1.0)
     make = functools.partial(init_state, module, loss, optimiser, WIDTH)
     shapes = jax.eval_shape(make, jax.random.key(0))
     state = placed(shapes, state_shardings(shapes, mesh))
@@ -65,10 +65,15 @@ def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[s
     words = len(ONTOLOGY.words)
     teacher = Teacher(jnp.zeros((words, TEXT_WIDTH)), jnp.zeros(CLASSES))
     teacher = placed(jax.eval_shape(lambda: teacher), jax.tree.map(lambda x: replicated(mesh), teacher))
-    step = compile_train_step(objective, optimiser, 0, state, mesh)
+    step: Any = compile_train_step(objective, optimiser, 0, state, mesh)
     make_batch = stored_batch if stored else batch
-    text = step.lower(state, make_batch(over_data(mesh)), teacher).compile().as_text()
-    return text, [leaf.shape for leaf in jax.tree.leaves(shapes.params)]
+    return step.trace(state, make_batch(over_data(mesh)), teacher), shapes.params
+
+
+def program(head: HeadConfig, loss: LossConfig, stored: bool = False) -> tuple[str, list[tuple[int, ...]]]:
+    """(the step compiled for four devices, shapes of its parameters)."""
+    step, parameters = traced(head, loss, stored)
+    return step.lower().compile().as_text(), [leaf.shape for leaf in jax.tree.leaves(parameters)]
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
@@ -119,6 +124,27 @@ def test_only_gradients_and_the_sample_move_between_devices(head: HeadConfig, lo
     # The sampled vectors come to every device, the gradients to them go back to the one they came from.
     there_and_back = [("all-gather", math.prod(sample)), ("reduce-scatter", math.prod(sample) // DEVICES)]
     assert sorted(contrast) == (there_and_back if loss.loss == "t_supcon" else [])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("loss", [ALL_PATCHES, CONTRAST], ids=["ce", "supcon"])
+def test_devices_add_in_float32_whatever_the_head_computes_in(loss: LossConfig, platform: str) -> None:
+    """Before any compiler: the CPU's would add bfloat16 in float32 by itself."""
+    step, _ = traced(BLOCK, loss, platform=platform)
+    text = step.lower(lowering_platforms=(platform,)).as_text()
+    added = re.findall(r"stablehlo\.(?:all_reduce|reduce_scatter).*?\}\) : \((.*?)\)", text, re.DOTALL)
+    kinds = {kind for operands in added for kind in re.findall(r"tensor<(?:\d+x)*(\w+)>", operands)}
+    assert kinds == {"f32"} and "bf16" in text
+
+
+def test_a_tpu_never_keeps_the_scores_of_all_pairs_of_patches() -> None:
+    pairs = f"{GRID**2}x{GRID**2}x"
+    kept = {}
+    for platform in ("cpu", "tpu"):
+        step, _ = traced(BLOCK, ALL_PATCHES, platform=platform)
+        text = step.lower(lowering_platforms=(platform,)).as_text()
+        kept[platform] = (pairs in text, "tpu_custom_call" in text)
+    assert kept == {"cpu": (True, False), "tpu": (False, True)}
 
 
 def sizes(shape: tuple[int, ...]) -> tuple[int, ...]:
