@@ -36,6 +36,7 @@ _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<rest>.*)$")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _ROUNDS = re.compile(r'"?known_trip_count"?:\{"?n"?:"?(\d+)')
 _BELOW = re.compile(r"ROOT .* compare\(.*?, %([\w.\-]+)\), direction=LT")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
@@ -99,18 +100,22 @@ def read(text: str) -> Optimized:
     """Reads `compiled.as_text()`."""
     computations, entry = _computations(text)
     times, unknown = _times(computations, entry)
-    found, kernels, host = [], Counter[str](), []
+    found: dict[str, Collective] = {}
+    kernels, host = Counter[str](), []
     for name, count in times.items():
-        for instruction in computations[name]:
+        for i, instruction in enumerate(computations[name]):
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                found.append(Collective(kind, _result_bytes(instruction), count))
+                # A TPU's compiler overlaps one with other work by fusing parts of it there: one chain is one exchange.
+                chain = _CHAIN.search(instruction.line)
+                once = f"chain {chain[1]}" if chain else f"{name} {i}"
+                found.setdefault(once, Collective(kind, _result_bytes(instruction), count))
             host += _asks_host(instruction)
     for instruction, count in _launched(computations, entry, 1):
         kernels[instruction.opcode] += count
     header = text.partition("\n")[0]
     reused = len(re.findall(r"\(\d+, \{[\d,]*\}, \w+-alias\)", header))
-    return Optimized(tuple(found), dict(kernels), tuple(sorted(set(host))), reused, unknown)
+    return Optimized(tuple(found.values()), dict(kernels), tuple(sorted(set(host))), reused, unknown)
 
 
 def array_bytes(shape: str) -> dict[str, int]:

@@ -11,7 +11,7 @@ keeps that alone: no chunk is computed twice, as it would be by rematerialisatio
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fmbseg_jax.runs.head import take_patches
 from fmbseg_jax.runs.precision import FULL
 
+T = TypeVar("T")
 Tree = Any
 ChunkSums = tuple[Float32[Array, ""], Tree]
 """(total, other sums)"""
@@ -172,12 +173,13 @@ def contrast_set(patches: Patches, sample: Int32[Array, "B s"], count: int, soft
     drawn: Patches = jax.tree.map(lambda x: take_patches(x, sample), patches)
     targets = target_shares(drawn.classes, drawn.shares, count, soft)
     label = jnp.where(targets.sum(-1) > 0, targets.argmax(-1), -1)
-    return Contrast(*(gathered(x.reshape(-1, *x.shape[2:])) for x in (drawn.z, label, drawn.ids)))
+    own = Contrast(*(x.reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
+    return gathered(own)
 
 
-def gathered(x: Shaped[Array, "n *rest"]) -> Shaped[Array, "S *rest"]:
-    """The rows of all devices of 'data', in their order; its gradient is added where each row came from."""
-    whole: Array = jax.lax.all_gather(x, "data", tiled=True)
+def gathered(own: T) -> T:
+    """The rows of all devices of 'data', in their order; a gradient is added where the row came from."""
+    whole: T = jax.lax.all_gather(own, "data", tiled=True)
     return whole
 
 

@@ -84,6 +84,19 @@ def test_collectives_with_types_bytes_and_how_often() -> None:
     )
 
 
+def test_a_tpus_exchange_in_parts_is_one() -> None:
+    part = """
+%fused.{0} (p: s32[256]) -> s32[4,256] {{
+  %p = s32[256]{{0}} parameter(0)
+  ROOT %all-gather.{0} = s32[4,256]{{1,0:T(4,128)}} all-gather(%p), channel_id=1, frontend_attributes={{chain_id="{1}"}}
+}}
+"""
+    calls = "".join(f"  %fusion.{i} = s32[4,256]{{1,0}} fusion(%x), kind=kLoop, calls=%fused.{i}\n" for i in range(3))
+    parts = [part.format(i, chain) for i, chain in enumerate("001")]
+    text = f"HloModule jit_step\n{''.join(parts)}\nENTRY %main (x: s32[256]) -> s32[4,256] {{\n{calls}}}\n"
+    assert read(text).collectives == (Collective("all-gather", {"s32": 4096}, 1),) * 2
+
+
 def test_by_kind_has_each_as_often_as_it_runs() -> None:
     assert read(H100).by_kind()["all-reduce"] == [2 * 13379328, 8, 8, 8, 8]
 
