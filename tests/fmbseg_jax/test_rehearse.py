@@ -55,6 +55,25 @@ def test_a_slice_by_its_own_compiler(topology: str, kind: str, chips: int) -> No
 
 @COMPILERS
 @pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:8"])
+def test_a_block_in_bfloat16_exchanges_float32_and_keeps_no_scores_of_all_pairs(topology: str) -> None:
+    shape = "--shape=D=128,grid=37x37,E=64,classes=5"
+    head = ["--config.head.blocks=1", "--config.head.heads=2", "--config.head.dtype=bfloat16"]
+    done = compiled(topology, shape, "--json", "--config.train.batch_size=64", "--config.train.loss=t_supcon", *head)
+    assert done.returncode == 0, done.stderr
+    programs = json.loads(done.stdout)["programs"]
+    exchanged = {kind for program in programs.values() for each in program["collectives"] for kind in each["bytes"]}
+    assert exchanged <= {"f32", "s32", "pred"}
+    kinds = [each["kind"] for each in programs["train, fed"]["collectives"] if each["bytes"].get("f32", 0) >= 1 << 16]
+    assert sorted(kinds) == ["all-gather", "all-reduce", "reduce-scatter"]
+    all_pairs = 8 * 2 * (37 * 37) ** 2 * 4  # 8 photos, 2 heads, float32
+    assert {
+        name: program["temp_bytes"] for name, program in programs.items() if program["temp_bytes"] > all_pairs
+    } == {}
+
+
+@COMPILERS
+@pytest.mark.slow
 def test_settings_that_cannot_work_there_are_trains_error_and_what_would(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     done = compiled("h100:4x8", f"--data={data}", "--config.train.batch_size=16")

@@ -20,7 +20,7 @@ from tests.worlds.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ASKED_FOR = [*PROJECT["dependencies"], *chain.from_iterable(PROJECT["optional-dependencies"].values())]
-COMPILERS = {"libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc"}
+COMPILERS = {"libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc", "nvidia-cudnn-cu13"}
 """The extra `rehearse`: of an environment beside the tests' own (tests/fmbseg_jax/test_rehearse.py)."""
 NOT_TESTED = {"gcsfs", "jax[tpu]", "jax[cuda13]", *COMPILERS}
 """Asked for by extras of what no test here can reach: Google's buckets, TPUs, NVIDIA's GPUs; and the compilers."""
