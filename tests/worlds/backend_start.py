@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from jax.extend.backend import register_backend_factory
 from jaxlib import xla_client
 
-from fmbseg_jax.runs import shared_gpu
 from tests.worlds.paths import ROOT
 
 
@@ -59,6 +58,8 @@ def watch(file: Path) -> None:
 
 def pretend(kind: str) -> None:
     """From here on who imports how_shared gets one that sees a GPU for each device."""
+    from fmbseg_jax.runs import shared_gpu  # not before CODE, which may look at what imports do
+
     real = shared_gpu.how_shared
 
     def told(devices: Sequence[Any]) -> str:
