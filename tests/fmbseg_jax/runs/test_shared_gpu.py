@@ -2,7 +2,6 @@
 
 import ast
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,11 +135,9 @@ def test_serve_starts_jax_on_demand_and_says_so_first(world: Path, tmp_path: Pat
     server = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert server.stdout
     try:
-        said = [server.stdout.readline() for _ in range(3)]
+        said = [server.stdout.readline() for _ in range(2)]
         assert said[0].startswith(SHARED + "what it needs as it goes") and "ready after" in said[1], said
         assert PREALLOCATE in (tmp_path / "at_start.json").read_text()
-        os.kill(server.pid, signal.SIGINT)
-        assert server.wait(timeout=30) == 0
     finally:
         server.kill()
         server.communicate()
