@@ -57,9 +57,9 @@ def main(args: argparse.Namespace) -> int:
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         print(f"{args.workdir}: {len(segmenter.names)} classes; ready after {seconds:.1f} s{note}")
-        print(address(host, port) + ("" if is_local else "  (whoever reaches it can use it)") + "  Ctrl-C stops")
-        sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
+            print(address(host, port) + ("" if is_local else "  (whoever reaches it can use it)") + "  Ctrl-C stops")
+            sys.stdout.flush()
             uvicorn.Server(config).run(sockets=[door])
     print("stopped; nothing was written")
     return 0

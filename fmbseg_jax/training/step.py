@@ -245,6 +245,8 @@ class Objective:
 
 def added_over_data(tree: T) -> T:
     """The sums over the devices of 'data', in as few exchanges as the compiler can."""
+    if jax.lax.axis_size("data") == 1:  # XLA cannot split a sum of one over 'model'
+        return tree
     added: T = jax.lax.psum(tree, "data")  # type: ignore[no-untyped-call]
     return added
 
