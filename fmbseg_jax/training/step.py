@@ -116,11 +116,6 @@ class Objective:
             return jnp.asarray(self._loss.temperature, jnp.float32)
         return jnp.asarray(jnp.maximum(jnp.exp(params["log_temperature"]), _MIN_TEMPERATURE))
 
-    def _own_temperature(self, params: Any) -> Float32[Array, ""]:
-        """The temperature, a device's own as its parameters are."""
-        temperature = self.temperature(params)
-        return temperature if self._loss.learn_temperature else each_device_own(temperature)
-
     def on_all_patches(self) -> "Objective":
         """The same without drawing patches: what checkpoints are compared by."""
         loss = dataclasses.replace(self._loss, patches_per_photo=0)
@@ -135,7 +130,7 @@ class Objective:
         """
 
         def on_device(params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array) -> Outcome:
-            return added_over_data(self._own(each_device_own(params), batch, teacher, key, step))
+            return added_over_data(self._own(params, batch, teacher, key, step))
 
         outcome: Outcome = self._on_devices(on_device)(params, batch, teacher, key, jnp.int32(step))
         return outcome
@@ -155,8 +150,7 @@ class Objective:
                 outcome = self._own(params, batch, teacher, key, step)
                 return outcome.total, outcome
 
-            # Or a layer's gradient would be added over devices in the type that the layer computes in.
-            (_, outcome), gradient = jax.value_and_grad(total, has_aux=True)(each_device_own(params))
+            (_, outcome), gradient = jax.value_and_grad(total, has_aux=True)(params)
             return added_over_data((outcome, gradient, stops(batch)))
 
         outcome, gradient, stop = self._on_devices(on_device)(params, batch, teacher, key, step)
@@ -179,8 +173,7 @@ class Objective:
         keys = row_keys(key, photos.row)
         patches = self._project(params, photos, keys)
         contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
-        # Or the gradient of what all patches meet were added over devices in every chunk.
-        supervision = Supervision(each_device_own(teacher), self._own_temperature(params), contrast)
+        supervision = Supervision(teacher, self.temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
         patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
         total, others = in_chunks(self.sums, patches, supervision, columns, chunk_bytes(platform(self._mesh)))
@@ -248,12 +241,6 @@ class Objective:
         drawn: Int32[Array, "B n"] | None,
     ) -> Float32[Array, "B m E"]:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid, drawn))
-
-
-def each_device_own(tree: T) -> T:
-    """What all share, each device's own from here on: what it gets as a gradient is not added over devices."""
-    own: T = jax.lax.pcast(tree, "data", to="varying")
-    return own
 
 
 def added_over_data(tree: T) -> T:
