@@ -1,8 +1,8 @@
 """What float32 means for a matrix product: float32, on every platform.
 
-By itself jax takes one pass in bfloat16 on TPUs and TF32 on GPUs, with 8 and 11 bits of each number: a cosine is off by
-some .004, which a temperature of .04 makes a tenth of a logit. Who wants that speed sets head.dtype=bfloat16; the
-cosines and the loss stay float32.
+By itself jax takes one pass in bfloat16 on TPUs and TF32 on GPUs, with 8 and 11 bits of each number, and what a cosine
+loses is divided by a small temperature. Who wants that speed sets head.dtype=bfloat16; the cosines and the loss stay
+float32.
 """
 
 import jax
