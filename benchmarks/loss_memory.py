@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from fmbseg_jax.runs.head import make_head, take_patches
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training.batch import Batch, FedBatch
-from fmbseg_jax.training.losses import class_scores, target_shares
+from fmbseg_jax.training.drawing import draw_patches, lots
+from fmbseg_jax.training.losses import class_scores, dense_targets
 from fmbseg_jax.training.mesh import make_mesh
 from fmbseg_jax.training.step import (
     Objective,
@@ -32,9 +33,7 @@ from fmbseg_jax.training.step import (
     Teacher,
     adamw,
     compile_train_step,
-    draw_of_each,
     init_state,
-    row_keys,
 )
 from labelgen.core.command import command, parser
 
@@ -46,22 +45,22 @@ MIB = 1 << 20
 class AtOnce(Objective):
     """The losses as their formulas read, over all patches at once."""
 
-    def _own(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: Any) -> Outcome:
+    def _own(self, params: Any, batch: Batch, teacher: Teacher, key: jax.Array, step: Any) -> jax.Array:
         """Sums over a device's photos; it is the only one."""
         photos = batch.photos(step)
-        keys = row_keys(key, photos.row)
-        patches, temperature = self._project(params, photos, keys), self.temperature(params)
+        lot = lots(key, photos.row, math.prod(photos.classes.shape[1:3]))
+        patches, temperature = self._project(params, photos, lot), self.temperature(params)
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
-        targets = target_shares(patches.classes, patches.shares, self._classes, self._loss.soft_targets)
+        targets = dense_targets(patches.classes, patches.shares, self._classes, self._loss.soft_targets).shares
         label, mass = targets.argmax(-1), targets.sum(-1)
         hits = jnp.sum(jnp.where(scores.argmax(-1) == label, mass, 0))
         if self._loss.loss == "prototype_ce":
             weighted = targets * teacher.class_weights[None, None]
             total = -jnp.sum(weighted * jax.nn.log_softmax(scores / temperature))
-            return Outcome(total, weighted.sum(), hits, mass.sum())
+            return jnp.stack(Outcome(total, weighted.sum(), hits, mass.sum()))
 
         count = min(patches.z.shape[1], self._loss.supcon_samples // len(patches.z))
-        sample = draw_of_each(row_keys(keys, 1), patches.shares, count)
+        sample = draw_patches(lot[:, : patches.z.shape[1]], patches.shares.sum(-1), count)
         drawn = [take_patches(x, sample) for x in (patches.z, mass, patches.ids, label)]
         z, sample_mass, ids, labels = (x.reshape(1, -1, *x.shape[2:]) for x in drawn)
         others = jnp.einsum("bne,se->bns", patches.z, z[0]) / temperature
@@ -73,7 +72,7 @@ class AtOnce(Objective):
         positives = positive.sum(-1, dtype=jnp.float32) + self._loss.supcon_prototype_weight
         weight = mass * teacher.class_weights[label]
         total = -jnp.sum(weight * (inner / positives - jax.nn.logsumexp(logits, -1)))
-        return Outcome(total, weight.sum(), hits, mass.sum())
+        return jnp.stack(Outcome(total, weight.sum(), hits, mass.sum()))
 
 
 def main(args: argparse.Namespace) -> int:

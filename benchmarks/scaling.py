@@ -24,6 +24,7 @@ from fmbseg_jax.rehearsal.optimized import read
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.training.chips import CHIPS, step_seconds
 from fmbseg_jax.training.costs import matmul_flops
+from fmbseg_jax.training.step import named
 from labelgen.core.command import command, parser
 
 LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 2), (2, 8))
@@ -83,10 +84,11 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
     settings = settings_of(shape, *CASES[case])
     step = program(shape, settings.head, settings.loss)
     memory = step.compiled.memory_analysis()
-    _, metrics = step.compiled(step.state, step.batch, step.teacher) if not blocks else (None, {})
+    # A block's step is a matter of minutes here.
+    loss = None if blocks else named(step.compiled(step.state, step.batch, step.teacher)[1])["loss"]
     return {
         "devices": devices,
-        "loss": float(metrics["loss"]) if metrics else None,  # a block's step is a matter of minutes here
+        "loss": loss,
         "collectives": read(step.compiled.as_text()).by_kind() if devices > 1 else {},  # there with oneself to sum
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,

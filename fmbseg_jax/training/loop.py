@@ -19,7 +19,7 @@ from fmbseg_jax.training.costs import Cost, cost
 from fmbseg_jax.training.device_batches import Batches, place_flags
 from fmbseg_jax.training.logs import MetricsLog, NoLog
 from fmbseg_jax.training.mesh import Layout
-from fmbseg_jax.training.step import Metrics, Teacher
+from fmbseg_jax.training.step import Metrics, Teacher, named
 from fmbseg_jax.training.task import HeldOut
 from labelgen.core.progress import Progress, StageTimes
 
@@ -59,7 +59,7 @@ class Figures:
     def write_step(self, step: int, metrics: Metrics, price: Cost | None) -> None:
         """Metrics of a step that is done, where it is one to log."""
         if step % self._every == 0:
-            figures = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "stop"}
+            figures = {name: value for name, value in named(metrics).items() if name != "stop"}
             self._log.write(step, figures | self._speed(step, price))
 
     def _speed(self, step: int, price: Cost | None) -> dict[str, float]:
@@ -137,7 +137,7 @@ class Loop:
         step, metrics = in_flight
         jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
         self.figures.write_step(step, metrics, self.step.cost)
-        return bool(jax.device_get(metrics["stop"]))
+        return named(metrics)["stop"] > 0
 
     def _evaluate_and_save(self, step: int, state: State) -> None:
         with self.times("held-out loss"):

@@ -1,8 +1,8 @@
 """The two losses over labelled patches, the class scores that both and inference share, and sums over patches by chunk.
 
-Each loss returns two sums, (total, weight); the loss is their quotient, so that chunks, devices and hosts add up.
-Targets are class shares t [P, C] float32: their sum over C, a patch's mass, is the part of it that is labelled and
-the weight of the patch; 0 leaves it out.
+Each loss returns two terms a patch, (total, weight): it is the quotient of their sums, so that chunks, devices and
+hosts add up. Targets are class shares t [P, C]: their sum over C, a patch's mass, is the part of it that is labelled
+and the weight of the patch; 0 leaves it out.
 
 What is as large as patches x classes exists for one chunk of the patches at a time. The gradient of a sum is known up
 to a factor, the cotangent, before the backward pass begins. So the forward pass takes it along, chunk by chunk, and
@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float32, Float64, Int32, Int64, Key, Real, Shaped, UInt8, UInt16
+from jaxtyping import Float32, Float64, Int32, Int64, Shaped, UInt8, UInt16
 from numpy.typing import NDArray
 
-from fmbseg_jax.runs.head import take_patches
 from fmbseg_jax.runs.precision import FULL
 
 T = TypeVar("T")
@@ -28,7 +27,8 @@ Tree = Any
 ChunkSums = tuple[Float32[Array, ""], Tree]
 """(total, other sums)"""
 PatchSums = Callable[[Tree, Tree], ChunkSums]
-Sums = tuple[Float32[Array, ""], Float32[Array, ""]]
+Terms = tuple[Float32[Array, "*n"], Float32[Array, "*n"]]
+"""(total, weight) of each patch"""
 
 
 class Patches(NamedTuple):
@@ -42,6 +42,17 @@ class Patches(NamedTuple):
     """Their shares of the patch: 255 is all of it."""
     ids: Int32[Array, "*n"]
     """The patch's number in the global batch."""
+
+
+class Targets(NamedTuple):
+    """What patches are to be."""
+
+    shares: Float32[Array, "*n C"]
+    """Of each class."""
+    label: Int32[Array, "*n"]
+    """The class with the largest share; of no meaning where the mass is 0."""
+    mass: Float32[Array, "*n"]
+    """The sum of the shares."""
 
 
 class Contrast(NamedTuple):
@@ -61,7 +72,8 @@ def class_scores(
     z, prototypes: unit rows; word_class: K class indices, ascending from 0.
     """
     order, sizes, back = _word_rounds(word_class)
-    scores = jnp.matmul(z, prototypes[order].T, precision=FULL)
+    ordered = prototypes if (order == np.arange(len(order))).all() else prototypes[order]
+    scores = jnp.matmul(z, ordered.T, precision=FULL)
     best, start = scores[..., : sizes[0]], sizes[0]
     for size in sizes[1:]:
         second = scores[..., start : start + size]
@@ -86,20 +98,30 @@ def _word_rounds(
     return np.concatenate(rounds), [len(r) for r in rounds], np.argsort(classes)
 
 
-def target_shares(
-    classes: UInt16[Array, "*n 3"], shares: UInt8[Array, "*n 3"], count: int, soft: bool
-) -> Float32[Array, "*n {count}"]:
-    """Dense targets of the stored ones, of which 255 is the whole patch.
+def dense_targets(classes: UInt16[Array, "*n 3"], shares: UInt8[Array, "*n 3"], count: int, soft: bool) -> Targets:
+    """Targets over `count` classes of the stored ones, largest share first, of which 255 is the whole patch.
 
     Hard targets (soft False) give a patch's whole mass to its largest class.
     """
     share = shares.astype(jnp.float32) / 255
-    if not soft:
-        largest = jax.nn.one_hot(share.argmax(-1), share.shape[-1], dtype=share.dtype)
-        share = largest * share.sum(-1, keepdims=True)
+    mass = share.sum(-1)
     index = jnp.expand_dims(jnp.arange(count, dtype=classes.dtype), range(classes.ndim - 1))
-    slots = [jnp.where(classes[..., i, None] == index, share[..., i, None], 0) for i in range(share.shape[-1])]
-    return sum(slots[1:], slots[0])
+    slots = [(classes[..., i, None] == index, share[..., i, None]) for i in range(share.shape[-1])]
+    if not soft:
+        slots = [(slots[0][0], mass[..., None])]
+    dense = [jnp.where(here, value, 0) for here, value in slots]
+    return Targets(sum(dense[1:], dense[0]), classes[..., 0].astype(jnp.int32), mass)
+
+
+def of_label(values: Float32[Array, "*n C"], label: Int32[Array, "*n"]) -> Float32[Array, "*n"]:
+    """values[..., label]: as a sum, for a gather's gradient is a scatter."""
+    index = jnp.expand_dims(jnp.arange(values.shape[-1]), range(label.ndim))
+    return jnp.where(index == label[..., None], values, 0).sum(-1)
+
+
+def hits(scores: Float32[Array, "*n C"], targets: Targets) -> Float32[Array, "*n"]:
+    """The mass of the patches of which no class scores above their largest."""
+    return jnp.where(of_label(scores, targets.label) >= scores.max(-1), targets.mass, 0)
 
 
 def class_weights(mass: Float64[NDArray[np.float64], "C"], balance: float) -> Float32[NDArray[np.float32], "C"]:
@@ -114,49 +136,51 @@ def class_weights(mass: Float64[NDArray[np.float64], "C"], balance: float) -> Fl
 
 def prototype_ce(
     scores: Float32[Array, "*n C"],
-    targets: Float32[Array, "*n C"],
+    targets: Targets,
     weights: Float32[Array, "C"],
     temperature: Float32[Array, ""],
-) -> Sums:
-    """Cross-entropy to the classes: total = -sum_i sum_c t_ic w_c log softmax_c(scores_i / temperature).
+) -> Terms:
+    """Cross-entropy to the classes: total_i = -sum_c t_ic w_c log softmax_c(scores_i / temperature).
 
-    scores: cosines. weight = sum_i sum_c t_ic w_c.
+    scores: cosines. weight_i = sum_c t_ic w_c.
     """
-    weighted = targets * jnp.expand_dims(weights, range(targets.ndim - 1))
-    return -jnp.sum(weighted * jax.nn.log_softmax(scores / temperature)), jnp.sum(weighted)
+    weighted = targets.shares * jnp.expand_dims(weights, range(scores.ndim - 1))
+    logits = (scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))) / temperature
+    weight = weighted.sum(-1)
+    return weight * jnp.log(jnp.exp(logits).sum(-1)) - (weighted * logits).sum(-1), weight
 
 
 def t_supcon(
     z: Float32[Array, "P E"],
     scores: Float32[Array, "P C"],
-    targets: Float32[Array, "P C"],
+    targets: Targets,
     weights: Float32[Array, "C"],
     temperature: Float32[Array, ""],
     ids: Int32[Array, "P"],
     contrast: Contrast,
     prototype_weight: float,
-) -> Sums:
+) -> Terms:
     """Text-supervised contrastive loss: patches and class prototypes are one set of samples.
 
-    For patch i of class y: total = -sum_i m_i w_y / (v + |S(i)|) * (v log p(y) + sum_{q in S(i)} log p(q)), where p is
-    the softmax over all classes' scores and all sampled patches but i, S(i) the sampled patches of class y but i, m_i
-    the mass of i, v `prototype_weight`. weight = sum_i m_i w_y. A patch's class is its largest.
+    For patch i of class y: total_i = -m_i w_y / (v + |S(i)|) * (v log p(y) + sum_{q in S(i)} log p(q)), where p is the
+    softmax over all classes' scores and all sampled patches but i, S(i) the sampled patches of class y but i, m_i the
+    mass of i, v `prototype_weight`. weight_i = m_i w_y. A patch's class is its largest.
 
     z: unit rows; contrast: what all patches are contrasted with, itself of the whole batch, so that any part of the
     patches may be summed alone.
     """
-    label, mass = targets.argmax(-1), targets.sum(-1)
+    label = targets.label
     contrasted = (contrast.label >= 0)[None] & (contrast.ids[None] != ids[:, None])
     positive = contrasted & (contrast.label[None] == label[:, None])
     prototypes = scores / temperature
     others = jnp.matmul(z, contrast.z.T, precision=FULL) / temperature
     normaliser = _log_sum_exp(prototypes, jnp.where(contrasted, others, -jnp.inf))
 
-    own = jnp.take_along_axis(prototypes, label[:, None], -1)[:, 0]
+    own = of_label(prototypes, label)
     positives = positive.sum(-1, dtype=jnp.float32) + prototype_weight
     mean_log = (prototype_weight * own + jnp.where(positive, others, 0).sum(-1)) / positives - normaliser
-    weight = mass * weights[label]
-    return -jnp.sum(weight * mean_log), jnp.sum(weight)
+    weight = targets.mass * weights[label]
+    return -weight * mean_log, weight
 
 
 def _log_sum_exp(finite: Float32[Array, "P C"], maybe: Float32[Array, "P S"]) -> Float32[Array, "P"]:
@@ -165,15 +189,13 @@ def _log_sum_exp(finite: Float32[Array, "P C"], maybe: Float32[Array, "P S"]) ->
     return jnp.log(jnp.exp(finite - peak).sum(-1) + jnp.exp(maybe - peak).sum(-1)) + peak[:, 0]
 
 
-def contrast_set(patches: Patches, sample: Int32[Array, "B s"], count: int, soft: bool) -> Contrast:
-    """The patches [B, n] at `sample` of all devices of 'data', for all to be contrasted with: S is all their B * s.
+def contrast_set(sample: Patches) -> Contrast:
+    """The patches [B, s] of all devices of 'data', for all to be contrasted with: S is all their B * s.
 
-    count, soft: as for `target_shares`. Devices exchange the sampled vectors, labels and numbers only.
+    Devices exchange the sampled vectors, labels and numbers only.
     """
-    drawn: Patches = jax.tree.map(lambda x: take_patches(x, sample), patches)
-    targets = target_shares(drawn.classes, drawn.shares, count, soft)
-    label = jnp.where(targets.sum(-1) > 0, targets.argmax(-1), -1)
-    own = Contrast(*(x.reshape(-1, *x.shape[2:]) for x in (drawn.z, label, drawn.ids)))
+    label = jnp.where(sample.shares[..., 0] > 0, sample.classes[..., 0].astype(jnp.int32), -1)
+    own = Contrast(*(x.reshape(-1, *x.shape[2:]) for x in (sample.z, label, sample.ids)))
     return gathered(own)
 
 
@@ -183,12 +205,6 @@ def gathered(own: T) -> T:
         return own
     whole: T = jax.lax.all_gather(own, "data", tiled=True)
     return whole
-
-
-def draw_patches(key: Key[Array, ""], mass: Real[Array, "B N"], count: int) -> Int32[Array, "B {count}"]:
-    """Patch numbers without repetition, in random order: labelled ones (mass > 0) first."""
-    order = jax.random.uniform(key, mass.shape) + (mass > 0).astype(jnp.float32)
-    return jax.lax.top_k(order, count)[1]
 
 
 def chunk_bytes(platform: str) -> int:

@@ -1,6 +1,7 @@
 """The training step and the held-out loss: pure functions of state, batch and teacher, jitted over the mesh."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,28 +10,32 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Float32, Int32, Key, Shaped, UInt8
 
 from fmbseg_jax.runs.head import Head, State, take_patches
 from fmbseg_jax.runs.settings import LossConfig
 from fmbseg_jax.training.batch import Batch, Photos
+from fmbseg_jax.training.drawing import draw_patches, lots, step_key
 from fmbseg_jax.training.losses import (
     Contrast,
     Patches,
     chunk_bytes,
     class_scores,
     contrast_set,
-    draw_patches,
+    dense_targets,
+    hits,
     in_chunks,
     prototype_ce,
     t_supcon,
-    target_shares,
 )
 from fmbseg_jax.training.mesh import over_data, platform, replicated, state_shardings
 
 T = TypeVar("T")
-Metrics = dict[str, Float32[Array, ""]]
+Metrics = Float32[Array, "5"]
+"""The figures of a step in one array, see `named`: METRICS."""
+METRICS = ("loss", "agreement", "gradient_norm", "temperature", "stop")
 _MIN_TEMPERATURE = 0.01  # as CLIP bounds its own: below, the softmax is a maximum and learns nothing
 
 
@@ -129,11 +134,10 @@ class Objective:
         step: which of its steps a stored batch is asked for.
         """
 
-        def on_device(params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array) -> Outcome:
-            return added_over_data(self._own(params, batch, teacher, key, step))
+        def on_device(params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array) -> Array:
+            return added_over_data(self._own(params, batch, teacher, key, step), self._mesh)
 
-        outcome: Outcome = self._on_devices(on_device)(params, batch, teacher, key, jnp.int32(step))
-        return outcome
+        return Outcome(*self._on_devices(on_device)(params, batch, teacher, key, jnp.int32(step)))
 
     def with_gradient(
         self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]
@@ -145,15 +149,16 @@ class Objective:
 
         def on_device(
             params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Array
-        ) -> tuple[Outcome, Any, Array]:
-            def total(params: Any) -> tuple[Float32[Array, ""], Outcome]:
-                outcome = self._own(params, batch, teacher, key, step)
-                return outcome.total, outcome
+        ) -> tuple[Array, Any]:
+            def total(params: Any) -> tuple[Float32[Array, ""], Array]:
+                sums = self._own(params, batch, teacher, key, step)
+                return sums[0], sums
 
-            (_, outcome), gradient = jax.value_and_grad(total, has_aux=True)(params)
-            return added_over_data((outcome, gradient, stops(batch)))
+            (_, sums), gradient = jax.value_and_grad(total, has_aux=True)(params)
+            return added_over_data((jnp.append(sums, stops(batch)), gradient), self._mesh)
 
-        outcome, gradient, stop = self._on_devices(on_device)(params, batch, teacher, key, step)
+        (*sums, stop), gradient = self._on_devices(on_device)(params, batch, teacher, key, step)
+        outcome = Outcome(*sums)
         return outcome, jax.tree.map(lambda x: x / _at_least_some(outcome.weight), gradient), stop
 
     def _on_devices(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,25 +172,25 @@ class Objective:
             function, mesh=self._mesh, in_specs=specs, out_specs=whole, axis_names={"data"}, check_vma=False
         )
 
-    def _own(self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]) -> Outcome:
-        """The sums of this device's photos."""
+    def _own(
+        self, params: Any, batch: Batch, teacher: Teacher, key: Key[Array, ""], step: Int32[Array, ""]
+    ) -> Float32[Array, "4"]:
+        """The sums of this device's photos, in an Outcome's order."""
         photos = batch.photos(step)
-        keys = row_keys(key, photos.row)
-        patches = self._project(params, photos, keys)
-        contrast = self._contrast(patches, keys) if self._loss.loss == "t_supcon" else None
+        lot = lots(key, photos.row, math.prod(photos.classes.shape[1:3]))
+        patches = self._project(params, photos, lot)
+        contrast = self._contrast(patches, lot) if self._loss.loss == "t_supcon" else None
         supervision = Supervision(teacher, self.temperature(params), contrast)
         columns = len(self._word_class) + (len(contrast.z) if contrast else 0)
         patches = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), patches)
         total, others = in_chunks(self.sums, patches, supervision, columns, chunk_bytes(platform(self._mesh)))
-        return Outcome(total, *others)
+        return jnp.append(total, others)
 
-    def sums(
-        self, patches: Patches, supervision: Supervision
-    ) -> tuple[Float32[Array, ""], tuple[Float32[Array, ""], Float32[Array, ""], Float32[Array, ""]]]:
+    def sums(self, patches: Patches, supervision: Supervision) -> tuple[Float32[Array, ""], Float32[Array, "3"]]:
         """(total, the rest of Outcome) of patches [P]. Each meets the supervision only, none of the others."""
         loss, (teacher, temperature, contrast) = self._loss, supervision
         scores = class_scores(patches.z, teacher.prototypes, self._word_class)
-        targets = target_shares(patches.classes, patches.shares, self._classes, loss.soft_targets)
+        targets = dense_targets(patches.classes, patches.shares, self._classes, loss.soft_targets)
         if contrast is None:
             total, weight = prototype_ce(scores, targets, teacher.class_weights, temperature)
         else:
@@ -199,23 +204,29 @@ class Objective:
                 contrast,
                 loss.supcon_prototype_weight,
             )
-        mass = targets.sum(-1)
-        hits = jnp.sum(jnp.where(scores.argmax(-1) == targets.argmax(-1), mass, 0))
-        return total, (weight, hits, mass.sum())
+        sums = jnp.stack([total, weight, hits(scores, targets), targets.mass]).sum(-1)  # one reduction for all four
+        return sums[0], sums[1:]
 
-    def _contrast(self, patches: Patches, keys: Key[Array, "B"]) -> Contrast:
-        """The global contrast set: the same number of patches of each photo, supcon_samples at most."""
+    def _contrast(self, patches: Patches, lot: Float32[Array, "B N"]) -> Contrast:
+        """The global contrast set: the same number of patches of each photo, supcon_samples at most.
+
+        Patches that were drawn come in an order that is random too: the first ones are drawn among them.
+        """
         photos, count, _ = patches.z.shape
         each = min(count, self._loss.supcon_samples // (photos * jax.lax.axis_size("data")))
-        sample = draw_of_each(row_keys(keys, 1), patches.shares, each)
-        return contrast_set(patches, sample, self._classes, self._loss.soft_targets)
+        if count == lot.shape[1]:
+            sample = draw_patches(lot, patches.shares.sum(-1), each)
+            own = jax.tree.map(lambda x: take_patches(x, sample), patches)
+        else:
+            own = jax.tree.map(lambda x: x[:, :each], patches)
+        return contrast_set(own)
 
-    def _project(self, params: Any, photos: Photos, keys: Key[Array, "B"]) -> Patches:
+    def _project(self, params: Any, photos: Photos, lot: Float32[Array, "B N"]) -> Patches:
         """The patches [B, n] in this step's loss. Without blocks they need no others: then no others are read."""
         h, w = photos.classes.shape[1:3]
         classes, shares = (x.reshape(-1, h * w, 3) for x in (photos.classes, photos.shares))
         valid = valid_patches(photos.grid_hw, h, w).reshape(-1, h * w)
-        drawn = self._draw_step(keys, shares)
+        drawn = self._draw_step(lot, shares)
 
         def take(x: Shaped[Array, "B N *rest"]) -> Shaped[Array, "B n *rest"]:
             return x if drawn is None else take_patches(x, drawn)
@@ -228,10 +239,10 @@ class Objective:
         ids = first + jnp.arange(z.shape[0] * z.shape[1]).reshape(z.shape[:2])
         return Patches(z, take(classes), take(shares), ids)
 
-    def _draw_step(self, keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"]) -> Int32[Array, "B n"] | None:
+    def _draw_step(self, lot: Float32[Array, "B N"], shares: UInt8[Array, "B N 3"]) -> Int32[Array, "B n"] | None:
         """The patches_per_photo drawn for this step; None where all are in its loss."""
         count = self._loss.patches_per_photo
-        return draw_of_each(keys, shares, count) if 0 < count < shares.shape[1] else None
+        return draw_patches(lot, shares.sum(-1), count) if 0 < count < shares.shape[1] else None
 
     def _apply(
         self,
@@ -243,10 +254,19 @@ class Objective:
         return jnp.asarray(self._head.apply({"params": params["head"]}, features, valid, drawn))
 
 
-def added_over_data(tree: T) -> T:
-    """The sums over the devices of 'data', in as few exchanges as the compiler can."""
-    if jax.lax.axis_size("data") == 1:  # XLA cannot split a sum of one over 'model'
+def added_over_data(tree: T, mesh: Mesh) -> T:
+    """The sums over the devices of 'data', in one exchange."""
+    if mesh.shape["data"] == 1:  # XLA cannot split a sum of one over 'model'
         return tree
+    if platform(mesh) == "gpu" and mesh.shape["model"] == 1:
+        # A TPU adds up several arrays at once. For a GPU XLA joins them, as far as 30 MB, and copies them apart again.
+        joined, apart = ravel_pytree(tree)
+        together: T = apart(_psum(joined))
+        return together
+    return _psum(tree)
+
+
+def _psum(tree: T) -> T:
     added: T = jax.lax.psum(tree, "data")  # type: ignore[no-untyped-call]
     return added
 
@@ -256,17 +276,6 @@ def stops(batch: Batch) -> Float32[Array, ""]:
     if batch.stop is None:
         raise ValueError("a batch to train on says whose host is to stop")
     return batch.stop.sum()
-
-
-def draw_of_each(keys: Key[Array, "B"], shares: UInt8[Array, "B N 3"], count: int) -> Int32[Array, "B {count}"]:
-    """Patches of each row, by its own key; see draw_patches."""
-    drawn: Array = jax.vmap(lambda key, mass: draw_patches(key, mass[None], count)[0])(keys, shares.sum(-1))
-    return drawn
-
-
-def row_keys(key: Key[Array, ""] | Key[Array, "B"], rows: Int32[Array, "B"] | int) -> Key[Array, "B"]:
-    """Keys of one key and rows, or of keys and one number: the same wherever a row stands in a batch."""
-    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, None if key.ndim else 0))(key, rows)
 
 
 def valid_patches(grid_hw: Int32[Array, "B 2"], h: int, w: int) -> Bool[Array, "B {h} {w}"]:
@@ -286,19 +295,26 @@ def train_step(
 ) -> tuple[State, Metrics]:
     """One update. What is drawn of a photo depends on (seed, step, row) alone.
 
-    The metric `stop` is above 0 where any host is to stop: it is the same on all of them, at the same step.
+    The metrics are METRICS; `stop` is above 0 where any host is to stop: the same on all of them, at the same step.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = step_key(seed, state.step)
     outcome, gradients, stop = objective.with_gradient(state.params, batch, teacher, key, state.step)
     updates, moments = optimiser.update(gradients, state.moments, state.params)
-    metrics = {
-        "loss": outcome.total / _at_least_some(outcome.weight),
-        "agreement": outcome.hits / _at_least_some(outcome.mass),
-        "gradient_norm": optax.tree.norm(gradients),
-        "temperature": objective.temperature(state.params),
-        "stop": stop,
-    }
+    metrics = jnp.stack(
+        [
+            outcome.total / _at_least_some(outcome.weight),
+            outcome.hits / _at_least_some(outcome.mass),
+            optax.tree.norm(gradients),
+            objective.temperature(state.params),
+            stop,
+        ]
+    )
     return State(state.step + 1, optax.apply_updates(state.params, updates), moments), metrics
+
+
+def named(metrics: Metrics) -> dict[str, float]:
+    """Metrics by name, fetched from the device."""
+    return dict(zip(METRICS, map(float, jax.device_get(metrics)), strict=True))
 
 
 def _at_least_some(weight: Float32[Array, ""]) -> Float32[Array, ""]:

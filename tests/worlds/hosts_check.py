@@ -19,6 +19,7 @@ from fmbseg_jax.runs.settings import FeedConfig, HeadConfig
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import check_whole_shards
 from fmbseg_jax.training.mesh import make_mesh, over_data, own_places
+from fmbseg_jax.training.step import named
 from labelgen.core.errors import UserError
 from tests.worlds.stepping import SUPCON, TEXT_WIDTH, arrays
 from tests.worlds.stepping import Bench as OneProcessBench
@@ -81,7 +82,7 @@ def steps(out: Path) -> dict[str, Any]:
         state, losses = bench.state, []
         for i in range(3):
             state, metrics = bench.step(state, bench.batch(i), bench.teacher)
-            losses.append(float(metrics["loss"]))
+            losses.append(named(metrics)["loss"])
         found[f"{data}x{model}"] = losses
     facts = {"config": ConfigDict().to_dict(), "identity": IDENTITY}
     checkpoints = Checkpoints(out, PROTOTYPES, facts)

@@ -13,6 +13,7 @@ from configs.default import get_config
 from fmbseg_jax.runs.checkpoint import Checkpoints, checksum
 from fmbseg_jax.runs.hosts import check
 from fmbseg_jax.runs.settings import hosts_config
+from fmbseg_jax.training.step import named
 from labelgen.core.errors import UserError
 from tests.worlds.hosts_check import HIDDEN, IDENTITY, PROTOTYPES
 from tests.worlds.processes import HOST_RUN, free_port, hosts, pair
@@ -70,7 +71,7 @@ def test_losses_do_not_depend_on_the_processes(two: Any) -> None:
     state, losses = bench.state, []
     for i in range(3):
         state, metrics = bench.step(state, bench.batch(i), bench.teacher)
-        losses.append(float(metrics["loss"]))
+        losses.append(named(metrics)["loss"])
     for found in two[1]:
         assert found["losses"]["4x1"] == pytest.approx(losses, rel=1e-4)
         assert found["losses"]["1x4"] == pytest.approx(losses, rel=1e-4)

@@ -12,7 +12,7 @@ from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.settings import HeadConfig, LossConfig
 from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
-from fmbseg_jax.training.step import valid_patches
+from fmbseg_jax.training.step import named, valid_patches
 from labelgen.core.errors import UserError
 from tests.worlds.stepping import BLOCK, CE, LINEAR, SUPCON, TEXT_WIDTH, WIDTH, Bench, arrays, mesh_of
 from tests.worlds.synthetic import CLASSES
@@ -70,7 +70,7 @@ def test_steps_compile_once_donate_and_repeat_bit_for_bit() -> None:
             state, metrics = bench.step(state, bench.batch(i), bench.teacher)
             assert jax.tree.leaves(before)[1].is_deleted()
         assert bench.step._cache_size() == 1
-        assert int(state.step) == 4 and np.isfinite(float(metrics["loss"]))
+        assert int(state.step) == 4 and np.isfinite(named(metrics)["loss"])
         runs.append([np.asarray(leaf) for leaf in jax.tree.leaves(state)])
     assert all((a == b).all() for a, b in zip(*runs, strict=True))
 
@@ -80,7 +80,7 @@ def test_what_is_drawn_changes_with_the_step_and_the_seed() -> None:
     for seed, first in ((0, 0), (0, 1), (7, 0)):
         bench = Bench(mesh_of(1, 1), seed=seed)
         state = bench.state.replace(step=jnp.int32(first))
-        losses.append(float(bench.step(state, bench.batch(), bench.teacher)[1]["loss"]))
+        losses.append(named(bench.step(state, bench.batch(), bench.teacher)[1])["loss"])
     assert len(set(losses)) == 3
 
 
@@ -94,7 +94,7 @@ def test_what_is_drawn_of_a_photo_does_not_depend_on_its_place_in_the_batch() ->
         for given in (batch, other, renamed):
             state = jax.tree.map(jnp.copy, bench.state)
             placed = jax.device_put(FedBatch(**given), batch_sharding(mesh, 8))
-            losses.append(float(bench.step(state, placed, bench.teacher)[1]["loss"]))
+            losses.append(named(bench.step(state, placed, bench.teacher)[1])["loss"])
     assert losses == pytest.approx([losses[0], losses[0], losses[2]] * 2, rel=1e-5)
     assert losses[2] != pytest.approx(losses[0], rel=1e-3), "another row draws other patches"
 
@@ -102,10 +102,10 @@ def test_what_is_drawn_of_a_photo_does_not_depend_on_its_place_in_the_batch() ->
 def test_one_host_that_is_to_stop_is_seen_by_all() -> None:
     bench = Bench(mesh_of(4, 1))
     state, metrics = bench.step(bench.state, bench.batch(), bench.teacher)
-    assert not float(metrics["stop"])
+    assert not named(metrics)["stop"]
     stop = jax.device_put(np.float32([0, 0, 0, 0, 0, 0, 1, 1]), batch_sharding(bench.mesh, 8))
     _, metrics = bench.step(state, bench.batch(1).replace(stop=stop), bench.teacher)
-    assert [float(shard.data) for shard in metrics["stop"].addressable_shards] == [2] * 4
+    assert [named(shard.data)["stop"] for shard in metrics.addressable_shards] == [2] * 4
 
 
 def test_padding_rows_count_for_nothing_in_the_held_out_sums() -> None:
@@ -129,7 +129,7 @@ def test_training_moves_agreement_to_one_on_what_can_be_learnt() -> None:
     state, agreements = bench.state, []
     for _ in range(60):
         state, metrics = bench.step(state, placed, bench.teacher)
-        agreements.append(float(metrics["agreement"]))
+        agreements.append(named(metrics)["agreement"])
     assert agreements[0] < 0.7 and agreements[-1] > 0.95, agreements
 
 
@@ -138,7 +138,7 @@ def test_the_temperature_is_learnt_when_asked_and_bounded() -> None:
     state = bench.state
     for i in range(3):
         state, metrics = bench.step(state, bench.batch(i), bench.teacher)
-    assert float(metrics["temperature"]) != pytest.approx(0.1, abs=1e-5)
+    assert named(metrics)["temperature"] != pytest.approx(0.1, abs=1e-5)
     assert float(bench.objective.temperature({"log_temperature": jnp.float32(-50)})) == pytest.approx(0.01)
     assert "log_temperature" not in Bench(mesh_of(1, 1)).state.params
 
