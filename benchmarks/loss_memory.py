@@ -60,7 +60,10 @@ class AtOnce(Objective):
             return jnp.stack(Outcome(total, weighted.sum(), hits, mass.sum()))
 
         count = min(patches.z.shape[1], self._loss.supcon_samples // len(patches.z))
-        sample = draw_patches(lot[:, : patches.z.shape[1]], patches.shares.sum(-1), count)
+        if patches.z.shape[1] == lot.shape[1]:
+            sample = draw_patches(lot, patches.shares.sum(-1), count)
+        else:
+            sample = jnp.broadcast_to(jnp.arange(count), (len(lot), count))
         drawn = [take_patches(x, sample) for x in (patches.z, mass, patches.ids, label)]
         z, sample_mass, ids, labels = (x.reshape(1, -1, *x.shape[2:]) for x in drawn)
         others = jnp.einsum("bne,se->bns", patches.z, z[0]) / temperature

@@ -55,9 +55,10 @@ for file in /etc/ssl/certs/ca-certificates.crt /etc/resolv.conf /etc/hosts; do
 done
 rm -rf --one-file-system "$folder/root/checkout"
 git clone --quiet --no-hardlinks . "$folder/root/checkout"
+commit=$(git rev-parse --short HEAD)
 log=$folder/root/command.log status=0
 inside bash -c 'cd /root/checkout && exec "$@"' - "$@" 2>&1 | tee "$log" || status=$?
 system="$(. "$folder/etc/os-release" && echo "$PRETTY_NAME"), $(inside python3 --version)"
 closing=$(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1 || true)
-echo "$system, commit $(git rev-parse --short HEAD), $*: ${closing:-no test was run} (exit code $status)"
+echo "$system, commit $commit, $*: ${closing:-no test was run} (exit code $status)"
 exit "$status"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Float32, Int32, Shaped, UInt8, UInt16
@@ -102,8 +103,12 @@ def _rows(x: Shaped[Array, "v R *rest"], index: Int32[Array, "v k"]) -> Shaped[A
 def _patches(
     x: Float[Array, "v R h w D"], index: Int32[Array, "v k"], drawn: Int32[Array, "v*k n"]
 ) -> Float[Array, "v*k n D"]:
-    """As `_rows`, but of each row the patches drawn, in one gather."""
-    shards, rows, h, w, width = x.shape
-    patches = index[..., None] * (h * w) + drawn.reshape(*index.shape, -1)
-    taken = take_patches(x.reshape(shards, rows * h * w, width), patches.reshape(shards, -1))
-    return taken.reshape(-1, drawn.shape[-1], width)
+    """As `_rows`, but of each row the patches drawn, in one gather.
+
+    x keeps its shape: a TPU's tiles do not divide its rows of patches, and to join those it would copy the split.
+    """
+    width = x.shape[3]
+    row = jnp.broadcast_to(index[..., None], (*index.shape, drawn.shape[-1]))
+    y, column = jnp.divmod(drawn.reshape(row.shape), width)
+    taken: Array = jax.vmap(lambda of_shard, *places: of_shard[places])(x, row, y, column)
+    return taken.reshape(-1, *taken.shape[2:])

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float32, Float64, Int32, Int64, Shaped, UInt8, UInt16
+from jaxtyping import Float32, Float64, Int32, Shaped, UInt8, UInt16
 from numpy.typing import NDArray
 
 from fmbseg_jax.runs.precision import FULL
@@ -71,31 +71,46 @@ def class_scores(
 
     z, prototypes: unit rows; word_class: K class indices, ascending from 0.
     """
-    order, sizes, back = _word_rounds(word_class)
-    ordered = prototypes if (order == np.arange(len(order))).all() else prototypes[order]
-    scores = jnp.matmul(z, ordered.T, precision=FULL)
-    best, start = scores[..., : sizes[0]], sizes[0]
-    for size in sizes[1:]:
-        second = scores[..., start : start + size]
-        best = jnp.concatenate([jnp.maximum(best[..., :size], second), best[..., size:]], -1)
-        start += size
-    return best if (back == np.arange(len(back))).all() else best[..., back]
+    scores = jnp.matmul(z, prototypes.T, precision=FULL)
+    words = tuple(int(c) for c in word_class)
+    return scores if len(set(words)) == len(words) else best_word(words, scores)
 
 
-def _word_rounds(
-    word_class: Sequence[int],
-) -> tuple[Int64[NDArray[np.int64], "K"], list[int], Int64[NDArray[np.int64], "C"]]:
-    """Words by rounds: round r holds the r-th word of every class that has one, classes with most words first.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def best_word(word_class: tuple[int, ...], scores: Float32[Array, "*n K"]) -> Float32[Array, "*n C"]:
+    """Of each class the best of its words' scores; that word alone learns (words that tie all do).
 
-    So each round is a prefix of the one before and the maximum needs neither a scatter nor [.., C, words] memory.
-    Returns the order of the words, the size of each round, and each class's place in a round.
+    By doubling: after r rounds a word's score is the best of it and of the 2^r - 1 next ones of its class. Each round
+    is elementwise, so that all are one kernel, and no gradient is scattered.
     """
     words = np.asarray(word_class)
-    counts = np.bincount(words)
-    first = np.cumsum(counts) - counts
-    classes = np.argsort(-counts, kind="stable")
-    rounds = [first[classes[counts[classes] > r]] + r for r in range(counts.max())]
-    return np.concatenate(rounds), [len(r) for r in rounds], np.argsort(classes)
+    reach = 1
+    while reach < np.bincount(words).max():
+        same = np.append(words[reach:] == words[:-reach], np.zeros(reach, bool))
+        later = jnp.pad(scores[..., reach:], [(0, 0)] * (scores.ndim - 1) + [(0, reach)])
+        scores = jnp.where(same, jnp.maximum(scores, later), scores)
+        reach *= 2
+    return scores[..., np.searchsorted(words, np.arange(words[-1] + 1))]
+
+
+def _best_word_forward(
+    word_class: tuple[int, ...], scores: Float32[Array, "*n K"]
+) -> tuple[Float32[Array, "*n C"], tuple[Float32[Array, "*n K"], Float32[Array, "*n C"]]]:
+    best = best_word(word_class, scores)
+    return best, (scores, best)
+
+
+def _best_word_backward(
+    word_class: tuple[int, ...],
+    kept: tuple[Float32[Array, "*n K"], Float32[Array, "*n C"]],
+    cotangent: Float32[Array, "*n C"],
+) -> tuple[Float32[Array, "*n K"]]:
+    scores, best = kept
+    words = np.asarray(word_class)
+    return (jnp.where(scores == best[..., words], cotangent[..., words], 0),)
+
+
+best_word.defvjp(_best_word_forward, _best_word_backward)
 
 
 def dense_targets(classes: UInt16[Array, "*n 3"], shares: UInt8[Array, "*n 3"], count: int, soft: bool) -> Targets:

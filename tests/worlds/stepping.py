@@ -37,8 +37,9 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     grid_hw = rng.integers(2, 4, (BATCH, 2)).astype(np.int32)
     valid = np.asarray(valid_patches(jnp.asarray(grid_hw), 3, 3))
-    shares = (rng.integers(0, 80, (BATCH, 3, 3, 3)) * valid[..., None]).astype(np.uint8)
-    classes = rng.integers(0, CLASSES, (BATCH, 3, 3, 3)).astype(np.uint16)
+    several = [rng.random((BATCH, 3, 3, count)).argsort(-1)[..., :3] for count in (80, CLASSES)]  # no number twice
+    shares = np.ascontiguousarray(np.sort(several[0] * valid[..., None])[..., ::-1]).astype(np.uint8)
+    classes = several[1].astype(np.uint16)
     features = rng.normal(size=(BATCH, 3, 3, WIDTH)).astype(np.float32)
     row, stop = np.arange(BATCH, dtype=np.int32), np.zeros(BATCH, np.float32)
     return {"features": features, "grid_hw": grid_hw, "classes": classes, "shares": shares, "row": row, "stop": stop}

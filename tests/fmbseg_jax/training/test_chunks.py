@@ -42,6 +42,8 @@ class Case:
         self.classes = np.array([rng.permutation(max(3, self.count))[:3] for _ in range(PATCHES)])
         self.shares = np.sort(rng.integers(1, 85, (PATCHES, 3)))[:, ::-1] * (self.classes < self.count) * labelled
         self.shares[7:9] = 0  # unlabelled
+        order = np.lexsort((self.classes, -self.shares))  # largest share first
+        self.classes, self.shares = (np.take_along_axis(x, order, 1) for x in (self.classes, self.shares))
         self.classes = np.where(self.shares > 0, self.classes, 0)
         self.targets = np.zeros((PATCHES, self.count))
         np.add.at(self.targets, (np.arange(PATCHES)[:, None], self.classes), self.shares / 255)
