@@ -50,7 +50,7 @@ CASES = {
     "camvid": Case("camvid", 367, (39, 52)),
     "river_water": Case("river_water", 300),
     "my_photos": Case("my_photos", 1000, words="configs/words/voc21.txt"),
-    "pocket": Case("pocket", 400, (24, 24), (192, 128)),
+    "pocket": Case("pocket", 400, (24, 24), (192, 128), ("train.supcon_samples=0",)),
     BLOCK: Case(
         "voc",
         10582,
@@ -80,20 +80,22 @@ def compiled(name: str, cases: Sequence[str], photos: int) -> list[dict[str, Any
     topology = topologies.open_topology(name)
     rows = []
     for case in cases:
-        row = measured(CASES[case], topology, photos, (FED, RESIDENT))
+        row = measured(CASES[case], topology, photos)
         most = {"most": most_photos(CASES[case], topology, photos)} if case == BLOCK else {}
         rows.append({"case": case, "topology": name, **row, **most})
     return rows
 
 
-def measured(case: Case, topology: Topology, photos: int, only: Sequence[str]) -> dict[str, Any]:
-    """A case with so many photos a chip."""
+def measured(case: Case, topology: Topology, photos: int, fed: bool = False) -> dict[str, Any]:
+    """A case with so many photos a chip: the step that a training would run, or the one that is fed."""
     batch = photos * len(topology.devices)
     config = load_config(f"configs/{case.config}.py", [f"train.batch_size={batch}", *case.fields])
     settings = train_config(config)
     words = read_words(case.words or config.ontology).word_class
     shape = Shape(case.widths[0], case.grid_hw, case.widths[1], tuple(words), case.photos)
-    readings = programs.rehearse(settings, shape, topology, only=only)
+    planned = programs.plan(settings, shape, topology)
+    name = RESIDENT if RESIDENT in planned and not fed else FED
+    readings = {name: programs.readings(planned[name])}
     found = findings.find(settings, shape, topology, readings)
     step = found.step
     if step.refused or step.memory_bytes > topology.chip.usable:
@@ -118,7 +120,7 @@ def most_photos(case: Case, topology: Topology, photos: int) -> int:
     """The most photos a chip whose step, fed, has memory there: to an eighth of it."""
 
     def fits(count: int) -> bool:
-        return bool(measured(case, topology, count, (FED,))["fits"])
+        return bool(measured(case, topology, count, fed=True)["fits"])
 
     while fits(2 * photos):
         photos *= 2

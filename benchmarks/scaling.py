@@ -1,11 +1,10 @@
-"""What a step exchanges and keeps on 1 to 8 devices of 1 and 2 processes, and a model on paper of its time on pods.
+"""What a step exchanges and keeps on 1 to 8 virtual devices of 1 and 2 processes; of real ones see benchmarks.pods.
 
     python -m benchmarks.scaling [--batch=8] [--out=FILE.json]
 
 Devices are virtual ones of the CPU, each number in fresh processes: they say bytes, not times. The global batch grows
 with the devices (--batch photos each), D=1024, 37 x 37 patches, E=768, 21 classes. Bytes exchanged are the operands of
 the collectives in the compiled program, each as often as it is run; bytes a device keeps are the compiler's own count.
-The model then takes FLOPs and bytes of one device and published peaks: see fmbseg_jax/training/chips.py.
 """
 
 import argparse
@@ -22,7 +21,6 @@ from benchmarks.programs import LARGE, program, settings_of
 from benchmarks.setting import REAL, fresh_process, publish, table
 from fmbseg_jax.rehearsal.optimized import read
 from fmbseg_jax.runs import hosts
-from fmbseg_jax.training.chips import CHIPS, step_seconds
 from fmbseg_jax.training.costs import matmul_flops
 from fmbseg_jax.training.step import named
 from labelgen.core.command import command, parser
@@ -37,7 +35,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile in fresh processes; print both tables."""
+    """Compile in fresh processes; print the table."""
     if args.case:
         hosts.start(args.distributed)
         print(json.dumps(measured(args.case, args.batch)))
@@ -47,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
         for processes, devices in LAYOUTS:
             rows.append({"case": case, "processes": processes, **compiled(case, processes, devices, args)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    publish(args, {"batch a device": args.batch, "rows": rows}, f"{text(rows)}\n\n{on_paper(rows, args.batch)}")
+    publish(args, {"batch a device": args.batch, "rows": rows}, text(rows))
     return 0
 
 
@@ -93,8 +91,6 @@ def measured(case: str, batch_a_device: int) -> dict[str, Any]:
         "argument_bytes": memory.argument_size_in_bytes,
         "temp_bytes": memory.temp_size_in_bytes,
         "flops": matmul_flops(step.jaxpr) / devices,
-        "bytes_moved": step.compiled.cost_analysis()["bytes accessed"],
-        "feature_bytes": step.batch.features.nbytes // devices,
         "compile_s": step.compile_s,
     }
 
@@ -127,45 +123,6 @@ def line(row: dict[str, Any]) -> list[Any]:
 def exchanged(row: dict[str, Any]) -> int:
     """Bytes of all collectives of a step."""
     return sum(sum(sizes) for sizes in row["collectives"].values())
-
-
-def sent(row: dict[str, Any]) -> int:
-    """Bytes that a ring sends of them, but for its (n - 1) / n: a sum goes round twice."""
-    return exchanged(row) + sum(map(int, row["collectives"].get("all-reduce", [])))
-
-
-def on_paper(rows: list[dict[str, Any]], batch: int) -> str:
-    """The model's table, from the figures of 8 devices of one process."""
-    lines = []
-    for row in rows:
-        if (row["processes"], row["devices"]) != (1, 8):
-            continue
-        moved = needed_bytes(row)
-        for name, most in (("TPU v5 lite", 32), ("NVIDIA H100 80GB HBM3", 4)):
-            chip = CHIPS[name]
-            for count in [n for n in (1, 4, 32) if n <= most]:
-                times = step_seconds(chip, count, row["flops"], moved, sent(row), row["feature_bytes"])
-                photos = count * chip.per_host * batch
-                lines.append(
-                    [
-                        row["case"],
-                        f"{count * chip.per_host} x {name}",
-                        count,
-                        *(f"{1e3 * times[part]:.3f}" for part in ("work", "sum", "feed", "resident", "fed")),
-                        f"{photos / times['resident']:.3g}",
-                        f"{photos / times['fed']:.3g}",
-                    ]
-                )
-    heads = ["head, loss", "chips", "hosts", "work, ms", "sum, ms", "feed, ms", "step, features resident, ms"]
-    return table([*heads, "step, fed by the host, ms", "photos/s, resident", "photos/s, fed"], lines)
-
-
-def needed_bytes(row: dict[str, Any]) -> float:
-    """Bytes that a device must move: its arguments once, its temporaries written and read.
-
-    The CPU compiler's own count is of its own fusions and takes a loop for one round: it is kept in the JSON.
-    """
-    return float(row["argument_bytes"] + 2 * row["temp_bytes"])
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8, UInt16
-from numpy.typing import NDArray
 
 from fmbseg_jax.runs.precision import FULL
+from labelgen.core.arrays import Numpy
 
 T = TypeVar("T")
 Tree = Any
@@ -139,7 +139,7 @@ def hits(scores: Float32[Array, "*n C"], targets: Targets) -> Float32[Array, "*n
     return jnp.where(of_label(scores, targets.label) >= scores.max(-1), targets.mass, 0)
 
 
-def class_weights(mass: Float64[NDArray[np.float64], "C"], balance: float) -> Float32[NDArray[np.float32], "C"]:
+def class_weights(mass: Float64[Numpy, "C"], balance: float) -> Float32[Numpy, "C"]:
     """Weights = frequency ** -balance, scaled so that a labelled patch weighs 1 on average.
 
     mass: labelled patches of each class over the whole split, not all 0; a class with none is taken

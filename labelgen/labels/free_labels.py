@@ -13,14 +13,13 @@ words on photos that are encoded come through here alone. From the paper's secti
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped, UInt8, UInt16
 from ml_collections import ConfigDict
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from labelgen.core.arrays import Numpy
 from labelgen.core.geometry import area_matrix, to_pixels
 from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.data import rle
@@ -28,11 +27,9 @@ from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.data.rle import MaskSet
 from labelgen.labels.presence import Calibration, Presence, PresenceSettings, dense_logits, detect, patch_probabilities
 
-Array = NDArray[np.float32]
-Ints = NDArray[np.int64]
-LabelMap = Int64[Ints, "H W"]
+LabelMap = Int64[Numpy, "H W"]
 """Classes, -1 where there is none."""
-Confidence = Float32[Array, "H W"]
+Confidence = Float32[Numpy, "H W"]
 """0..1."""
 Painted = tuple[LabelMap, Confidence]
 """Classes, and the confidence of the mask that says so."""
@@ -66,12 +63,12 @@ class LabelSettings:
 class NamedMasks:
     """Masks with a class."""
 
-    ids: Int64[Ints, "n"]
+    ids: Int64[Numpy, "n"]
     """Into the MaskSet."""
-    classes: Int64[Ints, "n"]
-    confidence: Float32[Array, "n"]
+    classes: Int64[Numpy, "n"]
+    confidence: Float32[Numpy, "n"]
     """0..1."""
-    points_xy: Float32[Array, "p 2"]
+    points_xy: Float32[Numpy, "p 2"]
     """The prompts in photo pixels; none where masks were not prompted."""
 
 
@@ -80,7 +77,7 @@ class Stages:
     """Everything between evidence and labels, for the labels themselves, `quality` and the report."""
 
     presence: Presence
-    probabilities: Float32[Array, "h w C"]
+    probabilities: Float32[Numpy, "h w C"]
     prompted: NamedMasks
     named: NamedMasks
     stage11: LabelMap
@@ -94,7 +91,7 @@ def label_photo(
     evidence: EvidenceRow,
     settings: LabelSettings,
     ontology: Ontology,
-    prototypes: Float32[Array, "K E"],
+    prototypes: Float32[Numpy, "K E"],
     calibration: Calibration,
     grid_hw: tuple[int, int],
 ) -> LabelRow:
@@ -120,9 +117,9 @@ def label_stages(
     evidence: EvidenceRow,
     settings: LabelSettings,
     ontology: Ontology,
-    prototypes: Float32[Array, "K E"],
+    prototypes: Float32[Numpy, "K E"],
     calibration: Calibration,
-    present: Bool[NDArray[np.bool_], "C"] | None = None,
+    present: Bool[Numpy, "C"] | None = None,
 ) -> Stages:
     """All stages of one photo. `present` replaces detection (the ceiling of naming in `quality`)."""
     presence = detect(evidence, prototypes, ontology, settings.presence)
@@ -143,10 +140,10 @@ def label_stages(
 
 
 def prompt_masks(
-    probabilities: Float32[Array, "h w C"],
-    present: Bool[NDArray[np.bool_], "C"],
+    probabilities: Float32[Numpy, "h w C"],
+    present: Bool[Numpy, "C"],
     masks: MaskSet,
-    coverage: Float32[Array, "M h w"],
+    coverage: Float32[Numpy, "M h w"],
     per_class: int,
 ) -> NamedMasks:
     """Stage 1.1: the masks that SAM gives for each present class's query points.
@@ -179,7 +176,7 @@ def prompt_masks(
     )
 
 
-def query_points(similarity: Float32[Array, "h w"], count: int, floor: float = 0.5) -> Int64[Ints, "n 2"]:
+def query_points(similarity: Float32[Numpy, "h w"], count: int, floor: float = 0.5) -> Int64[Numpy, "n 2"]:
     """Patches (row, column) of highest similarity, none near another; n <= count.
 
     A patch must reach `floor` times the maximum. Spread: after each pick, patches within a radius that shares the
@@ -199,7 +196,7 @@ def query_points(similarity: Float32[Array, "h w"], count: int, floor: float = 0
     return np.array(picked, np.int64).reshape(-1, 2)
 
 
-def _grid_points(patches: Int64[Ints, "n 2"], grid_hw: tuple[int, ...], masks: MaskSet) -> Int64[Ints, "p"]:
+def _grid_points(patches: Int64[Numpy, "n 2"], grid_hw: tuple[int, ...], masks: MaskSet) -> Int64[Numpy, "p"]:
     """The SAM grid point nearest to each patch's centre, without repeats, in the order given."""
     height, width = masks.size_hw
     h, w = grid_hw
@@ -216,7 +213,7 @@ def strongest(named_masks: NamedMasks, masks: MaskSet) -> Painted:
 
 
 def name_masks(
-    probabilities: Float32[Array, "h w C"], masks: MaskSet, coverage: Float32[Array, "M h w"], min_confidence: float
+    probabilities: Float32[Numpy, "h w C"], masks: MaskSet, coverage: Float32[Numpy, "M h w"], min_confidence: float
 ) -> NamedMasks:
     """Stage 1.2: automatic masks with the class of highest pooled probability, where that reaches `min_confidence`.
 
@@ -237,7 +234,7 @@ def paint(named_masks: NamedMasks, masks: MaskSet) -> Painted:
     return _on_top(named_masks, masks, np.argsort(-rle.areas(masks)[named_masks.ids], kind="stable"))
 
 
-def _on_top(named_masks: NamedMasks, masks: MaskSet, order: Int64[Ints, "n"]) -> Painted:
+def _on_top(named_masks: NamedMasks, masks: MaskSet, order: Int64[Numpy, "n"]) -> Painted:
     """The masks laid one over the other in an order of their places in `named_masks`."""
     top = rle.stacked(masks, named_masks.ids[order])
     # -1 meets the element after the last one: no mask, no confidence.
@@ -245,7 +242,7 @@ def _on_top(named_masks: NamedMasks, masks: MaskSet, order: Int64[Ints, "n"]) ->
 
 
 def merge(
-    probabilities: Float32[Array, "h w C"], classes: Int64[Ints, "n"], stages: list[Painted], min_confidence: float
+    probabilities: Float32[Numpy, "h w C"], classes: Int64[Numpy, "n"], stages: list[Painted], min_confidence: float
 ) -> tuple[LabelMap, LabelMap, Confidence]:
     """Vote of the dense map and the stages, each with weight one.
 
@@ -267,7 +264,7 @@ def merge(
 
 def patch_targets(
     label_map: LabelMap, grid_hw: tuple[int, int], fixed_hw: tuple[int, int], keep: int = SLOTS
-) -> tuple[UInt16[NDArray[np.uint16], "h w {keep}"], UInt8[NDArray[np.uint8], "h w {keep}"]]:
+) -> tuple[UInt16[Numpy, "h w {keep}"], UInt8[Numpy, "h w {keep}"]]:
     """Class shares of each patch: classes, and their shares, 255 = the whole patch.
 
     label_map: -1 is ignore and has no share; grid_hw: the photo's valid patches; fixed_hw: the grid stored, h x w.
@@ -291,7 +288,7 @@ def patch_targets(
     return classes, shares
 
 
-def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> Float32[Array, "M h w"]:
+def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> Float32[Numpy, "M h w"]:
     """Share of each patch inside each mask; the grid h x w covers the photo exactly.
 
     With F(t) the share of the patch's area that the first t pixels of the photo have, row by row, a run of ones from
@@ -310,13 +307,13 @@ def coverage(masks: MaskSet, grid_hw: tuple[int, int]) -> Float32[Array, "M h w"
 
 
 def _before(
-    shares: Float[NDArray[np.floating], "n cells"],
-) -> Float64[NDArray[np.float64], "n+1 cells"]:
+    shares: Float[Numpy, "n cells"],
+) -> Float64[Numpy, "n+1 cells"]:
     """The sum of the rows before each place."""
     return np.pad(np.cumsum(shares, 0, dtype=np.float64), ((1, 0), (0, 0)))
 
 
-def _ends(masks: MaskSet) -> tuple[Int64[Ints, "ends"], Int64[Ints, "ends"], Float64[NDArray[np.float64], "ends"]]:
+def _ends(masks: MaskSet) -> tuple[Int64[Numpy, "ends"], Int64[Numpy, "ends"], Float64[Numpy, "ends"]]:
     """Mask, pixel and sign of the ends of all runs: 1 where ones end, -1 where they begin."""
     counts = np.diff(masks.offsets)
     mask = np.repeat(np.arange(len(masks)), counts)
@@ -336,7 +333,7 @@ def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
     return replace(evidence, size_hw=(height, width), masks=rle.resized(evidence.masks, (height, width)))
 
 
-def nearest(values: Shaped[NDArray[Any], "h w"], size_hw: tuple[int, int]) -> Shaped[NDArray[Any], "H W"]:
+def nearest(values: Shaped[Numpy, "h w"], size_hw: tuple[int, int]) -> Shaped[Numpy, "H W"]:
     """Values at the nearest pixel of another size."""
     rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
     return np.asarray(values[rows.astype(int)[:, None], columns.astype(int)])

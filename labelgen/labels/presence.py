@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
-from numpy.typing import NDArray
 
+from labelgen.core.arrays import Numpy
 from labelgen.core.ontology import Ontology, class_scores
 from labelgen.data.records import EvidenceRow
 
-Array = NDArray[np.float32]
 ENOUGH_PHOTOS = 8
 """Photos at which half of the measured difference between classes is believed."""
 
@@ -42,15 +41,15 @@ class PresenceSettings:
 class Presence:
     """What `detect` finds."""
 
-    scores: Float32[Array, "C"]
+    scores: Float32[Numpy, "C"]
     """0..1."""
-    present: Bool[NDArray[np.bool_], "C"]
-    gate: Float32[Array, "h w C"]
+    present: Bool[Numpy, "C"]
+    gate: Float32[Numpy, "h w C"]
     """Log-probabilities."""
 
 
 def detect(
-    evidence: EvidenceRow, prototypes: Float32[Array, "K E"], ontology: Ontology, settings: PresenceSettings
+    evidence: EvidenceRow, prototypes: Float32[Numpy, "K E"], ontology: Ontology, settings: PresenceSettings
 ) -> Presence:
     """Presence of each class by its crops; the class of the whole photo's best crop is always present."""
     words = evidence.crops.astype(np.float32) @ prototypes.T
@@ -61,7 +60,7 @@ def detect(
     return Presence(scores, present, gate.reshape(*evidence.grid_hw, -1).astype(np.float32))
 
 
-def _cover(evidence: EvidenceRow) -> Float32[Array, "N n"]:
+def _cover(evidence: EvidenceRow) -> Float32[Numpy, "N n"]:
     """Weights of the n crops that cover each patch's centre, summing to one: small crops know where."""
     h, w = evidence.grid_hw
     y = ((np.arange(h) + 0.5) / h)[:, None, None]
@@ -73,27 +72,27 @@ def _cover(evidence: EvidenceRow) -> Float32[Array, "N n"]:
 
 
 def patch_probabilities(
-    logits: Float32[Array, "h w C"], presence: Presence, settings: PresenceSettings
-) -> Float32[Array, "h w C"]:
+    logits: Float32[Numpy, "h w C"], presence: Presence, settings: PresenceSettings
+) -> Float32[Numpy, "h w C"]:
     """Gated class probabilities of each patch by its cosines, absent classes zero."""
     gated = logits / settings.dense_temperature + settings.gate * presence.gate
     return softmax(np.where(presence.present, gated, -np.inf))
 
 
 def dense_logits(
-    evidence: EvidenceRow, variant: str, prototypes: Float32[Array, "K E"], ontology: Ontology
-) -> Float32[Array, "h w C"]:
+    evidence: EvidenceRow, variant: str, prototypes: Float32[Numpy, "K E"], ontology: Ontology
+) -> Float32[Numpy, "h w C"]:
     """Cosines of a variant's dense map with each class (max over its words)."""
     return class_scores(dense_map(evidence, variant) @ prototypes.T, ontology.word_class)
 
 
-def dense_map(evidence: EvidenceRow, variant: str) -> Float32[Array, "h w E"]:
+def dense_map(evidence: EvidenceRow, variant: str) -> Float32[Numpy, "h w E"]:
     """The map of a dense variant; of "a+b" the mean of both maps, which are means of unit vectors."""
     maps = [evidence.dense[name].astype(np.float32) for name in variant.split("+")]
-    return maps[0] if len(maps) == 1 else np.mean(maps, 0, dtype=np.float32)
+    return maps[0] if len(maps) == 1 else np.asarray(np.mean(maps, 0, dtype=np.float32))
 
 
-def softmax(logits: Float32[Array, "*n C"]) -> Float32[Array, "*n C"]:
+def softmax(logits: Float32[Numpy, "*n C"]) -> Float32[Numpy, "*n C"]:
     """Softmax over the last axis; -inf gives zero."""
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(-1, keepdims=True), np.float32)
@@ -103,15 +102,15 @@ def softmax(logits: Float32[Array, "*n C"]) -> Float32[Array, "*n C"]:
 class Calibration:
     """Mean and spread of the cosines of each class over patches."""
 
-    mean: Float32[Array, "C"]
-    spread: Float32[Array, "C"]
+    mean: Float32[Numpy, "C"]
+    spread: Float32[Numpy, "C"]
 
     @classmethod
     def none(cls, classes: int) -> "Calibration":
         """Leaves cosines as they are."""
         return cls(np.zeros(classes, np.float32), np.ones(classes, np.float32))
 
-    def apply(self, cosines: Float32[Array, "*n C"]) -> Float32[Array, "*n C"]:
+    def apply(self, cosines: Float32[Numpy, "*n C"]) -> Float32[Numpy, "*n C"]:
         """Cosines on one scale: spread of the average class, mean zero."""
         return np.asarray((cosines - self.mean) * (self.spread.mean() / self.spread), np.float32)
 
@@ -126,7 +125,7 @@ class Calibration:
 
 
 def measure(
-    rows: Iterable[EvidenceRow], variant: str, prototypes: Float32[Array, "K E"], ontology: Ontology
+    rows: Iterable[EvidenceRow], variant: str, prototypes: Float32[Numpy, "K E"], ontology: Ontology
 ) -> Calibration:
     """Calibration of one dense variant by these photos; of no photo or one class, none."""
     classes = len(ontology.names)
@@ -144,7 +143,7 @@ def measure(
     return Calibration(_shrunk(mean, belief), _shrunk(spread, belief))
 
 
-def _shrunk(values: Float64[NDArray[np.float64], "C"], belief: float) -> Float32[Array, "C"]:
+def _shrunk(values: Float64[Numpy, "C"], belief: float) -> Float32[Numpy, "C"]:
     """Towards their mean over the classes, where there is little reason to tell them apart."""
     return np.asarray(values.mean() + belief * (values - values.mean()), np.float32)
 

@@ -1,6 +1,7 @@
 """Tests run with the annotations of some modules checked in each call, shapes of arrays too."""
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +53,13 @@ def test_a_result_whose_fields_do_not_fit_each_other_raises() -> None:
     found = detect(evidence(), PROTOTYPES, ONTOLOGY, SETTINGS.presence)
     with pytest.raises(TypeCheckError, match=r"(?s)Presence.__init__.*parameter 'gate'"):
         replace(found, gate=found.gate[..., :2])
+
+
+def test_shapes_are_said_of_a_class_of_arrays() -> None:
+    """labelgen.core.arrays has why: this environment's numpy may be too old to show it."""
+    files = [path for room in ("labelgen", "fmbseg_jax") for path in (ROOT / room).rglob("*.py")]
+    said = re.compile(r"\b(?:Float|Int|UInt|Bool|Shaped|Real|Num|Key)\d*\[NDArray\b")
+    assert [str(path) for path in files if said.search(path.read_text())] == []
 
 
 def test_outside_of_tests_nothing_is_checked_and_no_checker_loaded() -> None:

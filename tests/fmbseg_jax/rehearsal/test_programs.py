@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fmbseg_jax.rehearsal import findings, programs
+from fmbseg_jax.rehearsal.optimized import Collective, Optimized
 from fmbseg_jax.rehearsal.programs import (
     EVALUATE,
     FED,
@@ -203,3 +204,9 @@ def test_the_report_says_what_to_change(here: Topology, found: dict[str, Reading
     refused = {**fed, FED: Readings(4, 1.0, refused="Ran out of memory on HBM, 20G of 15.75G.")}
     text = findings.text(findings.find(settings(), SHAPE, here, refused))
     assert "train, fed: refused: Ran out of memory" in text and "photos/s" not in text
+
+
+def test_a_sum_is_sent_twice() -> None:
+    exchanges = (Collective("all-reduce", {"f32": 40, "s32": 12}, 1), Collective("all-gather", {"f32": 16}, 2))
+    assert findings.sent(Readings(4, 1.0, optimized=Optimized(exchanges, {}, (), 0, 0))) == 2 * 52 + 32
+    assert findings.sent(Readings(4, 1.0, refused="no memory")) == 0
