@@ -4,7 +4,7 @@
 
 To be run in the environment of docs/rehearse.md. --photos a chip; the photos of the config's usual split, so that it
 lies on the chips where it fits. `block` is VOC with a transformer block, T-SupCon and bfloat16, with the most photos a
-chip that its compiler has memory for (tried: doubling, then halving the rest).
+chip that its compiler has memory for.
 """
 
 import argparse
@@ -117,18 +117,14 @@ def measured(case: Case, topology: Topology, photos: int, fed: bool = False) -> 
 
 
 def most_photos(case: Case, topology: Topology, photos: int) -> int:
-    """The most photos a chip whose step, fed, has memory there: to an eighth of it."""
-
-    def fits(count: int) -> bool:
-        return bool(measured(case, topology, count, fed=True)["fits"])
-
-    while fits(2 * photos):
-        photos *= 2
-    step = photos // 2
-    while step >= max(1, photos // 8):
-        photos += step if fits(photos + step) else 0
-        step //= 2
-    return photos
+    """The most photos a chip whose step, fed, has memory there: by two sizes, then an eighth less while it has not."""
+    one, two = (measured(case, topology, count, fed=True) for count in (photos, 2 * photos))
+    needed = [row["argument_bytes"] + row["temp_bytes"] for row in (one, two)]
+    each = (needed[1] - needed[0]) / photos
+    most = photos + int((topology.chip.usable - needed[0]) / each)
+    while most > photos and not measured(case, topology, most, fed=True)["fits"]:
+        most -= -(-most // 8)
+    return most
 
 
 def text(rows: Sequence[dict[str, Any]]) -> str:

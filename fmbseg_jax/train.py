@@ -100,7 +100,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         batches = open_batches(task.examples, task.train_rows, settings.feed, settings.optim.steps, layout, position)
     step, held_out = programs(settings, task, layout, head, optimiser, state)
     figures = Figures(open_log(run, start), settings.log_every, times, start)
-    loop = Loop(settings, layout, batches, step, held_out, checkpoints, figures, times)
+    loop = Loop(settings, layout, task, batches, step, held_out, checkpoints, figures, times)
     reached = loop.run(state, start, preempted)
     loop.close()
     return finish(args, config, run, loop, reached)

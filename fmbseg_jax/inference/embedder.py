@@ -88,7 +88,10 @@ class Embedder:
         self._batch_size, self._dense_map = batch_size, restored.dense_map
 
     def __call__(self, rows: Sequence[FeatureRow]) -> list[Array]:
-        """Unit rows float32 [h', w', E] of each photo's valid patches. At most batch_size rows, of one grid."""
+        """Unit rows float32 [h', w', E] of each photo's valid patches. At most batch_size rows, of one grid.
+
+        UserError where they are not finite.
+        """
         first = rows[0].features
         features = np.zeros((self._batch_size, *first.shape), first.dtype)
         valid = np.zeros((self._batch_size, *first.shape[:2]), bool)
@@ -96,13 +99,21 @@ class Embedder:
             features[i] = row.features
             valid[i, : row.grid_hw[0], : row.grid_hw[1]] = True
         z = np.asarray(self._apply(self._params, features, valid))
-        return [z[i, : row.grid_hw[0], : row.grid_hw[1]] for i, row in enumerate(rows)]
+        return [_finite(row, z[i, : row.grid_hw[0], : row.grid_hw[1]]) for i, row in enumerate(rows)]
 
     def dense(self, row: FeatureRow) -> Array:
         """Unit rows float32 [h', w', E] of a photo's valid patches by the RUN's dense map, if it has one."""
         if self._dense_map is None:
             raise ValueError("this RUN has no dense map")
         return densely_embedded(row, self._dense_map)
+
+
+def _finite(row: FeatureRow, z: Array) -> Array:
+    if np.isfinite(z).all():
+        return z
+    if not row.finite:
+        raise UserError(f"{row.photo_id}: its patch features are not finite; encode again with --config.dtype=float32")
+    raise UserError(f"{row.photo_id}: the head's output is not finite; its parameters are broken: train again")
 
 
 def check_fits(restored: Restored, data: Dataset) -> None:

@@ -14,6 +14,7 @@ renames and writes what is not an array.
 import functools
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -185,13 +186,20 @@ class Checkpoints:
         if not self._settled:
             self._dense_map, self._settled = fit(), True
 
+    def newest(self) -> int | None:
+        """The step of the newest one that is whole."""
+        with disk_errors(self._name):
+            self._manager.wait_until_finished()
+        return max(self._manager.all_steps(), default=None)
+
     def best(self) -> dict[str, float]:
         """{"best_step", "best_held_out_loss"}, or nothing where no loss was ever measured."""
         with disk_errors(self._name):
             self._manager.wait_until_finished()
         ranked = _ranked(self._manager, "best")
         metrics = self._manager.metrics(ranked[0]) if ranked else None
-        return {"best_step": ranked[0], "best_held_out_loss": _loss(metrics)} if metrics else {}
+        loss = _loss(metrics) if metrics else math.inf
+        return {"best_step": ranked[0], "best_held_out_loss": loss} if math.isfinite(loss) else {}
 
     def close(self) -> None:
         """Returns when everything is on disk, or at the url."""
@@ -315,7 +323,8 @@ def _first_line(error: object) -> str:
 
 
 def _loss(metrics: dict[str, float]) -> float:
-    return metrics["loss"]
+    """What checkpoints are ranked by; one that is no number, of a RUN from before they ended a training, ranks last."""
+    return metrics["loss"] if math.isfinite(metrics["loss"]) else math.inf
 
 
 def _tuples(value: Any) -> Any:

@@ -9,7 +9,7 @@ position of the feed is the number of batches taken.
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -99,6 +99,11 @@ class Examples:
         """`[row]` into arrays of the same shapes and types, the features without a copy on the way."""
         read = self._direct.read_into(row, places["features"])
         _fill(places, self._small_of(row, *read, self._shape) if read else self[row])
+
+    def not_finite(self, rows: Iterable[int]) -> list[str]:
+        """Which photos of the rows have a feature that is not a finite number, by name."""
+        views = (FeatureRow.decode(self._features[row]) for row in rows)
+        return [view.photo_id for view in views if not view.finite]
 
     def _small(self, row: int, photo_id: str, grid_hw: HW, shape: tuple[int, ...]) -> Example:
         """What there is besides the features [shape] of a row."""
@@ -191,6 +196,12 @@ class Order:
 
     def _permute(self, shard: int, turn: int) -> Rows:
         return np.random.default_rng([self._seed, shard, turn]).permutation(len(self._rows[shard]))
+
+
+def rows_of_batch(train_rows: Rows, config: FeedConfig, step: int, places: Rows) -> list[int]:
+    """The rows that stand at `places` of the batch of a step, counted from 0."""
+    order = Order(train_rows, config, steps=1)
+    return [order[step * config.batch_size + place] for place in places.tolist()]
 
 
 def rows_read(train_rows: Rows, held_out_rows: Rows, config: FeedConfig, places: Rows) -> Rows:

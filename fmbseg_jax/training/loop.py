@@ -4,7 +4,7 @@ What it works with is a `Loop`, which does not change. What changes is the state
 each part what is that part's alone: the position of the batches, the compiled program, the step of the last figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,13 @@ from fmbseg_jax.runs.settings import TrainConfig
 from fmbseg_jax.training.batch import Batch
 from fmbseg_jax.training.costs import Cost, cost
 from fmbseg_jax.training.device_batches import Batches, place_flags
+from fmbseg_jax.training.feed import rows_of_batch
+from fmbseg_jax.training.finite import finite, no_longer_finite
 from fmbseg_jax.training.logs import MetricsLog, NoLog
 from fmbseg_jax.training.mesh import Layout
 from fmbseg_jax.training.step import Metrics, Teacher, named
-from fmbseg_jax.training.task import HeldOut
+from fmbseg_jax.training.task import HeldOut, Task
+from labelgen.core.errors import UserError
 from labelgen.core.progress import Progress, StageTimes
 
 _IN_THE_LOOP = ("wait for data", "steps", "held-out loss", "save")
@@ -56,10 +59,9 @@ class Figures:
         """step: the last one that is in the log already."""
         self._log, self._every, self._times, self._step = log, every, times, step
 
-    def write_step(self, step: int, metrics: Metrics, price: Cost | None) -> None:
-        """Metrics of a step that is done, where it is one to log."""
+    def write_step(self, step: int, figures: dict[str, float], price: Cost | None) -> None:
+        """Figures of a step that is done, where it is one to log."""
         if step % self._every == 0:
-            figures = {name: value for name, value in named(metrics).items() if name != "stop"}
             self._log.write(step, figures | self._speed(step, price))
 
     def _speed(self, step: int, price: Cost | None) -> dict[str, float]:
@@ -86,6 +88,7 @@ class Loop:
 
     settings: TrainConfig
     layout: Layout
+    task: Task
     batches: Batches
     step: Step
     held_out: HeldOut
@@ -136,17 +139,30 @@ class Loop:
             return False
         step, metrics = in_flight
         jax.block_until_ready(metrics)  # type: ignore[no-untyped-call]
-        self.figures.write_step(step, metrics, self.step.cost)
-        return named(metrics)["stop"] > 0
+        figures = named(metrics)
+        stop = figures.pop("stop") > 0
+        if not finite(figures):
+            rows = rows_of_batch(self.task.train_rows, self.settings.feed, step - 1, self.layout.places)
+            raise self._no_longer_finite(step, figures, rows)
+        self.figures.write_step(step, figures, self.step.cost)
+        return stop
 
     def _evaluate_and_save(self, step: int, state: State) -> None:
         with self.times("held-out loss"):
             figures = self.held_out(state)
+            if not finite(figures):
+                raise self._no_longer_finite(step, figures, self.task.held_out_rows)
             if figures:
                 self.figures.write(step, figures)
         # Orbax moves arrays in ways of its own.
         with self.times("save"), jax.transfer_guard("allow"):
             self.checkpoints.save(step, state, self.batches.position, figures.get("held_out_loss"))
+
+    def _no_longer_finite(self, step: int, figures: dict[str, float], rows: Iterable[int]) -> UserError:
+        """What is wrong, once all that is good is on disk."""
+        kept = self.checkpoints.newest()
+        self.close()
+        return no_longer_finite(step, figures, self.task.examples, rows, kept)
 
     def close(self) -> None:
         """Returns when checkpoints and logs are on disk."""

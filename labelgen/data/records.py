@@ -48,6 +48,11 @@ class FeatureRow:
     features: NDArray[Any]
     """[h, w, D] bfloat16, float16 or float32; zeros outside grid_hw."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether every feature is a finite number."""
+        return bool(np.isfinite(self.features.astype(np.float32)).all())
+
     def encode(self) -> bytes:
         """The bytes of a record, a tf.train.Example; the same ones each time."""
         return encode(
@@ -194,12 +199,27 @@ PhotoRows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 def feature_row(
     photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
 ) -> FeatureRow:
-    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type."""
+    """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type.
+
+    UserError where they are not finite there.
+    """
     h, w, width = features.shape
     padded = np.zeros((*grid_hw, width), dtype)
-    padded[:h, :w] = features
+    with np.errstate(over="ignore"):  # looked for below
+        padded[:h, :w] = features
     whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+    check_finite(photo_id, {"patch features": padded})
     return FeatureRow(photo_id, size_hw, whole, (h, w), padded)
+
+
+def check_finite(photo_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """UserError where one of the arrays (what it is -> array) has a value that is not a finite number."""
+    for what, array in arrays.items():
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(
+                f"{photo_id}: its {what} are not finite as {array.dtype.name}; set --config.dtype=float32, and "
+                "--config.encode.feature_dtype=float32 where that alone does not help"
+            )
 
 
 def photo_id_of(data: bytes) -> str:

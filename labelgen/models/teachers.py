@@ -18,7 +18,7 @@ from labelgen.core.config import encoder_settings
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
 from labelgen.core.progress import StageTimes
-from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, PhotoRows, TruthRow, feature_row
+from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, PhotoRows, TruthRow, check_finite, feature_row
 from labelgen.models import clip, compute, sam, trunks
 from labelgen.models.clip import ClipEncoder, load_clip
 from labelgen.models.dense_clip import check_variants, window_maps
@@ -88,6 +88,7 @@ class Encoders:
             crops, boxes, dense = self._views.evidence(image, features)
         with self.times("sam"):
             masks = self._sam.masks(image)
+        check_finite(photo.photo_id, {"crops": crops} | {f"dense maps {name}": each for name, each in dense.items()})
         row = feature_row(photo.photo_id, photo.image.shape[:2], features, self.grid_hw, self._dtype)
         return (
             row,

@@ -1,5 +1,6 @@
 """A DATA without photos: patches are Gaussian clouds, one a class, so that what a head must learn is known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ def write_data(
     data.write_labels(path / "labels/default", ONTOLOGY, prototypes, digest=f"{seed}-{shuffled}-{unlabelled}")
     encoders = {name: {"name": name, "sha256": "0" * 64} for name in ("clip", "sam", "encoder")}
     return data.write_data(path, {"train": families}, grid, (width, text_width), encoders)
+
+
+def break_features(path: Path, row: int) -> str:
+    """Makes all features of a photo of DATA infinite; returns its name."""
+    opened = Dataset.open(path)
+    rows = [FeatureRow.decode(record) for record in opened.reader("features", "train")]
+    broken = replace(rows[row], features=np.full_like(rows[row].features, np.inf))
+    rows[row] = broken
+    ends = np.cumsum(opened.info["splits"]["train"]["rows"])
+    shards = [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    data.write_family(path / "features", "train", shards)
+    return broken.photo_id
 
 
 def write_evidence(path: Path, variant: str = "proxyclip") -> None:

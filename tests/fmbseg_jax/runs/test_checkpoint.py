@@ -50,6 +50,14 @@ def test_a_step_without_a_measured_loss_is_never_best(bench: Bench, tmp_path: Pa
     assert restore_run(tmp_path).step == 2, "none measured: the latest"
 
 
+def test_a_loss_that_is_no_number_is_never_best(tmp_path: Path) -> None:
+    train(Bench(mesh_of(1, 1)), tmp_path, [3.0, 1.0, float("nan"), float("nan")])
+    assert kept(tmp_path) == [2, 3, 4] and restore_run(tmp_path).step == 2
+    checkpoints = Checkpoints(tmp_path, PROTOTYPES, facts(True))
+    assert checkpoints.best() == {"best_step": 2, "best_held_out_loss": 1.0}
+    checkpoints.close()
+
+
 def test_restored_at_every_step_the_rest_is_bit_equal(tmp_path: Path) -> None:
     bench = Bench(mesh_of(4, 1), LINEAR, SUPCON)
     fresh = jax.device_get(bench.state)
