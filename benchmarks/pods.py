@@ -4,7 +4,7 @@
 
 To be run in the environment of docs/rehearse.md. --photos a chip; the photos of the config's usual split, so that it
 lies on the chips where it fits. `block` is VOC with a transformer block, T-SupCon and bfloat16, with the most photos a
-chip that its compiler has memory for.
+chip that its compiler has memory for, contrasted with 4 patches of each.
 """
 
 import argparse
@@ -118,6 +118,7 @@ def measured(case: Case, topology: Topology, photos: int, fed: bool = False) -> 
 
 def most_photos(case: Case, topology: Topology, photos: int) -> int:
     """The most photos a chip whose step, fed, has memory there: by two sizes, then an eighth less while it has not."""
+    case = case._replace(fields=(*case.fields, "train.supcon_samples=0"))
     one, two = (measured(case, topology, count, fed=True) for count in (photos, 2 * photos))
     needed = [row["argument_bytes"] + row["temp_bytes"] for row in (one, two)]
     each = (needed[1] - needed[0]) / photos

@@ -215,7 +215,7 @@ def _is_no_kernel(instruction: Instruction) -> bool:
 
 def _result_bytes(instruction: Instruction) -> dict[str, int]:
     """Of a collective; some begin with (what goes in, what comes out, ...)."""
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+    if instruction.opcode in ("all-gather-start", "collective-permute-start", "reduce-scatter-start"):
         return array_bytes(_second(instruction.result))
     return array_bytes(instruction.result)
 

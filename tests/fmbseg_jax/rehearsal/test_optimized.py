@@ -150,3 +150,15 @@ def test_bytes_of_a_type() -> None:
         "s8": 0,
         "u32": 8,
     }
+
+
+def test_what_goes_into_an_exchange_is_not_counted_with_what_comes_out() -> None:
+    text = """HloModule step
+
+ENTRY %main {
+  %p = f32[4096,768]{1,0} parameter(0)
+  %rs = ((f32[4096,768]{1,0}), f32[512,768]{1,0}) reduce-scatter-start(%p), channel_id=1, dimensions={0}
+  ROOT %done = f32[512,768]{1,0} reduce-scatter-done(%rs)
+}
+"""
+    assert read(text).by_kind() == {"reduce-scatter": [4 * 512 * 768]}
