@@ -32,7 +32,7 @@ class Listing(Sequence[str]):
     def __init__(self, photos: Iterable[Named]) -> None:
         """photos: in the order of their ids, each of them once."""
         self._starts, self._count = array("Q"), 0
-        with naming(gettempdir()), TemporaryFile() as file:
+        with naming(gettempdir()), TemporaryFile(buffering=_PIECE) as file:
             for entry in map(_entry, photos):
                 if self._count % BLOCK == 0:
                     self._starts.append(file.tell())
@@ -92,7 +92,7 @@ def by_id(names: Iterable[str]) -> Iterator[Named]:
 def _kept(run: Sequence[bytes]) -> Iterator[bytes]:
     """The same entries, from a file."""
     with naming(gettempdir()), ExitStack() as failed:
-        file = failed.enter_context(TemporaryFile())
+        file = failed.enter_context(TemporaryFile(buffering=_PIECE))
         file.writelines(entry + _END for entry in run)
         file.seek(0)
         failed.pop_all()

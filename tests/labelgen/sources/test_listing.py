@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_the_photos(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "TemporaryFile", lambda: open("/dev/full", "w+b"))  # noqa: SIM115
+    monkeypatch.setattr(listing, "TemporaryFile", lambda **_: open("/dev/full", "w+b"))  # noqa: SIM115
     for photos in (lambda: [("a", ".jpg")], lambda: by_id(["a.jpg"])):
         with pytest.raises(OSError, match="No space left") as error:
             Listing(photos())
