@@ -4,7 +4,7 @@
 
 To be run in the environment of docs/rehearse.md. --photos a chip; the photos of the config's usual split, so that it
 lies on the chips where it fits. `block` is VOC with a transformer block, T-SupCon and bfloat16, with the most photos a
-chip that its compiler has memory for, contrasted with 4 patches of each.
+chip that its compiler has memory for, contrasted with 4 patches of each; so is pocket, whose 256 are too few for a pod.
 """
 
 import argparse

@@ -51,7 +51,7 @@ class FeatureRow:
     @property
     def finite(self) -> bool:
         """Whether every feature is a finite number."""
-        return bool(np.isfinite(self.features.astype(np.float32)).all())
+        return _finite(self.features)
 
     def encode(self) -> bytes:
         """The bytes of a record, a tf.train.Example; the same ones each time."""
@@ -215,11 +215,15 @@ def feature_row(
 def check_finite(photo_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:
     """UserError where one of the arrays (what it is -> array) has a value that is not a finite number."""
     for what, array in arrays.items():
-        if not np.isfinite(array.astype(np.float32)).all():
+        if not _finite(array):
             raise UserError(
                 f"{photo_id}: its {what} are not finite as {array.dtype.name}; set --config.dtype=float32, and "
                 "--config.encode.feature_dtype=float32 where that alone does not help"
             )
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def photo_id_of(data: bytes) -> str:
