@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import secrets
 import socket
@@ -27,8 +28,16 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def write_json(path: str | Path, fields: Any) -> None:
-    """Writes JSON atomically, the same bytes for the same fields."""
-    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+    """Writes JSON atomically, the same bytes for the same fields; null for a number that is not finite."""
+    write_atomic(path, (json.dumps(_finite(fields), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:
