@@ -55,5 +55,5 @@ def test_the_head_beside_the_best_of_each_kind() -> None:
 
 def test_a_mean_of_nothing_is_compared_with_nothing() -> None:
     assert ratios({**MIOU, HEAD: None}) == {}
-    nothing = {reading: None for reading in MIOU}
+    nothing = dict.fromkeys(MIOU)
     assert ratios(nothing) == {} and best_dense({**nothing, dense_clip("a"): 0.1}) == dense_clip("a")
