@@ -40,10 +40,25 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def encoding_of(path: Path) -> str:
+    """Of a text that people and other tools write: UTF-8, or UTF-16 where a byte-order mark says so."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def read_text(path: Path) -> str:
+    """A text file, without its byte-order mark. UserError where it is in another encoding."""
+    try:
+        return path.read_text(encoding=encoding_of(path))
+    except UnicodeError as error:
+        place = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+        raise UserError(f"{path}: not UTF-8 text{place}; save it as UTF-8") from None
+
+
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {fix}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):

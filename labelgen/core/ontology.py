@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from labelgen.core import shipped
 from labelgen.core.errors import UserError
+from labelgen.core.files import read_text
 
 UNLABELLED = "__ignore__"
 """Label of unlabelled pixels, as LabelMe has it."""
@@ -81,11 +82,9 @@ def read_words(path: str | Path) -> Ontology:
     empty file, and for duplicate or empty names and words, with the line.
     """
     try:
-        text = shipped.find(path).read_text(encoding="utf-8-sig")
+        text = read_text(shipped.find(path))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file of words; set `ontology` to a text file, one class a line") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as plain UTF-8") from None
     return parse_words(text.splitlines(), str(path))
 
 
