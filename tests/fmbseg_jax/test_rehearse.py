@@ -68,7 +68,7 @@ def test_a_block_in_bfloat16_exchanges_float32_and_keeps_no_scores_of_all_pairs(
     programs = json.loads(done.stdout)["programs"]
     exchanged = {kind for program in programs.values() for each in program["collectives"] for kind in each["bytes"]}
     assert exchanged <= {"f32", "s32", "pred"}
-    kinds = [each["kind"] for each in programs["train, fed"]["collectives"] if each["bytes"].get("f32", 0) >= 1 << 16]
+    kinds = [each["kind"] for each in programs["train, fed"]["collectives"] if each["bytes"].get("f32", 0) >= 1 << 15]
     assert sorted(kinds) == ["all-gather", "all-reduce", "reduce-scatter"]
     all_pairs = 8 * 2 * (37 * 37) ** 2 * 4  # 8 photos, 2 heads, float32
     assert {
