@@ -76,13 +76,6 @@ class IndexTruth:
     ignore_index: int
     classes: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:
-        if self.count is not None and self.ignore_index < self.count:
-            raise UserError(
-                f"photos.ignore_index={self.ignore_index} is one of the {self.count} classes; set it to the value that "
-                "your masks have where nothing is annotated, 65535 for example"
-            )
-
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
         annotated = values != self.ignore_index
         highest = int(values.max(initial=0, where=annotated))

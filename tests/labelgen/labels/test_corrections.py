@@ -13,7 +13,6 @@ from PIL import Image
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.labels.corrected import match, open_corrections
-from labelgen.sources.photos import IndexTruth
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
 from tests.worlds.labelgen_run import run
@@ -200,10 +199,3 @@ def test_what_is_unlabelled_follows_from_the_files_type_and_the_classes(
     Image.fromarray(np.array(drawn, dtype)).save(tmp_path / "a.png")
     words = parse_words([f"class {i}" for i in range(count)], "words")
     assert open_corrections(tmp_path, words).load("a.png").tolist() == meant
-
-
-def test_a_value_for_not_annotated_that_is_a_class_is_refused() -> None:
-    assert IndexTruth(255, 255)(Path("a.png"), np.array([[254, 255]])).tolist() == [[254, -1]]
-    assert IndexTruth(300, 65535)(Path("a.png"), np.array([[255, 65535]])).tolist() == [[255, -1]]
-    with pytest.raises(UserError, match="photos.ignore_index=255 is one of the 300 classes; set it to the value"):
-        IndexTruth(300, 255)
