@@ -12,6 +12,7 @@ if __name__ == "__main__":
     interrupt.silent()
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def labels_table(path: Path) -> str:
     parts = []
     for split, scores in read_json(path, "run labelgen.quality first").items():
         rows: dict[str, Row] = {}
-        for name in LABELS:
+        for name in filter(scores["readings"].__contains__, LABELS):
             _add(rows.setdefault(name, {}), scores["readings"][name])
         presence = scores["presence"]
         merged, dense = rows["merged, labelled pixels"], rows["dense CLIP, labelled pixels"]
@@ -76,7 +77,7 @@ def labels_table(path: Path) -> str:
 
 def _add(row: Row, scores: Mapping[str, Any]) -> None:
     for name, value in [*((figure, scores[figure]) for figure in FIGURES), *scores["groups"].items()]:
-        row.setdefault(name, []).append(value)
+        row.setdefault(name, []).append(math.nan if value is None else value)
 
 
 def markdown(rows: dict[str, Row]) -> str:
@@ -92,7 +93,9 @@ def markdown(rows: dict[str, Row]) -> str:
 
 
 def cell(values: list[float]) -> str:
-    """`.503`, or `.503 ± .004` where there are several that differ."""
+    """`.503`, or `.503 ± .004` where there are several that differ; `–` of nothing."""
+    if math.isnan(mean(values)):
+        return "–"
     text = f"{mean(values):.3f}"
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return f"{text} ± {spread:.3f}" if spread else text
@@ -100,7 +103,8 @@ def cell(values: list[float]) -> str:
 
 def comparison(rows: Mapping[Reading, Row]) -> str:
     """How the head compares with dense CLIP, the oracle and its refined self, by mean mIoU."""
-    miou = {reading: mean(row["miou"]) for reading, row in rows.items()}
+    means = {reading: mean(row["miou"]) for reading, row in rows.items()}
+    miou = {reading: value for reading, value in means.items() if not math.isnan(value)}
     if HEAD not in miou:
         return ""
     quotients = ratios(miou)

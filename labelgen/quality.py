@@ -57,10 +57,13 @@ def main(args: argparse.Namespace) -> int:
     report = {}
     for split in splits:
         data.stage(split, ("evidence", "truth"), range(min(data.count(split), args.limit or data.count(split))))
-        rows, presence = split_quality(data, split, Vocabulary(*words, calibration), config, args.limit)
-        report[split] = {"readings": rows, "presence": presence}
-        print(table(split, rows))
+        found = split_quality(data, split, Vocabulary(*words, calibration), config, args.limit)
+        report[split] = found
+        print(table(split, found["readings"]))
+        presence, without = found["presence"], found["photos_without_truth"]
         print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
+        if without:
+            print(f"  {without} photos have no pixel of truth in these classes: they count in nothing")
     write_json(out, report)
     print(f"wrote {out}; next: python -m fmbseg_jax.train {same_config(args)} --data={args.data} --workdir=RUN")
     return 0
@@ -76,12 +79,13 @@ class Vocabulary(NamedTuple):
 
 def split_quality(
     data: Dataset, split: str, words: Vocabulary, config: ConfigDict, limit: int | None = None
-) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Reading -> scores (metrics.Scores.to_json), and the precision and recall of presence, of one split."""
+) -> dict[str, Any]:
+    """Of one split: `readings` (reading -> metrics.Scores.to_json), `presence` (precision, recall), and how many photos
+    have no pixel of truth."""
     settings = LabelSettings.from_config(config)
     names = words.ontology.names
     counts: dict[str, Counts] = {}
-    pairs = np.zeros(3, np.int64)
+    pairs, without = np.zeros(3, np.int64), 0
     evidence_rows, truth_rows = data.reader("evidence", split), TruthReader(data, split, names, config.eval.truth)
     photos = min(len(evidence_rows), limit or len(evidence_rows))
     name = config.labels.name
@@ -97,11 +101,13 @@ def split_quality(
         for reading, against, prediction in seen:
             counts[reading] = counts.get(reading, 0) + confusion(against, prediction, len(names))
         pairs += presence_pairs(truth, stages.presence.present)
+        without += not (truth >= 0).any()
         progress.add(1)
     progress.close()
     rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
-    return rows, {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
+    presence = {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
+    return {"readings": rows, "presence": presence, "photos_without_truth": without}
 
 
 def readings(
@@ -127,7 +133,8 @@ def readings(
     yield "merged", truth, stages.merged
     yield "merged, labelled pixels", on_labelled, stages.merged
     given = true_classes(truth, len(words.ontology.names))
-    yield "true classes given", truth, label_stages(evidence, settings, *words, given).full
+    if given.any():
+        yield "true classes given", truth, label_stages(evidence, settings, *words, given).full
 
 
 def as_they_are(row: LabelRow, truth: LabelMap) -> Iterator[tuple[str, LabelMap, LabelMap]]:

@@ -193,6 +193,10 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
             "the same but for spelling: one of the two is enough",
             [f"{name(a)} and {name(b)}" for a, b in vocabulary.duplicates(words)],
         ),
+        Finding(
+            "the only class, so that every pixel is it: name what else there is, or `background: word, word`",
+            [repr(words.names[0])] if len(words.names) == 1 else [],
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ segmenter("photo.jpg", words=["cat", "sofa: sofa, couch", "background: wall, flo
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ from labelgen.sources.photos import Photo, PhotoError, read_photo, to_rgb
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Words = Sequence[str] | Mapping[str, Sequence[str]] | str | Path
+"""Lines of words, or {name: words}, or a file of lines."""
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 MAX_WORDS = 4096  # text embeddings that are remembered; the trained ones are not counted out
@@ -152,14 +154,15 @@ class Segmenter:
     def __call__(
         self,
         image: Image.Image | NDArray[np.uint8] | str | Path,
-        words: Sequence[str] | str | Path | None = None,
+        words: Words | None = None,
         background_threshold: float = 0.0,
     ) -> Segmentation:
         """Names every pixel.
 
         image: a PIL picture, uint8 [H, W, 3] RGB or [H, W] grey, or a file, of any size; words: a class each, "name" or
-        "name: word, word", or a file of such lines, or None for the words of the training; background_threshold: pixels
-        whose best class is less probable than this are background. UserError for words or pictures that cannot be used.
+        "name: word, word", or {name: its words}, or a file of such lines, or None for the words of the training;
+        background_threshold: pixels whose best class is less probable than this are background. UserError for words or
+        pictures that cannot be used.
         """
         pixels = as_pixels(image, self.max_pixels)
         ontology = self.ontology if words is None else as_ontology(words)
@@ -234,9 +237,13 @@ def as_pixels(image: Image.Image | NDArray[np.uint8] | str | Path, max_pixels: i
     return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
 
 
-def as_ontology(words: Sequence[str] | str | Path) -> Ontology:
-    """The classes of a list of lines, each "name" or "name: word, word", or of a file of them."""
-    return read_words(words) if isinstance(words, (str, Path)) else parse_words(words, "words")
+def as_ontology(words: Words) -> Ontology:
+    """The classes of a list of lines, each "name" or "name: word, word", of a file of them, or of {name: its words}."""
+    if isinstance(words, (str, Path)):
+        return read_words(words)
+    if isinstance(words, Mapping):
+        words = [f"{name}: {', '.join(each)}" for name, each in words.items()]
+    return parse_words(words, "words")
 
 
 def _fold_background(names: tuple[str, ...], label_map: NDArray[np.uint16]) -> tuple[str, ...]:

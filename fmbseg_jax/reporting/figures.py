@@ -104,9 +104,9 @@ def sentence(splits: Sequence[Json]) -> str:
     dense, head, oracle = miou[dense_clip(first["dense"])], miou[HEAD], miou.get(ORACLE)
     text = f"On {first['photos']} {first['use']} ({first['split']}) the head reaches {figure_text(head)} mIoU"
     text += f" over {len(first['classes'])} class{'es' * (len(first['classes']) > 1)}"
-    if dense:
+    if dense and head is not None:
         text += f", {head / dense:.2f} times the {figure_text(dense)} of dense CLIP ({first['dense']})"
-    if oracle:
+    if oracle and head is not None:
         text += f" and {head / oracle * 100:.0f} % of a head trained on truth"
     pairs = zip(first["per_class"]["head"], first["classes"], strict=True)
     scored = [(iou, name) for iou, name in pairs if iou is not None]
@@ -123,9 +123,9 @@ def taken_for(split: Json, name: str) -> str:
     return f", most often taken for {[*split['classes'], 'no class'][pair[1]]}" if pair else ""
 
 
-def figure_text(value: float) -> str:
-    """.756, or 1.000."""
-    return f"{value:.3f}".removeprefix("0")
+def figure_text(value: float | None) -> str:
+    """.756, or 1.000; a dash for a mean of nothing."""
+    return "–" if value is None else f"{value:.3f}".removeprefix("0")
 
 
 def label_figures(quality: Path) -> list[Json]:

@@ -55,13 +55,13 @@ def by_reading(titled: Mapping[str, T]) -> dict[Reading, T]:
     return {Reading.parse(title): value for title, value in titled.items()}
 
 
-def best_dense(miou: Mapping[Reading, float], present: bool = False) -> Reading:
+def best_dense(miou: Mapping[Reading, float | None], present: bool = False) -> Reading:
     """The dense CLIP of highest mIoU, unfiltered or within present classes; of several the last by its title."""
     compared = (reading for reading in miou if reading.model == DENSE_CLIP and reading.present == present)
-    return max(compared, key=lambda reading: (miou[reading], reading.title))
+    return max(compared, key=lambda reading: (miou[reading] or 0.0, reading.title))
 
 
-def ratios(miou: Mapping[Reading, float]) -> dict[str, float]:
+def ratios(miou: Mapping[Reading, float | None]) -> dict[str, float]:
     """How the head's mIoU compares with dense CLIP's best and its own once refined, where there is something to compare
     with."""
     pairs = {
@@ -69,4 +69,5 @@ def ratios(miou: Mapping[Reading, float]) -> dict[str, float]:
         "head / best dense CLIP within present classes": (HEAD, best_dense(miou, present=True)),
         "refined / head": (REFINED, HEAD),
     }
-    return {name: miou[above] / miou[below] for name, (above, below) in pairs.items() if miou[below]}
+    values = {name: (miou[above], miou[below]) for name, (above, below) in pairs.items()}
+    return {name: above / below for name, (above, below) in values.items() if below and above is not None}

@@ -200,10 +200,15 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     width = max([len(title), *(len(name) + 2 for name in rows)])
     lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + "  pixel acc.  coverage"]
     for name, row in rows.items():
-        means = "".join(f"{row['groups'][group]:9.3f}" for group in groups)
+        means = "".join(_figure(row["groups"][group], 9) for group in groups)
         accuracy, coverage = row["pixel_accuracy"], row["coverage"]
-        lines.append(f"{'  ' + name:{width}s}  {row['miou']:.3f}{means}{accuracy:12.3f}{coverage:10.3f}")
+        lines.append(f"{'  ' + name:{width}s}{_figure(row['miou'], 7)}{means}{accuracy:12.3f}{coverage:10.3f}")
     return "\n".join(lines)
+
+
+def _figure(value: float | None, width: int) -> str:
+    """Of three digits; a dash for a mean of nothing."""
+    return f"{'-' if value is None else f'{value:.3f}':>{width}s}"
 
 
 def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:

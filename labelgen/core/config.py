@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from labelgen.core import shipped
 from labelgen.core.errors import UserError
+from labelgen.core.files import read_text
 
 LAST = (-1,)
 """encoder.layers where only the last one is taken."""
@@ -71,7 +72,7 @@ def _run(name: str) -> ConfigDict:
     scope: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     sys.path.append(str(shipped.HOME))
     try:
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
+        exec(compile(read_text(path), str(path), "exec"), scope)
         known = scope.get("VARIANTS", ())
         if colon and variant not in known:
             raise UserError(f"{name}: its variants are {', '.join(known)}" if known else f"{name}: has no variants")

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import secrets
 import socket
@@ -27,14 +28,37 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def write_json(path: str | Path, fields: Any) -> None:
-    """Writes JSON atomically, the same bytes for the same fields."""
-    write_atomic(path, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+    """Writes JSON atomically, the same bytes for the same fields; null for a number that is not finite."""
+    write_atomic(path, (json.dumps(_finite(fields), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def encoding_of(path: Path) -> str:
+    """Of a text that people and other tools write: UTF-8, or UTF-16 where a byte-order mark says so."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def read_text(path: Path) -> str:
+    """A text file, without its byte-order mark. UserError where it is in another encoding."""
+    try:
+        return path.read_text(encoding=encoding_of(path))
+    except UnicodeError as error:
+        place = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+        raise UserError(f"{path}: not UTF-8 text{place}; save it as UTF-8") from None
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {fix}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):

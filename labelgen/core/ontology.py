@@ -5,6 +5,7 @@ The order of the file is the order of the classes: class c of label maps, truth 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from labelgen.core import shipped
 from labelgen.core.errors import UserError
+from labelgen.core.files import read_text
 
 UNLABELLED = "__ignore__"
 """Label of unlabelled pixels, as LabelMe has it."""
@@ -75,16 +77,14 @@ class Ontology:
 def read_words(path: str | Path) -> Ontology:
     """The ontology of a file of words.
 
-    One class a line, `name: word, word`; a line without colon has one word, its name; `background: word,
-    word` names what is none of them; `#` starts a comment. UserError for a missing, unreadable or empty file,
-    and for duplicate or empty names and words, with the line.
+    One class a line, `name: word, word`; a line without colon, and without commas, has one word, its name;
+    `background: word, word` names what is none of them; `#` starts a comment. UserError for a missing, unreadable or
+    empty file, and for duplicate or empty names and words, with the line.
     """
     try:
-        text = shipped.find(path).read_text(encoding="utf-8-sig")
+        text = read_text(shipped.find(path))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file of words; set `ontology` to a text file, one class a line") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as plain UTF-8") from None
     return parse_words(text.splitlines(), str(path))
 
 
@@ -117,11 +117,19 @@ def parse_words(lines: Iterable[str], source: str) -> Ontology:
     return Ontology(tuple(names), tuple(words), tuple(word_class), roles)
 
 
+_COLON, _COMMA = re.compile("[:\uff1a]"), re.compile("[,;\uff0c\uff1b\u3001]")
+"""Those of Chinese and Japanese keyboards too."""
+
+
 def _parse_line(line: str, where: str) -> list[str]:
     """The class name, then its words."""
-    name, colon, rest = line.partition(":")
-    name = " ".join(name.split())
-    words = [" ".join(word.split()) for word in rest.split(",")] if colon else [name]
+    name, *rest = (" ".join(part.split()) for part in _COLON.split(line, maxsplit=1))
+    words = [" ".join(word.split()) for word in _COMMA.split(rest[0])] if rest else [name]
+    if not rest and _COMMA.search(name):
+        raise UserError(
+            f"{where}: {line!r} has no colon, so it would be one class of that name; write one class a line, or "
+            "`name: word, word` where several words name one class"
+        )
     if not name:
         raise UserError(f"{where}: empty class name in {line!r}; write `name: word, word`")
     if not all(words):

@@ -202,7 +202,7 @@ def _is_labelme(path: Path) -> bool:
 
 
 class PngFolder:
-    """PNGs of class indices at any depth; 255 (16 bits: 65535) is unlabelled.
+    """PNGs of class indices at any depth; 255 is unlabelled, in one of 16 bits 65535, and 255 where it is no class.
 
     Indices are those of classes.json in the folder or beside it; without one, lines of the file of words.
     """
@@ -230,10 +230,12 @@ class PngFolder:
         return str(self._folder / name)
 
     def load(self, name: str) -> DrawnMap:
-        values = read_mask(self._folder / name).astype(np.int64)
-        highest = 65535 if values.max(initial=0) > 255 else 255
-        there = [int(value) for value in np.unique(values) if value != highest]
-        lookup = np.full(highest + 1, -1, np.int32)
+        read = read_mask(self._folder / name)
+        values, unlabelled = read.astype(np.int64), {65535} if read.dtype.itemsize > 1 else {255}
+        if 255 not in self._meaning:
+            unlabelled.add(255)
+        there = [int(value) for value in np.unique(values) if value not in unlabelled]
+        lookup = np.full(max(unlabelled) + 1, -1, np.int32)
         for value in there:
             if value not in self._meaning:
                 raise UserError(f"{self.where(name)}: class index {value}, which {self._legend} does not have; {_FIX}")

@@ -5,6 +5,7 @@ serves VOC with background and without. Counts add up over photos, splits and ho
 oracle alone.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,7 +87,8 @@ def confusion(truth: NDArray[np.integer], prediction: NDArray[np.integer], class
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures are shares in 0..1. A class that neither truth nor prediction has counts in no mean."""
+    """All figures are shares in 0..1. A class that neither truth nor prediction has counts in no mean; a mean of
+    nothing is NaN, in JSON null."""
 
     miou: float
     miou_in_truth: float
@@ -98,9 +100,12 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """A dict for json, figures rounded to five digits."""
-        rounded = {k: round(v, 5) for k, v in vars(self).items() if isinstance(v, float)}
-        per_class = {k: None if v is None else round(v, 5) for k, v in self.per_class.items()}
-        return rounded | {"per_class": per_class, "groups": {k: round(v, 5) for k, v in self.groups.items()}}
+        means = {k: v for k, v in vars(self).items() if isinstance(v, float)}
+        return _rounded(means) | {"per_class": _rounded(self.per_class), "groups": _rounded(self.groups)}
+
+
+def _rounded(figures: Mapping[str, float | None]) -> dict[str, Any]:
+    return {k: None if v is None or math.isnan(v) else round(v, 5) for k, v in figures.items()}
 
 
 def scores(counts: Counts, names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> Scores:

@@ -161,7 +161,7 @@ def read_config(weights_dir: str | Path, name: str, needed: Sequence[str]) -> di
     `needed`."""
     path = shipped.find(Path(weights_dir, name))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such model config; correct the name or weights_dir") from None
     except ValueError as error:

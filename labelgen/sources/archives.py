@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from labelgen.core.download import MB, Remote, check_room, download
 from labelgen.core.errors import UserError
-from labelgen.core.files import naming, write_atomic
+from labelgen.core.files import naming, read_text, write_atomic
 from labelgen.core.progress import Progress, say
 
 VOC_ROOT = Path("VOCdevkit/VOC2012")
@@ -107,7 +107,7 @@ def _write_trainaug(tar: Path, folder: Path) -> None:
 
 def ids(folder: Path, name: str) -> Sequence[str]:
     """The photos of a list of VOC's."""
-    return (folder / LISTS / f"{name}.txt").read_text().split()
+    return read_text(folder / LISTS / f"{name}.txt").split()
 
 
 def counts(folder: Path) -> dict[str, int]:

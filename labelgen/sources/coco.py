@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
+from labelgen.core.files import encoding_of
 from labelgen.sources.coco_masks import check, mask_of
 from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, packed, read_photo
 
@@ -220,13 +221,15 @@ def read_json(path: Path, hook: Hook, *keys: str) -> dict[str, Any]:
     """
     contents: dict[str, Any]
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding=encoding_of(path)) as file:
             contents = json.load(file, object_hook=hook)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; unpack the annotations beside the photos, fix photos.splits' masks, or set them "
             "to empty to go without truth"
         ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not json, or cut short ({error}); unpack it again") from None
     for key in keys:
@@ -248,10 +251,10 @@ def read_pictures(path: Path, records: Iterable[Any]) -> dict[str, Picture]:
     pictures = []
     for record in records:
         image_id, name, *size_hw = fields(path, "an image", record, "id", "file_name", "height", "width")
-        sized = all(isinstance(side, int) and side > 0 for side in size_hw)
+        sized = all(isinstance(side, int | float) and side > 0 and side == int(side) for side in size_hw)
         if not isinstance(image_id, int | str) or not isinstance(name, str) or not sized:
             raise UserError(f"{path}: an image without id, name or size: {str(record)[:80]}; {AS_PUBLISHED}")
-        pictures.append(Picture(image_id, name, (size_hw[0], size_hw[1])))
+        pictures.append(Picture(image_id, name, (int(size_hw[0]), int(size_hw[1]))))
     check_unique(path, "image id", [picture.image_id for picture in pictures])
     photo_ids = [os.path.splitext(picture.file_name)[0] for picture in pictures]
     check_once(photo_ids, str(path))

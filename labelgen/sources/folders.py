@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
+from labelgen.core.files import read_text
 from labelgen.sources.listing import Listing, Named, by_id
 from labelgen.sources.photos import (
     SUFFIXES,
@@ -172,7 +173,7 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
     if path is None:
         there = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
         raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; fix photos.splits")
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.split()]
+    ids = [line.split()[0] for line in read_text(path).splitlines() if line.split()]
     check_once(ids, str(path))
     pairs = Pairs(
         sorted(ids), lambda photo_id: f"JPEGImages/{photo_id}.jpg", lambda photo_id: f"{masks}/{photo_id}.png"

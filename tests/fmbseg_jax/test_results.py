@@ -1,5 +1,6 @@
 """The table of several RUNs: mean and spread by hand, the oracle apart, ratios."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_runs_trained_on_truth_are_the_oracle(table: list[str]) -> None:
 def test_ratios_compare_means(table: list[str]) -> None:
     ratios = "head / best dense CLIP 1.67, head / best dense CLIP within present classes 1.33, head / oracle 0.80"
     assert f"{ratios}, refined / head 1.100" in table
+
+
+def test_a_group_that_is_nowhere_is_a_dash(tmp_path: Path) -> None:
+    write_quality(tmp_path / "data")
+    run = write_run(tmp_path / "run", 0.4)
+    for path in (Path(run) / "eval").glob("*.json"):
+        fields = json.loads(path.read_text())
+        for row in fields["readings"].values():
+            row["groups"]["things"] = None
+        path.write_text(json.dumps(fields))
+    out = tmp_path / "table.md"
+    assert command(results.main, results.arguments(), [run, f"--data={tmp_path / 'data'}", f"--out={out}"]) == 0
+    assert "| head | 0.400 | – | 0.750 | 0.875 |" in out.read_text().splitlines()
 
 
 def test_free_labels_and_presence(table: list[str]) -> None:

@@ -53,6 +53,28 @@ def test_figures_by_hand(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "next: python -m fmbseg_jax.train" in capsys.readouterr().out
 
 
+def test_photos_without_truth_are_counted_and_a_mean_of_nothing_is_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = np.full_like(truth(), 255)
+    rows = {
+        "evidence": [[replace(evidence(), photo_id=name) for name in "ab"]],
+        "truth": [[TruthRow(name, nothing.astype(np.uint8)) for name in "ab"]],
+    }
+    write_labels(tmp_path / "labels/default", ONTOLOGY, PROTOTYPES, NEUTRAL)
+    data = write_data(tmp_path, {"train": rows}, (8, 8), (4, 5), {})
+    assert run(data) == 0
+    text = (data / "labels/default/quality.json").read_text()
+    report = json.loads(text, parse_constant=pytest.fail)["train"]
+    assert report["photos_without_truth"] == 2 and "true classes given" not in report["readings"]
+    merged = report["readings"]["merged, labelled pixels"]
+    assert merged["miou"] is None and merged["groups"] == {"stuff": None, "things": None}
+    printed = capsys.readouterr().out
+    assert "2 photos have no pixel of truth in these classes: they count in nothing" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("  merged, labelled pixels"))
+    assert line.split()[-5:] == ["-", "-", "-", "0.000", "0.000"] and "nan" not in printed
+
+
 def test_limit_reads_the_first_photos(data: Path) -> None:
     assert run(data, "--limit=1") == 0
     report = json.loads((data / "labels/default/quality.json").read_text())["train"]

@@ -8,9 +8,9 @@ function tiles() {
     const miou = Object.fromEntries(split.readings.map((row) => [row.name, row.miou]));
     const dense = miou[`dense CLIP, ${split.dense}`];
     add(figure(miou.head), `mIoU of the head, ${split.split}`);
-    if (dense) add(`${(miou.head / dense).toFixed(2)} ×`, `dense CLIP (${figure(dense)})`);
+    if (dense && miou.head !== null) add(`${(miou.head / dense).toFixed(2)} ×`, `dense CLIP (${figure(dense)})`);
     if (miou["head, refined"] !== undefined) add(figure(miou["head, refined"]), "refined with SAM's masks");
-    if (miou.oracle) add(percent(miou.head / miou.oracle), `of a head trained on truth (${figure(miou.oracle)})`);
+    if (miou.oracle && miou.head !== null) add(percent(miou.head / miou.oracle), `of a head trained on truth (${figure(miou.oracle)})`);
   }
   for (const { presence, split: name } of REPORT.labels) {
     add(`${percent(presence.precision)} · ${percent(presence.recall)}`, `detected classes right · found (${name})`);

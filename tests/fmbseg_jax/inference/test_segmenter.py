@@ -11,7 +11,7 @@ from PIL import Image
 from fmbseg_jax.inference import segmenter as segmenter_module
 from fmbseg_jax.inference.embedder import Towers
 from fmbseg_jax.inference.other_words import Asked
-from fmbseg_jax.inference.segmenter import Recent, Segmentation, Segmenter
+from fmbseg_jax.inference.segmenter import Recent, Segmentation, Segmenter, as_ontology
 from fmbseg_jax.runs.checkpoint import restore_run
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
@@ -202,3 +202,10 @@ def test_what_the_caller_must_fix(image: Any, words: Any, message: str, segmente
 def test_a_mask_is_not_saved_in_a_lossy_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a mask is saved as .png"):
         segmentation().save(tmp_path / "mask.jpg")
+
+
+def test_words_by_class() -> None:
+    by_class = as_ontology({"cat": ["kitty", "tom cat"], "background": ("wall",)})
+    assert by_class == as_ontology(["cat: kitty, tom cat", "background: wall"])
+    with pytest.raises(UserError, match="words:1: empty word for class 'cat'"):
+        as_ontology({"cat": []})

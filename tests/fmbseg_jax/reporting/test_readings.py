@@ -51,3 +51,9 @@ def test_the_head_beside_the_best_of_each_kind() -> None:
         }
     )
     assert "refined / head" not in ratios({**MIOU, HEAD: 0.0})
+
+
+def test_a_mean_of_nothing_is_compared_with_nothing() -> None:
+    assert ratios({**MIOU, HEAD: None}) == {}
+    nothing = dict.fromkeys(MIOU)
+    assert ratios(nothing) == {} and best_dense({**nothing, dense_clip("a"): 0.1}) == dense_clip("a")

@@ -40,6 +40,9 @@ def test_digest_follows_words_not_layout() -> None:
         (": x", r"w:1: empty class name"),
         ("a: x,,y", r"w:1: empty word for class 'a'"),
         ("a:", r"w:1: empty word for class 'a'"),
+        ("person, dog, car", r"w:1: 'person, dog, car' has no colon, so it would be one class of that name; write one"),
+        ("ok\n猫、犬", r"w:2: '猫、犬' has no colon"),
+        ("a; b", r"w:1: 'a; b' has no colon"),
         ("# only a comment\n", r"w: no class in it"),
         ("", r"w: no class in it"),
     ],
@@ -47,6 +50,11 @@ def test_digest_follows_words_not_layout() -> None:
 def test_mistakes_are_named(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_words(text.splitlines(), "w")
+
+
+def test_colons_and_commas_of_other_keyboards() -> None:
+    ontology = parse_words(["动物\uff1a猫\uff0c犬、 鸟", "b: x; y"], "w")
+    assert ontology.names == ("动物", "b") and ontology.words == ("猫", "犬", "鸟", "x", "y")
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.labels.corrected import match
+from labelgen.core.ontology import parse_words
+from labelgen.labels.corrected import match, open_corrections
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
 from tests.worlds.labelgen_run import run
@@ -181,3 +182,20 @@ def test_files_find_their_photos_by_the_end_of_their_path() -> None:
         match(Named("1.png"), photos)
     with pytest.raises(UserError, match="^elsewhere/2.png: may be that of val/2 or train/2"):
         match(Named("elsewhere/2.png"), photos)
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "drawn", "meant"),
+    [
+        (300, np.uint16, [[255, 254], [3, 65535]], [[255, 254], [3, -1]]),
+        (300, np.uint16, [[255, 254], [3, 255]], [[255, 254], [3, 255]]),
+        (20, np.uint16, [[255, 0], [3, 65535]], [[-1, 0], [3, -1]]),
+        (20, np.uint8, [[255, 0], [3, 19]], [[-1, 0], [3, 19]]),
+    ],
+)
+def test_what_is_unlabelled_follows_from_the_files_type_and_the_classes(
+    tmp_path: Path, count: int, dtype: Any, drawn: list[list[int]], meant: list[list[int]]
+) -> None:
+    Image.fromarray(np.array(drawn, dtype)).save(tmp_path / "a.png")
+    words = parse_words([f"class {i}" for i in range(count)], "words")
+    assert open_corrections(tmp_path, words).load("a.png").tolist() == meant

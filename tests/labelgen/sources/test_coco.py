@@ -203,7 +203,9 @@ def test_a_segmentation_that_cannot_be_decoded_stops_at_its_photo(root: Path, se
 def test_what_is_not_json_is_named(root: Path, text: str) -> None:
     path = root / "annotations/stuff_val2017.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match="stuff_val2017.json: (not json, or cut short|no list 'images' in it)"):
+    with pytest.raises(
+        UserError, match="stuff_val2017.json: (not json, or cut short|no list 'images' in it|not UTF-8 text)"
+    ):
         coco_source(root, "val2017", "instances+stuff", 10**6)
 
 
