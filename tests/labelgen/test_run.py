@@ -95,6 +95,7 @@ def test_stopped_and_resumed(world: Path, whole: Path, tmp_path: Path, how: int,
     data = tmp_path / "data"
     stopped = process(world, data, seconds=0.05)
     while not (data / "features/train-00000-of-00002.tfrecord.partial").exists():
+        assert stopped.poll() is None
         time.sleep(0.01)
     stopped.send_signal(how)
     _, error = stopped.communicate()

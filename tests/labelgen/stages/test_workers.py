@@ -52,8 +52,9 @@ def other_machine(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 @pytest.mark.serial
 def test_three_workers_killed_then_two_twins_then_one(world: Path, whole: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    killed = [process(world, data, f"--worker={i}/3", seconds=0.1) for i in range(3)]
+    killed = [process(world, data, f"--worker={i}/3", seconds=1) for i in range(3)]
     while len(list(data.glob("truth/*.partial/*"))) < 3:
+        assert [worker.poll() for worker in killed] == [None] * 3
         time.sleep(0.02)
     for worker in killed:
         worker.send_signal(signal.SIGKILL)
