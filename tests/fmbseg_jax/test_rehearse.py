@@ -1,7 +1,6 @@
-"""The command, with the real compilers in an environment of their own: FMBSEG_REHEARSE_PYTHON names its interpreter."""
+"""The command, with the real compilers."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,17 @@ import pytest
 
 from fmbseg_jax import rehearse
 from labelgen.core.command import command
+from tests.worlds.compilers import COMPILERS, compiled
 from tests.worlds.paths import ROOT
 from tests.worlds.synthetic import write_data
 
-PYTHON = os.environ.get("FMBSEG_REHEARSE_PYTHON", "")
-COMPILERS = pytest.mark.skipif(
-    not PYTHON, reason="FMBSEG_REHEARSE_PYTHON names no environment with the compilers (docs/rehearse.md)"
-)
 SHAPE = "--shape=D=128,grid=9x9,E=64,classes=5,photos=2048"
 
 
-def compiled(topology: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """The command in that environment, without the variables of the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "PYTEST_"))}
-    line = [PYTHON, "-m", "fmbseg_jax.rehearse", "--config=configs/default.py", f"--topology={topology}", *more]
-    environment = {**kept, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
+def rehearsed(topology: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """The command where the compilers are."""
+    line = ["--config=configs/default.py", f"--topology={topology}", *more]
+    return compiled("fmbseg_jax.rehearse", topology, *line)
 
 
 @COMPILERS
@@ -35,7 +29,7 @@ def compiled(topology: str, *more: str) -> subprocess.CompletedProcess[str]:
     [("v5e:2x2", "TPU v5 lite", 4, 52), ("h100:8", "NVIDIA H100 80GB HBM3", 8, 24)],
 )
 def test_a_slice_by_its_own_compiler(topology: str, kind: str, chips: int, most_kernels: int) -> None:
-    done = compiled(topology, SHAPE, "--json")
+    done = rehearsed(topology, SHAPE, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [f"compiling {name}" for name in json.loads(done.stdout)["programs"]]
     told: dict[str, Any] = json.loads(done.stdout)
@@ -63,7 +57,7 @@ def test_a_slice_by_its_own_compiler(topology: str, kind: str, chips: int, most_
 def test_a_block_in_bfloat16_exchanges_float32_and_keeps_no_scores_of_all_pairs(topology: str) -> None:
     shape = "--shape=D=128,grid=37x37,E=64,classes=5"
     head = ["--config.head.blocks=1", "--config.head.heads=2", "--config.head.dtype=bfloat16"]
-    done = compiled(topology, shape, "--json", "--config.train.batch_size=64", "--config.train.loss=t_supcon", *head)
+    done = rehearsed(topology, shape, "--json", "--config.train.batch_size=64", "--config.train.loss=t_supcon", *head)
     assert done.returncode == 0, done.stderr
     programs = json.loads(done.stdout)["programs"]
     exchanged = {kind for program in programs.values() for each in program["collectives"] for kind in each["bytes"]}
@@ -80,7 +74,7 @@ def test_a_block_in_bfloat16_exchanges_float32_and_keeps_no_scores_of_all_pairs(
 @pytest.mark.slow
 def test_settings_that_cannot_work_there_are_trains_error_and_what_would(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    done = compiled("h100:4x8", f"--data={data}", "--config.train.batch_size=16")
+    done = rehearsed("h100:4x8", f"--data={data}", "--config.train.batch_size=16")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [
         "for h100:4x8 set --config.train.batch_size=32 --config.train.virtual_shards=32",
