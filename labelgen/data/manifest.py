@@ -66,14 +66,21 @@ def digest_of_list(names: Iterable[str]) -> str:
 
 
 def finish_data(
-    data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
+    data: Path,
+    shards: Sequence[Shard],
+    marker: Mapping[str, Any],
+    encoders: Mapping[str, Any],
+    classes: int | None,
+    left_out: Iterable[Mapping[str, str]] = (),
 ) -> None:
     """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
 
-    marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
+    marker, encoders: what config.json and encoders.json say; left_out: further lines of failures.jsonl. UserError when
+    not one photo could be used.
     """
     photos = marker["photos"]
     failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
+    failures += b"".join((json.dumps(line, sort_keys=True) + "\n").encode() for line in left_out)
     write_atomic(data / "failures.jsonl", failures)
     features = sizes(data / "features", shards)
     rows = {split: counts for split, (counts, _) in features.items()}
