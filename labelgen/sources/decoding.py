@@ -173,7 +173,7 @@ def _to_8_bits(values: NDArray[np.integer], file: _File, name: str) -> Pixels:
     """0 to 255 of values of any range, of the same shape."""
     low, high = file.declared or (0, 0)
     if not file.declared or (not file.tags and values.max() > high):
-        low, high = np.percentile(values, _PERCENTILES, method="nearest").tolist()
+        low, high = _percentiles(values)
         least, most = int(values.min()), int(values.max())
         if least >= 0 and most < 1 << 16 and (high >= _UNUSED or least == most):
             return (values // 257).astype(np.uint8)
@@ -186,11 +186,21 @@ def _to_8_bits(values: NDArray[np.integer], file: _File, name: str) -> Pixels:
     return np.rint((values.clip(low, high) - low) * np.float32(255 / max(1, high - low))).astype(np.uint8)
 
 
+def _percentiles(values: NDArray[np.integer]) -> tuple[int, int]:
+    """The values nearest to both ranks; of 16 bits by counting, which takes a tenth of the time of sorting."""
+    if values.dtype != np.uint16:
+        low, high = np.percentile(values, _PERCENTILES, method="nearest").tolist()
+        return low, high
+    counts = sum(np.bincount(part.ravel(), minlength=1 << 16) for part in np.array_split(values, 16))
+    ranks = [round(share / 100 * (values.size - 1)) for share in _PERCENTILES]
+    low, high = np.searchsorted(np.cumsum(counts), ranks, side="right").tolist()
+    return low, high
+
+
 def _is_dark(upper: Image.Image) -> bool:
     """Whether colours of 16 bits, by their upper 8, leave the uppermost unused."""
     colours = np.asarray(upper)[..., :3]
-    counts = np.bincount(colours.ravel(), minlength=256)
-    return bool(counts[_UNUSED >> 8 :].sum() * 100 <= counts.sum() * (100 - _PERCENTILES[1]))
+    return bool(np.count_nonzero(colours >= _UNUSED >> 8) * 100 <= colours.size * (100 - _PERCENTILES[1]))
 
 
 def _scaled(upper: Image.Image, file: _File, name: str) -> Image.Image:
@@ -199,7 +209,9 @@ def _scaled(upper: Image.Image, file: _File, name: str) -> Image.Image:
         four = np.asarray(file.read_as("RGBA")).astype(np.uint16)
         values = (four[..., ::2] << 8 | four[..., 1::2])[..., [0, 0, 0, 1]]
     else:
-        lower = file.read_as(file.raw[:-1] + _OTHER_BYTE[file.raw[-1]]).convert(upper.mode)
+        raw = file.raw.replace("RGBa", "RGBA")  # as it is written
+        upper = upper if raw == file.raw else file.read_as(raw).convert(upper.mode)
+        lower = file.read_as(raw[:-1] + _OTHER_BYTE[raw[-1]]).convert(upper.mode)
         values = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
     colours = _to_8_bits(values[..., :3], file, name)
     if values.shape[-1] == 3:
@@ -228,16 +240,24 @@ def _without_false_alpha(image: Image.Image, file: _File, name: str) -> Image.Im
 
 def check_bands(file: Path | io.BytesIO) -> None:
     """PhotoError, with the bands, for a TIFF that has other ones than colours have; nothing for any other file."""
-    with contextlib.suppress(OSError, SyntaxError, ValueError, KeyError, TypeError), contextlib.ExitStack() as stack:
-        opened = stack.enter_context(open(file, "rb")) if isinstance(file, Path) else file
-        opened.seek(0)
-        head = opened.read(8)
-        if head[:4] not in (b"II*\0", b"MM\0*"):
-            return
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-        opened.seek(tags.next)
-        tags.load(opened)
+    if tags := _tags(file):
         _check_bands(tags, known=False)
+
+
+def _tags(file: Path | io.BytesIO) -> Any:
+    """Of a TIFF; None of any other file."""
+    try:
+        with open(file, "rb") if isinstance(file, Path) else contextlib.nullcontext(file) as opened:
+            opened.seek(0)
+            head = opened.read(8)
+            if head[:4] not in (b"II*\0", b"MM\0*"):
+                return None
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            opened.seek(tags.next)
+            tags.load(opened)
+            return tags if len(tags) else None
+    except Exception:  # of many kinds, on broken files
+        return None
 
 
 def _check_bands(tags: Any, known: bool = True) -> None:
