@@ -224,7 +224,7 @@ def no_weights(tmp_path: Path, run: Path) -> list[str]:
     ("setup", "message"),
     [
         (only_bad_photos, "none of 1 photos could be read; .*failures.jsonl says why"),
-        (out_within_photos, "lies within --photos=.*: masks would become photos; name another folder"),
+        (out_within_photos, "lies within the photos, .*/photos: masks would become photos; name another folder"),
         (no_run, "no checkpoints in it; train first"),
         (no_photos, "nowhere: no such folder of photos"),
         (no_words, "words.txt: no such file of words"),
