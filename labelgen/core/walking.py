@@ -35,7 +35,7 @@ def walk(folder: Path, left: dict[str, str] | None = None, refuse: Refuse = lamb
         for entry in _entries(folder / name):
             if entry.name.startswith("."):
                 continue
-            if not _is_folder(entry):
+            if not is_folder(entry):
                 yield name + entry.name
             elif reason := refuse(folder / name / entry.name):
                 left[name + entry.name] = reason
@@ -68,7 +68,8 @@ def _unreadable(folder: Path, error: OSError) -> UserError:
     return UserError(f"{folder}: the folder cannot be read ({why}); let this user read it, or take it out of there")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

@@ -1,7 +1,7 @@
 """Photos among whatever else lies in a folder: pictures are taken, what only looks like one is counted.
 
 Never photos are what this program wrote (masks, overlays, a report's pictures), folders that other splits or their
-masks have, and what systems keep for themselves.
+masks have, folders of masks that are called so, and what systems keep for themselves.
 """
 
 import os
@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
-from labelgen.core.walking import walk
+from labelgen.core.walking import is_folder, walk
 
 SUFFIXES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"])
 _OTHERS = frozenset(
@@ -29,12 +30,19 @@ _OTHERS = frozenset(
 _RENAMED = re.compile(rf"\.({'|'.join(sorted(SUFFIXES))})[^/.\w]|\.({'|'.join(sorted(SUFFIXES))})\.\w+$", re.IGNORECASE)
 """What loads and copies leave: a.jpg?w=800, a.jpg~, a.jpg.part."""
 _SYSTEM = frozenset(["lost+found", "System Volume Information", "$RECYCLE.BIN", "@eaDir", "__MACOSX"])
-_OURS, _ELSEWHERE, _SYSTEMS = (
+_DRAWN = re.compile(r"(^|.*[_-])(masks?|labels?|annotations?|gt|ground_?truth|segmentations?(class|object)?)$|.*annot$")
+"""What folders of masks are called."""
+_OURS, _ELSEWHERE, _SYSTEMS, _MASKS = (
     "pictures that this program wrote",
     "another split's photos, or masks",
     "what the system keeps",
+    "masks, as it seems: PNGs that are called as the photos beside them",
 )
-_MENDS = {_OURS: "keep them in another folder", _ELSEWHERE: "nothing, where photos.splits is as it should be"}
+_MENDS = {
+    _OURS: "keep them in another folder",
+    _ELSEWHERE: "nothing, where photos.splits is as it should be",
+    _MASKS: "name them as a split's masks; or, if they are photos, call the folder something else",
+}
 
 
 @dataclass
@@ -103,7 +111,7 @@ def pictures(folder: Path, left: LeftOut, never: Collection[Path] = ()) -> Itera
             return _SYSTEMS
         if apart and (real := Path(os.path.realpath(path))) and not apart.isdisjoint({real, *real.parents}):
             return _ELSEWHERE
-        return _OURS * is_ours(path)
+        return _OURS if is_ours(path) else _MASKS * are_masks(path)
 
     for name in walk(folder, left.folders, refuse):
         if name.rpartition(".")[2].lower() in SUFFIXES:
@@ -122,6 +130,20 @@ def is_ours(folder: Path) -> bool:
     if folder.name == "files":
         return (beside / "index.html").is_file() and any(folder.glob("*-*.js"))
     return False
+
+
+def are_masks(folder: Path) -> bool:
+    """Whether a folder is called as those of masks are, and the first PNGs in it as pictures beside it."""
+    if not _DRAWN.match(folder.name.lower()):
+        return False
+    names = (name for name in walk(folder) if name.lower().endswith(".png"))
+    stems = [os.path.splitext(name)[0] for name in islice(names, 3)]
+    with os.scandir(folder.parent) as entries:
+        around = [folder.parent, *(Path(each) for each in entries if each.name != folder.name and is_folder(each))]
+    endings = [f".{each}" for suffix in sorted(SUFFIXES) for each in (suffix, suffix.upper())]
+    return bool(stems) and all(
+        any((place / (stem + ending)).is_file() for place in around for ending in endings) for stem in stems
+    )
 
 
 def _is_legend(path: Path) -> bool:

@@ -146,6 +146,27 @@ def test_what_predict_export_and_report_write_is_no_photo(tmp_path: Path) -> Non
     assert found(tmp_path / "out/overlays")[0] == ["a.jpg"]  # who names it means it
 
 
+@pytest.mark.parametrize(
+    ("masks", "photos"),
+    [
+        ("masks", "annotated"),
+        ("val_labels", "val"),
+        ("SegmentationClass", "JPEGImages"),
+        ("testannot", "test"),
+        ("gt", ""),
+    ],
+)
+def test_masks_beside_photos_of_their_names_are_none(tmp_path: Path, masks: str, photos: str) -> None:
+    touch(tmp_path, f"{masks}/deep/a.png", f"{masks}/b.PNG")
+    taken = [f"{masks}/b.PNG", f"{masks}/deep/a.png"]
+    assert found(tmp_path) == (taken, {}), "nothing beside them: maybe photos of masks"
+    names = [f"{photos}/b.JPG".lstrip("/"), f"{photos}/deep/a.jpeg".lstrip("/")]
+    touch(tmp_path, *names)
+    left = {masks: "masks, as it seems: PNGs that are called as the photos beside them"}
+    assert found(tmp_path) == (sorted(names), left)
+    assert found(tmp_path / masks)[0] == ["b.PNG", "deep/a.png"]  # who names them means them
+
+
 def test_folders_of_the_same_names_are_photos_where_others_made_them(tmp_path: Path) -> None:
     names = ["coco/panoptic/a.png", "files/b.jpg", "masks/c.png", "overlays/d.png"]
     touch(tmp_path, *names, "index.html", "failures.jsonl")
