@@ -49,6 +49,8 @@ _MENDS = {
 class LeftOut:
     """What lies among the photos and is not taken for one."""
 
+    inside: str = ""
+    """What stands before the names that are listed."""
     folders: dict[str, str] = field(default_factory=dict)
     """Name -> why."""
     files: Counter[str] = field(default_factory=Counter)
@@ -91,9 +93,13 @@ class LeftOut:
         """For failures.jsonl: a line an ending, a line a folder."""
         for kind, count in sorted(self.files.items()):
             reason = f"{count} {'files' if kind == 'renamed' else kind} not read, this is the first"
-            yield {"file": self.first[kind], "reason": reason, "mend": "convert them to JPEG or PNG, or name them so"}
+            yield {
+                "file": os.path.join(self.inside, self.first[kind]),
+                "reason": reason,
+                "mend": "convert them to JPEG or PNG, or name them so",
+            }
         for name, reason in sorted(self.folders.items()):
-            yield {"file": name, "reason": reason, "mend": _MENDS.get(reason, "nothing")}
+            yield {"file": os.path.join(self.inside, name), "reason": reason, "mend": _MENDS.get(reason, "nothing")}
 
 
 def pictures(folder: Path, left: LeftOut, never: Collection[Path] = ()) -> Iterator[str]:

@@ -140,7 +140,7 @@ def folder_source(
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of photos; fix photos.root or photos.splits in the config")
-    left = LeftOut()
+    left = LeftOut(photos)
     never = [*never, root / masks] if masks else never
     listing = Listing(_unlike(root, photos, by_id(pictures(root / photos, left, never))))
     if not listing:
@@ -280,7 +280,7 @@ def _named(folder: Path, ending: str) -> tuple[list[str], LeftOut]:
 
     UserError for two that differ in the ending's case alone.
     """
-    names, left, suffix = list[str](), LeftOut(), "." + ending.rpartition(".")[2]
+    names, left, suffix = list[str](), LeftOut(str(folder)), "." + ending.rpartition(".")[2]
     for name in pictures(_folder(folder), left):
         if f"{os.path.splitext(name)[0]}{suffix}".endswith(ending) and name.lower().endswith(suffix):
             names.append(name[: -len(ending)])

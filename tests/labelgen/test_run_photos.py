@@ -46,7 +46,7 @@ def test_what_is_left_out_is_said_and_listed(
     assert "encoded photos 10 train, 3 wild, 2 skipped, left out: 2 .cr2, 1 .jxl, 1 folder (see" in said
     assert [(line["split"], line["file"]) for line in lines(tmp_path / "data")] == [
         ("train", "photos/train/004.png"), ("train", "photos/train/009.png"),
-        ("train", "raw/a.cr2"), ("wild", "x.jxl"), ("wild", "here"),
+        ("train", "photos/train/raw/a.cr2"), ("wild", "photos/wild/x.jxl"), ("wild", "photos/wild/here"),
     ]  # fmt: skip
     assert lines(tmp_path / "data")[-1]["reason"] == "a link to a folder that is read by another name"
     assert Dataset.open(tmp_path / "data").count("wild") == 3
@@ -109,7 +109,7 @@ def test_labels_that_were_exported_into_the_photos_are_none(
     assert encoded(world, photos, tmp_path / "data") == 0
     assert Dataset.open(tmp_path / "data").count("wild") == 3
     ours = [line["file"] for line in lines(tmp_path / "data") if line["reason"] == "pictures that this program wrote"]
-    assert ours == ["labels/coco/panoptic", "labels/confidence", "labels/masks"]
+    assert ours == [f"photos/wild/labels/{name}" for name in ("coco/panoptic", "confidence", "masks")]
 
 
 def test_a_photo_of_12_bits_is_encoded_and_said_once(
