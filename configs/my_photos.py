@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
     config.photos.root = "my_photos"  # <-- your folder of pictures; folders inside it are searched too
     config.ontology = "configs/words/my_photos.txt"  # <-- your words: one class a line, `name: word, word`
 
-    # One split that holds every photo of the root. masks stays empty: nothing is annotated.
+    # One split that holds every photo of the root. masks stays empty: nothing is annotated. Where you annotate some,
+    # name a split for them too: its photos and masks are then none of this one.
     config.photos.splits = ConfigDict({"train": {"photos": "", "masks": ""}})
     config.labels.splits = ("train",)
     config.labels.name = "default"  # another list of words gets another name and goes beside it

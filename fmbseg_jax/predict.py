@@ -52,8 +52,10 @@ from labelgen.data.staging import open_data
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.writers import Annotated, ClassInfo, save
+from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
 from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
 Failure = dict[str, str]
@@ -81,6 +83,8 @@ class Photos(NamedTuple):
     total: int
     rows: Iterator[Item]
     failures: list[tuple[int, Failure]]
+    left_out: LeftOut
+    """What lies among them and is no photo."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -96,8 +100,8 @@ def main(args: argparse.Namespace) -> int:
             threshold = restored.config.eval.background_threshold
         vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
         classes = class_infos(vocabulary.ontology, class_names(vocabulary.ontology, threshold))
-        folder = args.photos, args.out
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
+        check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
     background = Background(threshold, restored.temperature) if threshold else None
     out = Masks(Path(args.out), classes, formats)
     embed = Embedder(restored, batch_size=1)
@@ -155,7 +159,7 @@ def encoded(restored: Restored, path: str) -> Photos:
                 yield Item(before + i, name, row, image, *locate(config.photos.root, source, row.photo_id, name))
             before += len(reader)
 
-    return Photos(sum(len(hosts.own_rows(data.count(split))) for split in data.splits), rows(), [])
+    return Photos(sum(len(hosts.own_rows(data.count(split))) for split in data.splits), rows(), [], LeftOut())
 
 
 def picture(source: Source, row: FeatureRow) -> Pixels | None:
@@ -167,13 +171,12 @@ def picture(source: Source, row: FeatureRow) -> Pixels | None:
     return image if image.shape[:2] == row.size_hw else None
 
 
-def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Photos:
+def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
     """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
-    if Path(folder).resolve() in [Path(out).resolve(), *Path(out).resolve().parents]:
-        raise UserError(f"--out={out} lies within --photos={folder}: masks would become photos; name another folder")
     if not Path(folder).is_dir():
         raise UserError(f"--photos={folder}: no such folder of photos")
-    source = folder_source(Path(folder), restored.config.photos.max_pixels)
+    photos = restored.config.photos
+    source = folder_source(Path(folder), photos.max_pixels, never=mask_folders(photos))
     towers.load_patches()
     failures: list[tuple[int, Failure]] = []
     names = source.list()
@@ -188,7 +191,7 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str, out: str) -> Pho
                 continue
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.own_rows(len(names))), rows(), failures)
+    return Photos(len(hosts.own_rows(len(names))), rows(), failures, source.left_out)
 
 
 def next_step(args: argparse.Namespace) -> str:
@@ -238,7 +241,8 @@ class Masks:
         ]
         masks, overlays = hosts.total(np.array([self._masks, self._overlays]))
         states = hosts.gather(self._export.state())
-        lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in failures)
+        left = photos.left_out
+        lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in [*failures, *left.lines()])
         if hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._export.finish(states)
@@ -246,6 +250,7 @@ class Masks:
         if failures and not masks:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         skipped = f"; skipped {len(failures)} photos, see {self._folder / 'failures.jsonl'}" if failures else ""
+        skipped += f"; {left.said()}, see {self._folder / 'failures.jsonl'}" * bool(left.said())
         without = "" if overlays else " (no overlays: the photos are not at photos.root any more)"
         kinds = "" if self._formats == ("png",) else f" ({', '.join(self._formats)})"
         remarks = self._export.remarks(states)

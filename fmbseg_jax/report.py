@@ -52,7 +52,9 @@ from labelgen.formats.palette import palette
 from labelgen.labels.free_labels import LabelSettings
 from labelgen.labels.presence import Calibration, sample
 from labelgen.labels.scores import TruthReader
+from labelgen.sources.finding import check_apart
 from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.registry import photo_folders
 
 PARTS = Path(__file__).parent / "reporting/page"
 SCRIPTS = ("dom.js", "charts.js", "maps.js", "photos.js", "detail.js", "main.js")
@@ -65,6 +67,7 @@ def main(args: argparse.Namespace) -> int:
     restored, out = restore_run(args.workdir), Path(args.out)
     data = open_data(args.data, restored.config.get("data_cache", ""))
     check_fits(restored, data)
+    check_apart(out, photo_folders(restored.config.photos))
     subject = Subject(data, Path(args.workdir), restored, labelling(data, restored))
     fields = figures(subject, args.oracle and Path(args.oracle))
     clean(out)

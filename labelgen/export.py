@@ -30,12 +30,15 @@ from labelgen.data.records import LabelRow
 from labelgen.data.staging import open_data
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.writers import Annotated
+from labelgen.sources.finding import check_apart
+from labelgen.sources.registry import photo_folders
 
 
 def main(args: argparse.Namespace) -> int:
     """Write all labelled photos in every format."""
     config = load_config(args.config, args.overrides)
     formats = read_formats(args.format)
+    check_apart(args.out, photo_folders(config.photos))
     data = open_data(args.data, config.data_cache)
     name = config.labels.name
     ontology = data.labels(name).ontology

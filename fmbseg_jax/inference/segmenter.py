@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fmbseg_jax.inference.embedder import Embedder, Towers
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
@@ -27,7 +27,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
 from labelgen.core.progress import say
 from labelgen.formats.palette import overlay, palette
-from labelgen.sources.photos import Photo, PhotoError, read_photo, to_rgb
+from labelgen.sources.decoding import read_photo, upright
+from labelgen.sources.photos import Photo, PhotoError
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -225,7 +226,7 @@ def as_pixels(image: Image.Image | NDArray[np.uint8] | str | Path, max_pixels: i
         if isinstance(image, (str, Path)):
             return read_photo(Path(image), max_pixels)
         if isinstance(image, Image.Image):
-            return to_rgb(ImageOps.exif_transpose(image))
+            return upright(image)
     except PhotoError as error:
         raise UserError(f"{image}: {error.reason}; {error.fix}") from None
     array = np.asarray(image)

@@ -15,7 +15,8 @@ from fmbseg_jax.inference.segmenter import Embedded, Labels, Segmenter
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, parse_words
 from labelgen.formats.palette import palette
-from labelgen.sources.photos import PhotoError, decode_photo
+from labelgen.sources.decoding import check_bands, decode_photo
+from labelgen.sources.photos import PhotoError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What a browser may send; Pillow reads others too, some through other programs."""
@@ -93,18 +94,26 @@ def decoded(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of a picture file's bytes. UserError with the reason; its size is known before it is decoded."""
     try:
         Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, with a reason
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        width, height = _size(data)
         if width * height > max_pixels:
             raise UserError(f"{width} x {height} pixels are more than the {max_pixels} of this RUN; make it smaller")
         return decode_photo(data, Path("the photo"), max_pixels)
     except PhotoError as error:
-        raise UserError(f"this picture {error.reason}; save it again as JPEG or PNG") from None
+        raise UserError(f"this picture: {error.reason}; save it again as JPEG or PNG") from None
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise of many kinds on broken files
         known = "" if isinstance(error, UnidentifiedImageError) else f" ({type(error).__name__})"
         raise UserError(f"this is no picture in {', '.join(FORMATS)}{known}; save it as JPEG or PNG") from None
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError:
+        check_bands(io.BytesIO(data))
+        raise
 
 
 def limited(lines: Sequence[str]) -> Ontology:

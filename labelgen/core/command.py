@@ -10,9 +10,11 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from labelgen.core.errors import UserError
+from labelgen.core.files import at_home
 from labelgen.core.progress import say
 
 AGAIN = "nothing is half written; the same command begins again"
@@ -78,6 +80,7 @@ def command(
     except SystemExit:  # after --help
         _handed_on(sys.stdout)
         raise
+    _expand_home(args)
     args.overrides, unknown = _split_overrides(rest) if hasattr(args, "config") else ([], rest)
     if unknown:
         flags.error(f"unknown argument {unknown[0]}")
@@ -85,6 +88,13 @@ def command(
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = _guarded(main, args)
     return _handed_on(sys.stdout) or code
+
+
+def _expand_home(args: argparse.Namespace) -> None:
+    """~ in a flag's value, which shells expand in front of a word alone: --out=~/masks."""
+    for name, value in vars(args).items():
+        if isinstance(value, str | Path | list):
+            setattr(args, name, at_home(value))
 
 
 def _guarded(main: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:

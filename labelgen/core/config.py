@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 
 from labelgen.core import shipped
 from labelgen.core.errors import UserError
-from labelgen.core.files import read_text
+from labelgen.core.files import at_home, read_text
 
+_EXPANDED_LATER = ("data_cache", "compile_cache")
+"""RUN keeps them as they were written: another machine has another home."""
 LAST = (-1,)
 """encoder.layers where only the last one is taken."""
 
@@ -57,8 +59,18 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"{path}: field {lost[0]!r} is missing; start from configs/default.py's get_config()")
     for override in overrides:
         _set(config, override)
+    _expand_home(config)
     validate(config)
     return config.lock()
+
+
+def _expand_home(config: ConfigDict) -> None:
+    for name, value in list(config.items()):
+        if isinstance(value, ConfigDict):
+            _expand_home(value)
+        elif name not in _EXPANDED_LATER and (there := at_home(value)) != value:
+            with config.unlocked():
+                config[name] = there
 
 
 def _run(name: str) -> ConfigDict:

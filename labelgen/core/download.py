@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from labelgen.core.errors import UserError
+from labelgen.core.files import temporary
 from labelgen.core.progress import Progress, say
 
 MB = 10**6
@@ -53,7 +54,7 @@ def download(remote: Remote, path: Path) -> Path:
         _check(remote, path, f"delete it, or give --sha256 its own digest; it is downloaded from {remote.url}")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = temporary(path, "partial")
     with _alone(partial) as file:
         if not remote.digest:
             file.truncate(0)

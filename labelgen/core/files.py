@@ -40,6 +40,15 @@ def _finite(value: Any) -> Any:
     return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def at_home(value: Any) -> Any:
+    """A text or path, or each of a list, whose ~/ or ~user/ is that user's folder. Anything else as it is."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(at_home, value))
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
 def encoding_of(path: Path) -> str:
     """Of a text that people and other tools write: UTF-8, or UTF-16 where a byte-order mark says so."""
     with open(path, "rb") as file:
@@ -103,19 +112,35 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     The temporary name is always the same on a machine, so that a killed run leaves nothing that the next one does not
     take up; a lock keeps two of its processes from using it at once.
     """
-    temporary = f"{path}.{machine()}.tmp"
+    shared = temporary(path, f"{machine()}.tmp")
     try:
-        while not _replace(temporary, path, data):
+        while not _replace(shared, path, data):
             pass
     except NoLocksError:
-        os.unlink(temporary)
-        alone = f"{path}.{lone_name()}.tmp"
-        Path(alone).write_bytes(data)
+        os.unlink(shared)
+        alone = temporary(path, f"{lone_name()}.tmp")
+        alone.write_bytes(data)
         os.replace(alone, path)
     sync_folder(Path(path).parent)
 
 
-def _replace(temporary: str, path: str | Path, data: bytes) -> bool:
+def temporary(path: str | Path, mark: str) -> Path:
+    """What a file is called until it is whole: NAME.MARK; a digest for NAME where the disk takes no name so long."""
+    path = Path(path)
+    named = path.with_name(f"{path.name}.{mark}")
+    if len(os.fsencode(named.name)) <= _longest_name(path.parent):
+        return named
+    return path.with_name(f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.{mark}")
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return 255
+
+
+def _replace(temporary: Path, path: str | Path, data: bytes) -> bool:
     """False when another process took the temporary file away while this one waited for it, or wrote."""
     with naming(temporary), open(temporary, "ab", buffering=0) as file:
         try_lock(file, wait=True)

@@ -65,16 +65,21 @@ def digest_of_list(names: Iterable[str]) -> str:
     return content.hexdigest()
 
 
+def list_failures(data: Path, shards: Sequence[Shard], left_out: Iterable[Mapping[str, str]]) -> None:
+    """failures.jsonl, once every shard is finished: the photos that could not be used, then what was none."""
+    failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
+    lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in left_out)
+    write_atomic(data / "failures.jsonl", failures + lines.encode())
+
+
 def finish_data(
     data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
 ) -> None:
-    """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
+    """The tfds descriptions and, last, dataset.json, once every shard is finished and failures.jsonl is written.
 
     marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
     """
     photos = marker["photos"]
-    failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
-    write_atomic(data / "failures.jsonl", failures)
     features = sizes(data / "features", shards)
     rows = {split: counts for split, (counts, _) in features.items()}
     if not sum(map(sum, rows.values())):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from labelgen.core.download import MB, Remote, check_room, download
 from labelgen.core.errors import UserError
-from labelgen.core.files import naming, read_text, write_atomic
+from labelgen.core.files import naming, read_text, temporary, write_atomic
 from labelgen.core.progress import Progress, say
 
 VOC_ROOT = Path("VOCdevkit/VOC2012")
@@ -39,7 +39,7 @@ class Archive(NamedTuple):
         if (folder / self.unpacked).exists():
             return 0
         file = self.file(folder)
-        there = next((path for path in (file, file.with_name(file.name + ".partial")) if path.exists()), None)
+        there = next((path for path in (file, temporary(file, "partial")) if path.exists()), None)
         return max(0, self.remote.size - there.stat().st_size) if there else self.remote.size
 
 
@@ -124,7 +124,7 @@ def unpack(archive: Path, folder: Path, below: str, folders: Collection[str]) ->
     """
     if folder.is_dir():
         return sum(path.is_file() for path in folder.rglob("*"))
-    partial = folder.with_name(folder.name + ".partial")
+    partial = temporary(folder, "partial")
     check_room(folder.parent, archive.stat().st_size - size(partial), f"what is in {archive.name}")
     progress, count, done = Progress(max(1, archive.stat().st_size // MB), "MB", f"unpack {archive.name}"), 0, 0
     with _opened(archive) as tar:
@@ -150,7 +150,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if path.is_file() and path.read_bytes() == data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = temporary(path, "part")
     with naming(part):
         part.write_bytes(data)
     os.replace(part, path)

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from labelgen.core.errors import UserError
 from labelgen.core.files import encoding_of
 from labelgen.sources.coco_masks import check, mask_of
-from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, packed, read_photo
+from labelgen.sources.decoding import read_photo
+from labelgen.sources.finding import LeftOut
+from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, packed
 
 AS_PUBLISHED = "take the json as it was published"
 Hook = Callable[[dict[str, Any]], Any]
@@ -190,6 +192,10 @@ class JsonSource:
     def classes(self) -> tuple[str, ...] | None:
         """See labelgen.sources.photos.Source; so the other methods."""
         return self._truth.classes
+
+    @property
+    def left_out(self) -> LeftOut:
+        return LeftOut()
 
     def list(self) -> Sequence[str]:
         return sorted(self._truth.pictures)

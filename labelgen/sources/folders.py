@@ -10,8 +10,9 @@ class name`, one class a line).
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,19 +21,19 @@ from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_text
+from labelgen.sources.decoding import read_photo
+from labelgen.sources.finding import SUFFIXES, LeftOut, pictures
 from labelgen.sources.listing import Listing, Named, by_id
 from labelgen.sources.photos import (
-    SUFFIXES,
     Photo,
     PhotoError,
     Source,
     check_once,
     check_size,
     check_there,
+    found,
     packed,
     read_mask,
-    read_photo,
-    walk,
 )
 
 FOLDER = Path(__file__).parent / "tables"
@@ -46,7 +47,10 @@ class Pairs(NamedTuple):
     ids: Sequence[str]
     """Sorted."""
     photo: Callable[[str], str]
+    """The ending in whatever case it has."""
     mask: Callable[[str], str]
+    left_out: LeftOut
+    """What lies among the photos."""
 
 
 class Truth(Protocol):
@@ -83,11 +87,16 @@ class PairSource:
     def has_truth(self) -> bool:
         return self._truth is not None
 
+    @property
+    def left_out(self) -> LeftOut:
+        return self._pairs.left_out
+
     def list(self) -> Sequence[str]:
         return self._pairs.ids
 
     def file(self, photo_id: str) -> str:
-        return self._pairs.photo(photo_id)
+        photo = self._pairs.photo(photo_id)
+        return found(self._root, photo) or photo
 
     def load(self, photo_id: str) -> Photo:
         try:
@@ -98,29 +107,50 @@ class PairSource:
         image = read_photo(path, self._max_pixels)
         if self._truth is None:
             return Photo(photo_id, image)
-        mask = self._root / self._pairs.mask(photo_id)
+        mask = self._mask(photo_id)
         values = read_mask(mask)
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)
         highest = int(indices.max(initial=0))
         return Photo(photo_id, image, packed(indices, self._truth.count or highest + 1))
 
+    def _mask(self, photo_id: str) -> Path:
+        """UserError where there are two that differ in the ending's case alone."""
+        named = self._root / self._pairs.mask(photo_id)
+        mask = self._root / (found(self._root, self._pairs.mask(photo_id)) or self._pairs.mask(photo_id))
+        other = mask.with_suffix(mask.suffix.swapcase())
+        if other.is_file() and not other.samefile(mask):
+            raise UserError(f"{named}: {mask.name} and {other.name} would both be its mask; take one of them away")
+        return mask
 
-def folder_source(root: Path, max_pixels: int, photos: str = "", masks: str = "", truth: Truth | None = None) -> Source:
+
+def folder_source(
+    root: Path,
+    max_pixels: int,
+    photos: str = "",
+    masks: str = "",
+    truth: Truth | None = None,
+    never: Collection[Path] = (),
+) -> Source:
     """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
 
-    UserError when a folder is missing or empty, when two pictures have one id, or when masks are missing.
+    never: folders whose pictures are no photos of this split: masks, other splits. UserError when a folder is missing,
+    empty or unreadable, when two pictures have one id, or when masks are missing.
     """
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of photos; fix photos.root or photos.splits in the config")
-    listing = Listing(_unlike(root, photos, by_id(walk(root / photos))))
+    left = LeftOut(photos)
+    never = [*never, root / masks] if masks else never
+    listing = Listing(_unlike(root, photos, by_id(pictures(root / photos, left, never))))
     if not listing:
-        raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}); fix photos.root")
+        there = f"; {left.said()}" * bool(left.said())
+        raise UserError(f"{root / photos}: no pictures in it ({', '.join(sorted(SUFFIXES))}{there}); fix photos.root")
     pairs = Pairs(
         listing,
         photo=lambda photo_id: os.path.join(photos, listing.file(photo_id)),
         mask=lambda photo_id: os.path.join(masks, f"{photo_id}.png"),
+        left_out=left,
     )
     return PairSource(root, pairs, truth, max_pixels)
 
@@ -175,9 +205,7 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
         raise UserError(f"{files[0]}: no such list of photos; lists there: {there}; fix photos.splits")
     ids = [line.split()[0] for line in read_text(path).splitlines() if line.split()]
     check_once(ids, str(path))
-    pairs = Pairs(
-        sorted(ids), lambda photo_id: f"JPEGImages/{photo_id}.jpg", lambda photo_id: f"{masks}/{photo_id}.png"
-    )
+    pairs = Pairs(sorted(ids), lambda name: f"JPEGImages/{name}.jpg", lambda name: f"{masks}/{name}.png", LeftOut())
     fix = f"{path} names them: unpack the rest of the photos, or take the list that belongs to them"
     check_there(root, map(pairs.photo, pairs.ids), "photo", fix)
     return pairs
@@ -186,11 +214,12 @@ def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
 def cityscapes(root: Path, photos: str, masks: str) -> Layout:
     """Cityscapes: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png."""
     ending = "_leftImg8bit.png"
-    names = _named(root / "leftImg8bit" / photos, ending)
+    names, left = _named(root / "leftImg8bit" / photos, ending)
     pairs = Pairs(
         names,
         lambda name: f"leftImg8bit/{photos}/{name}{ending}",
         lambda name: f"gtFine/{photos}/{name}_gtFine_{masks}.png",
+        left,
     )
     if masks == "labelTrainIds":
         return Layout(pairs, table_truth("cityscapes_train_ids", 255))
@@ -201,15 +230,15 @@ def cityscapes(root: Path, photos: str, masks: str) -> Layout:
 
 def ade20k(root: Path, photos: str, masks: str) -> Layout:
     """ADE20K scene parsing: images/SPLIT/ID.jpg, annotations/SPLIT/ID.png."""
-    names = _named(root / "images" / photos, ".jpg")
-    pairs = Pairs(names, lambda name: f"images/{photos}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}.png")
+    names, left = _named(root / "images" / photos, ".jpg")
+    pairs = Pairs(names, lambda name: f"images/{photos}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}.png", left)
     return Layout(pairs, table_truth("ade20k", 0))
 
 
 def camvid(root: Path, photos: str, masks: str) -> Layout:
     """CamVid as SegNet has it: SPLIT/ID.png, SPLITannot/ID.png."""
-    names = _named(root / photos, ".png")
-    pairs = Pairs(names, lambda name: f"{photos}/{name}.png", lambda name: f"{masks}/{name}.png")
+    names, left = _named(root / photos, ".png")
+    pairs = Pairs(names, lambda name: f"{photos}/{name}.png", lambda name: f"{masks}/{name}.png", left)
     return Layout(pairs, table_truth("camvid", 11))
 
 
@@ -220,10 +249,10 @@ def coco_stuff(root: Path, photos: str, masks: str) -> Layout:
     ID_labelTrainIds.png the 171 classes without gaps.
     """
     folder = photos if (root / photos).is_dir() else f"images/{photos}"
-    names = _named(root / folder, ".jpg")
-    gapless = (root / masks / photos / f"{names[0]}_labelTrainIds.png").is_file()
+    names, left = _named(root / folder, ".jpg")
+    gapless = bool(found(root, f"{masks}/{photos}/{names[0]}_labelTrainIds.png"))
     ending = "_labelTrainIds.png" if gapless else ".png"
-    pairs = Pairs(names, lambda name: f"{folder}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}{ending}")
+    pairs = Pairs(names, lambda name: f"{folder}/{name}.jpg", lambda name: f"{masks}/{photos}/{name}{ending}", left)
     return Layout(pairs, table_truth("coco_stuff_train_ids" if gapless else "coco_stuff_ids", 255))
 
 
@@ -246,13 +275,23 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _named(folder: Path, ending: str) -> list[str]:
-    """Names of the pictures under the folder that end so, without the ending, sorted."""
-    names: Iterable[str] = walk(_folder(folder))
-    found = sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
-    if not found:
+def _named(folder: Path, ending: str) -> tuple[list[str], LeftOut]:
+    """Names of the pictures under the folder that end so, in any case, without the ending, sorted; what else is there.
+
+    UserError for two that differ in the ending's case alone.
+    """
+    names, left, suffix = list[str](), LeftOut(str(folder)), "." + ending.rpartition(".")[2]
+    for name in pictures(_folder(folder), left):
+        if f"{os.path.splitext(name)[0]}{suffix}".endswith(ending) and name.lower().endswith(suffix):
+            names.append(name[: -len(ending)])
+        else:
+            left.foreign(name)
+    if not names:
         raise UserError(f"{folder}: no {ending} picture in it; unpack the photos there (docs/datasets.md)")
-    return found
+    names.sort()
+    if twice := next((name for name, other in pairwise(names) if name == other), ""):
+        raise UserError(f"{folder}: {twice}{ending} is there twice, with its ending in another case; take one away")
+    return names, left
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,24 @@
 A photo that cannot be used is a PhotoError: it is listed in failures.jsonl and the run goes on. A setup that cannot be
 right (no folder, half of it, truth of another data set) is a UserError: the run stops, since more of it would be wrong.
 
-Sources read picture files of any common kind by the functions here: photos upright in RGB, masks as the values that
-were drawn.
+Sources read picture files of any common kind: photos upright in RGB (labelgen.sources.decoding), masks, here, as the
+values that were drawn.
 """
 
-import contextlib
-import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import label_dtype
-
-SUFFIXES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"])
-_CONVERT = "convert it to JPEG or PNG, or take it out of the folder"
+from labelgen.sources.finding import LeftOut
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,10 @@ class Source(Protocol):
     @property
     def has_truth(self) -> bool:
         """Whether photos come with a label map."""
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What lies among the photos and is not taken for one."""
 
     def list(self) -> Sequence[str]:
         """Photo ids, sorted; "/" between folders, no suffix. Maybe read from disk when asked for: millions of them."""
@@ -102,12 +102,19 @@ def check_size(truth: str, truth_hw: tuple[int, ...], photo: str, photo_hw: tupl
         )
 
 
+def found(root: Path, file: str) -> str:
+    """The file with its ending in the case that it has under the root, .png, .PNG or .Png; "" where there is none."""
+    stem, ending = os.path.splitext(file)
+    cases = (ending, ending.upper(), ending.lower(), ending.title())
+    return next((stem + each for each in cases if (root / (stem + each)).is_file()), "")
+
+
 def check_there(root: Path, files: Iterable[str], what: str, fix: str) -> None:
     """UserError, with `fix`, unless all these files are under the root: half-unpacked archives are common."""
     missing, first, count = 0, "", 0
     for file in files:
         count += 1
-        if not (root / file).is_file():
+        if not found(root, file):
             missing, first = missing + 1, min(first or file, file)
     if missing:
         raise UserError(
@@ -122,80 +129,6 @@ def check_once(photo_ids: Sequence[str], source: str) -> None:
     photo_id, count = Counter(photo_ids).most_common(1)[0]
     if count > 1:
         raise UserError(f"{source}: photo {photo_id} stands there {count} times; take it as it was published")
-
-
-def walk(folder: Path) -> Iterator[str]:
-    """Names of pictures under the folder, "/" between folders; hidden files and folders are left out."""
-    folders = [""]
-    while folders:
-        inside = folders.pop()
-        with contextlib.suppress(OSError), os.scandir(folder / inside) as entries:  # os.walk would list a folder whole
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    folders.append(f"{inside}{entry.name}/")
-                elif entry.name.rpartition(".")[2].lower() in SUFFIXES:
-                    yield inside + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def read_photo(path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB of a picture file, upright. PhotoError, with the reason, for one that cannot be used."""
-    with _decoding(path):
-        return _upright(path, path.stat().st_size, max_pixels)
-
-
-def decode_photo(data: bytes, path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    """The same of the bytes of a picture file; path: what they are called."""
-    with _decoding(path):
-        return _upright(io.BytesIO(data), len(data), max_pixels)
-
-
-@contextlib.contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Whatever goes wrong inside is a PhotoError with the reason."""
-    try:
-        yield
-    except (PhotoError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise PhotoError("not a picture in a format that can be read", _CONVERT) from None
-    except Exception as error:  # Pillow's decoders raise of many kinds on broken files
-        reason = f"cannot be decoded: {error}".replace(str(path), path.name)
-        raise PhotoError(reason, f"copy it again, or {_CONVERT}") from None
-
-
-def _upright(file: Path | io.BytesIO, size: int, max_pixels: int) -> NDArray[np.uint8]:
-    if not size:
-        raise PhotoError("the file is empty", "copy it again")
-    Image.MAX_IMAGE_PIXELS = None  # photos.max_pixels is the limit, with a reason in failures.jsonl
-    with Image.open(file) as image:
-        if image.width * image.height > max_pixels:
-            raise PhotoError(
-                f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
-                "make it smaller, or raise photos.max_pixels",
-            )
-        return to_rgb(ImageOps.exif_transpose(image))
-
-
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of a picture of any mode: transparency over white, 16 bits scaled to 8."""
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        return np.repeat((grey.clip(0, 65535) // 257).astype(np.uint8)[..., None], 3, axis=-1)
-    if image.mode == "F":
-        raise PhotoError("floating-point pixels", "convert it to 8 bits a channel")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[Any]:

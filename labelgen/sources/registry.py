@@ -17,6 +17,22 @@ TFDS = "tfds:"
 """Begins the name of a TensorFlow Datasets' builder."""
 
 
+def photo_folders(photos: ConfigDict) -> list[Path]:
+    """Where the photos of config.photos lie, as far as that is there: whatever else lies there may be taken for one."""
+    root = Path(photos.root)
+    below = ("", "images", "leftImg8bit")
+    found = [
+        root / part / split.photos for split in photos.splits.values() for part in below[: 3 if split.photos else 1]
+    ]
+    return [path for path in found if photos.root and path.is_dir()]
+
+
+def mask_folders(photos: ConfigDict) -> list[Path]:
+    """Where masks of a plain folder of photos lie."""
+    masks = [split.masks for split in photos.splits.values() if split.masks]
+    return [Path(photos.root, folder) for folder in masks] if photos.root and photos.source in FOLDERS else []
+
+
 def open_source(photos: ConfigDict, split: str, classes: int | None = None, truth: bool = True) -> Source:
     """The photos of a split of `config.photos`.
 
@@ -32,7 +48,8 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
     if photos.source in FOLDERS:
         index = photos.source == "folder"
         meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
-        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning if masks else None)
+        never = [root / folder for each in photos.splits.values() for folder in (each.photos, each.masks) if folder]
+        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning if masks else None, never)
     if photos.source in JSONS and not masks:  # every picture of the folder
         return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos))
     if photos.source in JSONS:

@@ -20,7 +20,9 @@ from PIL import Image
 
 from labelgen.core.errors import UserError
 from labelgen.data.tfrecord import HEADER, OVERHEAD, masked_crc
-from labelgen.sources.photos import IndexTruth, Photo, PhotoError, Source, check_size, check_there, decode_photo, packed
+from labelgen.sources.decoding import decode_photo
+from labelgen.sources.finding import LeftOut
+from labelgen.sources.photos import IndexTruth, Photo, PhotoError, Source, check_size, check_there, packed
 
 _INFO = "dataset_info.json"
 _FIX = "copy it again, or prepare the data set again"
@@ -150,6 +152,10 @@ class TfdsSource:
     @property
     def has_truth(self) -> bool:
         return self._truth is not None
+
+    @property
+    def left_out(self) -> LeftOut:
+        return LeftOut()
 
     def list(self) -> builtins.list[str]:
         return [f"{row:06d}" for row in range(len(self._records))]

@@ -18,9 +18,10 @@ from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.threads import Later, in_order
-from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun
+from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun, list_failures
 from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
+from labelgen.sources.finding import LeftOut
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
 
@@ -187,16 +188,22 @@ class Encoding:
 
     def complete(self) -> str:
         data = self.stage.data
-        if left := self.unfinished(self.shards):
-            return f"{data}: {len(left)} of {len(self.shards)} shards are left to other workers"
+        if behind := self.unfinished(self.shards):
+            return f"{data}: {len(behind)} of {len(self.shards)} shards are left to other workers"
         if not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
+            list_failures(data, self.shards, self._left_out())
             finish_data(data, self.shards, self.marker, encoders, self.photos.classes)
         splits = read_json(data / "dataset.json", "run again")["splits"]
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
-        listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
-        return f"{data}: encoded photos {rows}, {skipped} skipped{listed}"
+        left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
+        listed = f" (see {data / 'failures.jsonl'})" if skipped or left else ""
+        return f"{data}: encoded photos {rows}, {skipped} skipped{f', {left}' * bool(left)}{listed}"
+
+    def _left_out(self) -> Iterator[dict[str, str]]:
+        for split, source in sorted(self.photos.sources.items()):
+            yield from ({"split": split, **line} for line in source.left_out.lines())
 
 
 def claim_encoders(

@@ -156,6 +156,37 @@ def test_a_folder_of_photos_of_every_kind(
     assert "wrote 5 masks and 5 overlays to" in (text := capsys.readouterr().out) and "skipped 3 photos" in text
 
 
+def test_of_a_folder_the_photos_alone_are_taken(
+    weights: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, long = one_photo(tmp_path / "photos"), "n" * 240
+    photo(20, 30).save(photos / f"{long}.jpg")
+    (photos / "b.cr2").touch()
+    (photos / "here").symlink_to(".")
+    assert predicted(f"--workdir={small_run}", f"--photos={photos}", f"--out={tmp_path / 'out'}") == 0
+    assert Image.open(tmp_path / f"out/masks/{long}.png").size == (30, 20)
+    assert Image.open(tmp_path / f"out/overlays/{long}.jpg").size == (30, 20)
+    shutil.copytree(tmp_path / "out", photos / "before")
+    assert predicted(f"--workdir={small_run}", f"--photos={photos}", f"--out={tmp_path / 'out'}") == 0
+    failures = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
+    assert [f["file"] for f in failures] == ["b.cr2", "before/masks", "before/overlays", "here"]
+    assert all(f["reason"] and f["mend"] for f in failures)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert f"wrote 2 masks and 2 overlays to {tmp_path / 'out'}; left out: 1 .cr2, 3 folders, see " in said
+
+
+def test_masks_of_encoded_photos_do_not_go_among_them(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(str(ROOT / "configs/default.py"))
+    with config.unlocked():
+        config.photos.root = str(one_photo(tmp_path / "photos").parent)
+        config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
+    run = write_run(tmp_path / "run", config)
+    assert predicted(f"--workdir={run}", f"--data={data}", f"--out={tmp_path / 'photos/masks'}") == 2
+    assert "photos/masks lies within the photos, " in capsys.readouterr().err
+
+
 def test_the_mask_is_what_the_features_say(weights: Path, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     image = photo(56, 71, seed=3)
@@ -224,7 +255,7 @@ def no_weights(tmp_path: Path, run: Path) -> list[str]:
     ("setup", "message"),
     [
         (only_bad_photos, "none of 1 photos could be read; .*failures.jsonl says why"),
-        (out_within_photos, "lies within --photos=.*: masks would become photos; name another folder"),
+        (out_within_photos, "lies within the photos, .*/photos: masks would become photos; name another folder"),
         (no_run, "no checkpoints in it; train first"),
         (no_photos, "nowhere: no such folder of photos"),
         (no_words, "words.txt: no such file of words"),

@@ -162,3 +162,20 @@ def test_unknown_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_layouts_that_a_config_may_name_are_those_that_can_be_opened() -> None:
     assert sorted(SOURCES) == sorted([*registry.FOLDERS, *folders.LAYOUTS, *registry.JSONS])
+
+
+def test_a_home_is_found_in_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lines = [
+        "config.weights_dir = '~/weights'",
+        "config.photos.splits.train = {'photos': '~/p', 'masks': ''}",
+        "config.eval.ontologies.val = '~/other.txt'",
+        "config.data_cache, config.compile_cache = '~/cache', '~/compiled'",
+    ]
+    config = load_config(config_file(tmp_path, *lines), ["photos.root=~/photos", "ontology=~nobody-of-this-name/x"])
+    home = str(tmp_path)
+    assert (config.photos.root, config.weights_dir) == (f"{home}/photos", f"{home}/weights")
+    assert config.photos.splits.train.photos == f"{home}/p" and config.eval.ontologies.val == f"{home}/other.txt"
+    assert config.ontology == "~nobody-of-this-name/x"
+    assert (config.data_cache, config.compile_cache) == ("~/cache", "~/compiled"), "RUN keeps these as written"
+    assert config.clip.variants == load_config(DEFAULT).clip.variants

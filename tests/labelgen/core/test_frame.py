@@ -139,3 +139,22 @@ def test_whole_numbers_have_a_least() -> None:
 def test_the_next_command_has_what_was_set() -> None:
     args = argparse.Namespace(config="a.py", overrides=["x.y=1", "z=2"])
     assert same_config(args) == "--config=a.py --config.x.y=1 --config.z=2"
+
+
+def test_a_home_is_found_in_every_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = parser(DOC, config=True)
+    for name in ("--out", "--words"):
+        flags.add_argument(name)
+    flags.add_argument("--folder", type=Path)
+    flags.add_argument("runs", nargs="*")
+    seen: dict[str, object] = {}
+
+    def main(args: argparse.Namespace) -> int:
+        seen.update(vars(args))
+        return 0
+
+    given = ["--config=~/c.py:small", "--out=~/x", "--words=a~b", "--folder=~/p", "~/run1", "run~2", "~"]
+    assert command(main, flags, given) == 0
+    assert seen["config"] == f"{tmp_path}/c.py:small" and seen["out"] == f"{tmp_path}/x" and seen["words"] == "a~b"
+    assert seen["folder"] == tmp_path / "p" and seen["runs"] == [f"{tmp_path}/run1", "run~2", str(tmp_path)]

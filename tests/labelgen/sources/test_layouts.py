@@ -120,6 +120,40 @@ def test_the_two_orders_of_coco_stuff_are_told_apart(tmp_path: Path, folder: str
     assert named(source, "000000000139") == ["person", "toothbrush", "wood", ""]
 
 
+def upper_case(root: Path) -> None:
+    for path in [*root.rglob("*.jpg"), *root.rglob("*.png")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+
+
+def test_endings_may_be_in_upper_case(tmp_path: Path) -> None:
+    voc(tmp_path / "voc")
+    photo(tmp_path / f"city/leftImg8bit/val/{CITY}_leftImg8bit.png")
+    mask(tmp_path / f"city/gtFine/val/{CITY}_gtFine_labelIds.png", [7, 26, 33, 3])
+    photo(tmp_path / "ade/images/validation/a.jpg")
+    mask(tmp_path / "ade/annotations/validation/a.png", [0, 1, 3, 150])
+    photo(tmp_path / "stuff/val2017/b.jpg")
+    mask(tmp_path / "stuff/maps/val2017/b_labelTrainIds.png", [0, 79, 170, 255])
+    upper_case(tmp_path)
+    source = opened(tmp_path / "voc", "voc", "val", "SegmentationClass")
+    assert named(source, "2007_000042") == ["person", "dog", "background", ""]
+    assert source.file("2007_000042") == "JPEGImages/2007_000042.JPG"
+    assert named(opened(tmp_path / "city", "cityscapes", "val", "labelIds"), CITY) == ["road", "car", "bicycle", ""]
+    assert named(opened(tmp_path / "ade", "ade20k", "validation", "annotations"), "a") == ["", "wall", "sky", "flag"]
+    stuff = opened(tmp_path / "stuff", "coco_stuff", "val2017", "maps")
+    assert named(stuff, "b") == ["person", "toothbrush", "wood", ""]
+
+
+def test_what_is_not_named_as_the_data_sets_photos_is_counted(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", "c.webp", "d.jpeg"):
+        photo(tmp_path / "images/validation" / name)
+    source = opened(tmp_path, "ade20k", "validation")
+    assert source.list() == ["a"]
+    assert source.left_out.said() == "left out: 1 .jpeg of other names, 1 .png of other names, 1 .webp of other names"
+    photo(tmp_path / "images/validation/a.JPG")
+    with pytest.raises(UserError, match=r"validation: a.jpg is there twice, with its ending in another case"):
+        opened(tmp_path, "ade20k", "validation")
+
+
 def absent(root: Path) -> None:
     (root / "JPEGImages/2007_000042.jpg").unlink()
 

@@ -14,7 +14,6 @@ from labelgen.core.errors import UserError
 from labelgen.sources import listing
 from labelgen.sources.folders import folder_source
 from labelgen.sources.listing import BLOCK, Listing, by_id
-from labelgen.sources.photos import walk
 
 PARTS = ["a", "b", "a b", "a-b", "a.b", "a\nb", "a/b", "é", "a\udce9", "語", "𝄞", "\ue000", "A", "0", "~"]
 NAMES = [f"{first}{second}.{('jpg', 'PNG')[len(second) % 2]}" for first, second in product(PARTS, PARTS)]
@@ -92,24 +91,3 @@ def test_the_first_two_files_of_one_id_are_named(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match="p/b/x.gif and p/b/x.jpg would have the same mask and results; rename one"):
         folder_source(tmp_path, 1, "p")
-
-
-def test_every_folder_is_looked_into_but_hidden_ones_and_those_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a/b/x.jpg", "a/folder.jpg/y.png", ".hidden/z.jpg", "locked/z.jpg", "other/w.webp"):
-        (tmp_path / "photos" / name).parent.mkdir(parents=True)
-        (tmp_path / "photos" / name).touch()
-    (tmp_path / "photos/linked").symlink_to(tmp_path / "photos/other")
-    (tmp_path / "photos/itself.jpg").symlink_to(tmp_path / "photos/itself.jpg")
-    real = os.scandir
-
-    def scandir(folder: Path) -> "os._ScandirIterator[str]":
-        if Path(folder).name == "locked":
-            raise PermissionError
-        return real(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert sorted(walk(tmp_path / "photos")) == [
-        "a/b/x.jpg", "a/folder.jpg/y.png", "itself.jpg", "linked/w.webp", "other/w.webp",
-    ]  # fmt: skip
