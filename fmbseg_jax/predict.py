@@ -95,7 +95,8 @@ def main(args: argparse.Namespace) -> int:
         if threshold is None:
             threshold = restored.config.eval.background_threshold
         vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
-        classes = class_infos(vocabulary.ontology, class_names(vocabulary.ontology, threshold))
+        names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
+        classes = class_infos(vocabulary.ontology, names, groups)
         folder = args.photos, args.out
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, *folder)
     background = Background(threshold, restored.temperature) if threshold else None

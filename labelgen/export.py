@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     name = config.labels.name
     ontology = data.labels(name).ontology
     splits = data.labels_info(name)["splits"]
-    out = Export(Path(args.out), formats, class_infos(ontology, ontology.names))
+    out = Export(Path(args.out), formats, class_infos(ontology, ontology.names, config.eval.groups))
     progress = Progress(sum(map(data.count, splits)), "photos", "export")
     lost_pictures = 0
     for photo in labelled(data, config, splits):

@@ -22,7 +22,7 @@ UNLABELLED = "__ignore__"
 """Label of unlabelled pixels, as LabelMe has it."""
 
 
-BACKGROUND = "background"
+BACKGROUND, THING, STUFF = "background", "thing", "stuff"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ontology:
     word_class: tuple[int, ...]
     """K class indices in 0..C-1, ascending."""
     roles: tuple[str, ...]
-    """C roles: "" or "background"."""
+    """C roles: "" or "background"; "thing" or "stuff" where that is known."""
 
     @property
     def digest(self) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelgen.core.files import write_atomic, write_json
-from labelgen.core.ontology import UNLABELLED, label_dtype
+from labelgen.core.ontology import STUFF, THING, UNLABELLED, label_dtype
 from labelgen.data.records import png_bytes
 from labelgen.data.rle import encode_mask
 from labelgen.formats.regions import Outlines, Region, outlines
@@ -40,6 +40,8 @@ class ClassInfo(NamedTuple):
     name: str
     colour: tuple[int, int, int]
     words: tuple[str, ...]
+    role: str = ""
+    """ "thing", "stuff", or "" where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +149,33 @@ class PngWriter:
 
 
 class CocoWriter:
-    """coco/semantic.json, coco/panoptic.json and coco/panoptic/NAME.png; category ids are class indices from 1 on."""
+    """coco/semantic.json, coco/panoptic.json and coco/panoptic/STEM.png; category ids are class indices from 1 on.
+
+    STEM is the picture's path without suffix, by which detectron2 finds the picture of a PNG.
+    """
 
     def __init__(self, folder: Path, classes: Sequence[ClassInfo]) -> None:
         self.state = State()
         self._folder, self._classes = folder / "coco", classes
+        self._stems: set[str] = set()
 
     def add(self, photo: Annotated) -> None:
         """See labelgen.formats.writers.Writer; so the other methods."""
         height, width = photo.label_map.shape
         image = {"id": photo.number + 1, "file_name": photo.file, "height": height, "width": width}
         annotations = [self._annotation(photo, value) for value in photo.classes]
-        self.state.records.append((photo.number, [f"{photo.name}.png", image, annotations]))
-        save(self._folder / "panoptic" / f"{photo.name}.png", panoptic_png(photo.label_map))
+        png = f"{self._stem(photo)}.png"
+        self.state.records.append((photo.number, [png, image, annotations]))
+        self.state.counts.update({f"{_AREA}{value}": int((photo.label_map == value).sum()) for value in photo.classes})
+        save(self._folder / "panoptic" / png, panoptic_png(photo.label_map))
+
+    def _stem(self, photo: Annotated) -> str:
+        """The photo's name where the picture's path is not known, leads out of the folder or is another photo's too."""
+        stem = os.path.splitext(photo.file)[0]
+        if photo.path is None or stem in self._stems or os.path.isabs(stem) or ".." in stem.split("/"):
+            return photo.name
+        self._stems.add(stem)
+        return stem
 
     def finish(self, records: Sequence[Any]) -> None:
         images = [image for _, image, _ in records]
@@ -169,11 +185,20 @@ class CocoWriter:
             {"image_id": image["id"], "file_name": png, "segments_info": list(map(_segment, of_photo))}
             for png, image, of_photo in records
         ]
+        areas: Counter[int] = Counter()
+        for annotation in annotations:
+            areas[annotation["category_id"] - 1] += annotation["area"]
+        things, _ = things_of(self._classes, areas)
+        panoptic = [{**fields, "isthing": int(i in things)} for i, fields in enumerate(self._categories())]
         self._write("semantic", images, numbered, self._categories())
-        self._write("panoptic", images, segments, self._categories(isthing=0))
+        self._write("panoptic", images, segments, panoptic)
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return []
+        areas = Counter(
+            {int(key.removeprefix(_AREA)): count for key, count in counts.items() if key.startswith(_AREA) and count}
+        )
+        said = things_of(self._classes, areas)[1]
+        return [said] * bool(said)
 
     def _annotation(self, photo: Annotated, value: int) -> dict[str, Any]:
         mask = photo.label_map == value
@@ -188,15 +213,43 @@ class CocoWriter:
             **({} if confidence is None else {"attributes": {"confidence": confidence}}),
         }
 
-    def _categories(self, **more: int) -> list[dict[str, Any]]:
+    def _categories(self) -> list[dict[str, Any]]:
         return [
-            {"id": i, "name": info.name, "supercategory": info.name, "color": list(info.colour), **more}
+            {"id": i, "name": info.name, "supercategory": info.name, "color": list(info.colour)}
             for i, info in enumerate(self._classes, 1)
         ]
 
     def _write(self, name: str, images: Any, annotations: Any, categories: Any) -> None:
         fields = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
         save(self._folder / f"{name}.json", json.dumps(fields, ensure_ascii=False).encode())
+
+
+_AREA = "pixels of class "
+
+
+def things_of(classes: Sequence[ClassInfo], areas: Counter[int]) -> tuple[set[int], str]:
+    """(the classes that panoptic.json calls things, what is to be said of that); areas: class -> pixels, where any.
+
+    panopticapi's pq_compute takes means over things and over stuff, and divides by zero where no photo has one of the
+    two. There, one class is taken for the other kind: the smallest for a thing, the largest for stuff, if possible one
+    of which it is not known.
+    """
+    things = {i for i, info in enumerate(classes) if info.role == THING}
+    there = sorted(areas, key=lambda i: (areas[i], i))
+    kinds = {i in things for i in there}
+    if not there or len(kinds) == 2:
+        return things, ""
+    all_things = kinds == {True}
+    if len(there) == 1:
+        return things, f"all there is is {THING if all_things else STUFF}: pq_compute wants the other kind too"
+    unknown = [i for i in there if not classes[i].role] or there
+    taken = unknown[-1] if all_things else unknown[0]
+    called = "stuff" if all_things else "a thing"
+    said = (
+        f"panoptic.json calls {classes[taken].name!r} {called}, as pq_compute wants both kinds "
+        "(eval.groups.things and .stuff say which are)"
+    )
+    return things ^ {taken}, said
 
 
 def _segment(annotation: dict[str, Any]) -> dict[str, Any]:

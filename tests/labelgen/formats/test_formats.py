@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import yaml
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.core.ontology import UNLABELLED
+from labelgen.core.ontology import UNLABELLED, Ontology
 from labelgen.data.records import png_array
 from labelgen.data.rle import encode_mask
-from labelgen.formats.exporter import FORMATS, Export, read_formats
-from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png
+from labelgen.formats.exporter import FORMATS, Export, class_infos, read_formats
+from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png, things_of
 from labelgen.sources.coco_masks import decode_string, encode_string
 from tests.worlds.painting import painted
 
@@ -127,7 +129,64 @@ def test_panoptic(out: Path, shown: list[Annotated]) -> None:
         name = os.path.splitext(files[annotation["image_id"]])[0]
         found[name] = np.vectorize(lambda number, of=category: of.get(number, 0) - 1)(ids)
     assert same(found, shown)
-    assert all(category["isthing"] == 0 for category in read["categories"])
+
+
+def classes_of(roles: str) -> list[ClassInfo]:
+    """Classes a, b, c ... with roles by letter: t thing, s stuff, - not known."""
+    kinds = {"t": "thing", "s": "stuff", "-": ""}
+    return [ClassInfo(chr(ord("a") + i), (i, i, i), (), kinds[role]) for i, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    ("roles", "there", "things", "said"),
+    [
+        ("t-s", {0: 5, 1: 9}, {0}, ""),
+        ("t-s", {0: 5, 2: 9}, {0}, ""),
+        ("---", {0: 9, 1: 5, 2: 7}, {1}, "calls 'b' a thing, as pq_compute wants both kinds .eval.groups.things"),
+        ("s--", {0: 1, 1: 5, 2: 7}, {1}, "calls 'b' a thing"),
+        ("t--", {1: 5, 2: 7}, {0, 1}, "calls 'b' a thing"),
+        ("sss", {0: 9, 1: 5}, {1}, "calls 'b' a thing"),
+        ("ttt", {0: 9, 1: 5, 2: 7}, {1, 2}, "calls 'a' stuff, as"),
+        ("---", {1: 5}, set(), "all there is is stuff: pq_compute wants"),
+        ("---", {}, set(), ""),
+    ],
+)
+def test_panoptic_has_things_and_stuff(
+    roles: str, there: dict[int, int], things: set[int], said: str, tmp_path: Path
+) -> None:
+    classes = classes_of(roles)
+    found, message = things_of(classes, Counter(there))
+    assert found == things and bool(re.search(said, message)) and bool(message) == bool(said)
+    export = Export(tmp_path, ("coco",), classes)
+    export.add(Annotated(0, "a", "a", None, np.repeat([-1, *there], [1, *there.values()]).astype(np.int32)[None]))
+    export.finish([export.state()])
+    categories = json.loads((tmp_path / "coco/panoptic.json").read_text())["categories"]
+    assert [category["isthing"] for category in categories] == [int(i in things) for i in range(len(classes))]
+    assert export.remarks([export.state()]) == (f"; coco: {message}" if message else "")
+
+
+def test_what_is_a_thing_is_said_by_role_by_group_and_by_cocos_names() -> None:
+    names = ("blob", "lawn", "cat", "pet", "moss", "background")
+    words = ("blob", "lawn", "cat", "dog", "grass", "sky")
+    ontology = Ontology(names, words, tuple(range(6)), ("thing", "", "stuff", "", "", "background"))
+    infos = class_infos(ontology, names, {"Things": ("lawn", "moss"), "rare": ("blob", "pet")})
+    assert [info.role for info in infos] == ["thing", "thing", "stuff", "thing", "thing", "stuff"]
+    plain = Ontology(names[:5], words[:5], tuple(range(5)), ("",) * 5)
+    assert [info.role for info in class_infos(plain, names)] == ["", "", "thing", "thing", "stuff", "stuff"]
+
+
+def test_a_panoptic_png_is_called_as_its_picture(tmp_path: Path) -> None:
+    files = {"train/a": "photos/a.jpg", "val/a": "photos/a.jpg", "train/b": "photos/b.PNG", "train/c": "../c.jpg"}
+    export = Export(tmp_path / "out", ("coco",), classes_of("ts"))
+    for number, (name, file) in enumerate(files.items()):
+        export.add(Annotated(number, name, file, tmp_path / file, np.array([[0, 1]], np.int32)))
+    export.add(Annotated(4, "train/d", "train/d", None, np.array([[0, 1]], np.int32)))
+    export.finish([export.state()])
+    pngs = ["photos/a.png", "val/a.png", "photos/b.png", "train/c.png", "train/d.png"]
+    read = json.loads((tmp_path / "out/coco/panoptic.json").read_text())
+    assert [annotation["file_name"] for annotation in read["annotations"]] == pngs
+    assert all((tmp_path / "out/coco/panoptic" / png).is_file() for png in pngs)
+    assert export.remarks([export.state()]) == ""
 
 
 def test_panoptic_ids_beyond_a_byte() -> None:
@@ -192,6 +251,8 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
     export = Export(tmp_path / "out", ("png", "coco", "labelme", "yolo"), CLASSES)
     export.add(photos(tmp_path)[0])
     assert export.remarks([export.state()]) == (
+        "; coco: panoptic.json calls 'sky: blue' a thing, as pq_compute wants both kinds "
+        "(eval.groups.things and .stuff say which are)"
         "; labelme, yolo: 3 polygons have holes, which polygons after them are to paint over"
         "; yolo: 12 unlabelled pixels in holes count as the class around them"
     )
