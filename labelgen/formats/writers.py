@@ -12,7 +12,6 @@ LabelMe, CVAT for images 1.1, Ultralytics YOLO
 """
 
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from labelgen.core.files import write_atomic, write_json
 from labelgen.core.ontology import STUFF, THING, UNLABELLED, label_dtype
 from labelgen.data.records import png_bytes
 from labelgen.data.rle import encode_mask
+from labelgen.formats.alphabets import json_bytes, xml_text, yaml_text
 from labelgen.formats.regions import Outlines, Region, outlines
 from labelgen.sources.coco_masks import encode_string
 
@@ -221,7 +221,7 @@ class CocoWriter:
 
     def _write(self, name: str, images: Any, annotations: Any, categories: Any) -> None:
         fields = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-        save(self._folder / f"{name}.json", json.dumps(fields, ensure_ascii=False).encode())
+        save(self._folder / f"{name}.json", json_bytes(fields))
 
 
 _AREA = "pixels of class "
@@ -269,7 +269,7 @@ def box_xywh(mask: NDArray[np.bool_]) -> list[int]:
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
 
 
-_HOLES, _PIXELS = "polygons with holes", "unlabelled pixels"
+_HOLES, _PIXELS, _NAMES = "polygons with holes", "unlabelled pixels", "names"
 
 
 class LabelmeWriter:
@@ -288,12 +288,12 @@ class LabelmeWriter:
             "version": "5.0.0",
             "flags": {},
             "shapes": [self._shape(region) for region in photo.outlines.regions],
-            "imagePath": os.path.relpath(photo.path, path.parent) if photo.path else os.path.basename(photo.file),
+            "imagePath": _way(path, photo.path) if photo.path else os.path.basename(photo.file),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
-        save(path, json.dumps(fields, ensure_ascii=False).encode())
+        save(path, json_bytes(fields))
 
     def finish(self, records: Sequence[Any]) -> None:
         pass
@@ -313,6 +313,11 @@ class LabelmeWriter:
         }
 
 
+def _way(file: Path, picture: Path) -> str:
+    """The way from a file to a picture as the system goes it: `..` leads out of where a link leads to."""
+    return os.path.relpath(Path(os.path.realpath(picture.parent), picture.name), os.path.realpath(file.parent))
+
+
 class CvatWriter:
     """cvat/annotations.xml; the order of polygons is their z_order, confidence an attribute."""
 
@@ -325,7 +330,9 @@ class CvatWriter:
         _count(self.state, photo.outlines)
         height, width = photo.label_map.shape
         shapes = "".join(self._polygon(z, region) for z, region in enumerate(photo.outlines.regions))
-        head = f'  <image id="{photo.number}" name={quoteattr(photo.file)} width="{width}" height="{height}">\n'
+        file = xml_text(photo.file)
+        self.state.counts[_NAMES] += file != photo.file
+        head = f'  <image id="{photo.number}" name={quoteattr(file)} width="{width}" height="{height}">\n'
         unlabelled = photo.outlines.unlabelled_px > 0
         self.state.records.append(
             (photo.number, [head + shapes + "  </image>\n", unlabelled, photo.confidence is not None])
@@ -346,11 +353,12 @@ class CvatWriter:
         save(self._folder / "annotations.xml", text.encode())
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return _painted(counts)
+        names = counts[_NAMES] + sum(info.name != xml_text(info.name) for info in self._classes)
+        return _painted(counts) + [f"{names} names have letters that XML lacks, written like \\x01"] * bool(names)
 
     def _polygon(self, z: int, region: Region) -> str:
         points = ";".join(f"{x},{y}" for x, y in region.ring_xy.tolist())
-        label = quoteattr(_label(self._classes, region))
+        label = quoteattr(xml_text(_label(self._classes, region)))
         confidence = rounded(region.confidence)
         inside = "" if confidence is None else f'<attribute name="confidence">{confidence}</attribute>'
         fields = f'label={label} source="auto" occluded="0" points="{points}" z_order="{z}"'
@@ -363,7 +371,7 @@ def _cvat_label(name: str, colour: tuple[int, int, int], attributed: bool) -> st
         "<default_value></default_value><values></values></attribute>"
     )
     return (
-        f"        <label><name>{escape(name)}</name><color>#{bytes(colour).hex()}</color><type>polygon</type>"
+        f"        <label><name>{escape(xml_text(name))}</name><color>#{bytes(colour).hex()}</color><type>polygon</type>"
         f"<attributes>{attribute * attributed}</attributes></label>\n"
     )
 
@@ -387,7 +395,7 @@ class YoloWriter:
         save(self._folder / "labels" / f"{photo.name}.txt", "".join(line + "\n" for line in lines).encode())
 
     def finish(self, records: Sequence[Any]) -> None:
-        names = "".join(f"  {i}: {json.dumps(info.name, ensure_ascii=False)}\n" for i, info in enumerate(self._classes))
+        names = "".join(f"  {i}: {yaml_text(info.name)}\n" for i, info in enumerate(self._classes))
         text = (
             "# labels/NAME.txt belongs to images/NAME.*: put the photos into images/, or link their folder there.\n"
             f"train: images\nval: images\nnames:\n{names}"

@@ -286,3 +286,58 @@ def test_formats_are_named() -> None:
     for text, name in (("png,xml", "xml"), ("", "")):
         with pytest.raises(UserError, match=f"--format={text}: {name!r} is no format; there are png, coco, labelme"):
             read_formats(text)
+
+
+ODD = 'a\x01b\x7f\ufffe c\x85d\u2028e \U0001f600 \\x01 <&>"'
+
+
+def test_letters_that_a_format_lacks(tmp_path: Path) -> None:
+    classes = [ClassInfo(ODD, (1, 2, 3), (ODD,)), CLASSES[0]]
+    photo = Annotated(0, "train/a\x02", "photos/a\x02.jpg", None, np.array([[0, 1]], np.int32))
+    export = Export(tmp_path, tuple(FORMATS), classes)
+    export.add(photo)
+    export.finish([export.state()])
+    root = ElementTree.parse(tmp_path / "cvat/annotations.xml").getroot()
+    shown = ODD.replace("\x01", "\\x01").replace("\ufffe", "\\ufffe")
+    assert [label.findtext("name") for label in root.iterfind("meta/task/labels/label")] == [shown, "grass"]
+    assert [image.attrib["name"] for image in root.iterfind("image")] == ["photos/a\\x02.jpg"]
+    assert {polygon.attrib["label"] for polygon in root.iterfind("image/polygon")} == {shown, "grass"}
+    assert "; cvat: 2 names have letters that XML lacks, written like \\x01" in export.remarks([export.state()])
+    assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())["names"] == {0: ODD, 1: "grass"}
+    for file in ("coco/semantic.json", "coco/panoptic.json"):
+        assert json.loads((tmp_path / file).read_text())["categories"][0]["name"] == ODD
+    assert json.loads((tmp_path / "labelme/train/a\x02.json").read_text())["shapes"][0]["label"] in (ODD, "grass")
+    assert list(json.loads((tmp_path / "classes.json").read_text())) == [ODD, "grass"]
+
+
+def test_a_picture_whose_path_is_not_utf8_is_named_all_the_same(tmp_path: Path) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"\xff")
+    os.mkdir(folder)
+    path = Path(os.fsdecode(folder), "a.png")
+    Image.new("RGB", (2, 1)).save(path)
+    export = Export(tmp_path / "out", ("labelme",), CLASSES)
+    export.add(Annotated(0, "a", "a.png", path, np.array([[0, 1]], np.int32)))
+    read = json.loads((tmp_path / "out/labelme/a.json").read_bytes())
+    assert (tmp_path / "out/labelme" / read["imagePath"]).samefile(path)
+
+
+@pytest.mark.parametrize("linked", ["out", "out/labelme", "photos", "photo"])
+def test_labelme_finds_its_picture_through_links(tmp_path: Path, linked: str) -> None:
+    places = {"out": tmp_path / "out", "out/labelme": tmp_path / "out/labelme", "photos": tmp_path / "photos"}
+    for place in places.values():
+        if place.name == linked.rpartition("/")[2]:
+            real = tmp_path / "deep/er/disk" / place.name
+            real.mkdir(parents=True)
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(real)
+    picture = tmp_path / "photos/a/b.png"
+    picture.parent.mkdir(parents=True)
+    file = tmp_path / "elsewhere.png" if linked == "photo" else picture
+    Image.new("RGB", (2, 1)).save(file)
+    if linked == "photo":
+        picture.symlink_to(file)
+    export = Export(tmp_path / "out", ("labelme",), CLASSES)
+    export.add(Annotated(0, "train/a/b", "a/b.png", picture, np.array([[0, 1]], np.int32)))
+    written = tmp_path / "out/labelme/train/a/b.json"
+    way = json.loads(written.read_text())["imagePath"]
+    assert os.path.samefile(os.path.join(written.parent, way), picture) and way.endswith("a/b.png")
