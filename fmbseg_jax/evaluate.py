@@ -33,7 +33,7 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.run_folder import Run, open_run
 from fmbseg_jax.runs.settings import hosts_config
-from labelgen.core.command import command, parser, table
+from labelgen.core.command import command, command_line, parser, table
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
@@ -87,10 +87,11 @@ def main(args: argparse.Namespace) -> int:
     times = StageTimes()
     config = load_config(args.config, args.overrides)
     hosts.start(**vars(hosts_config(config)))
+    look = command_line("fmbseg_jax.predict", f"--workdir={args.workdir}", f"--data={args.data}", "--out=MASKS")
     if not config.eval.splits:
         raise UserError(
             "eval.splits is empty, there is no truth to compare with: name splits that have masks, or look at what "
-            f"was learnt: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
+            f"was learnt: {look}"
         )
     data = open_data(args.data, config.data_cache)
     with times("restore"):
@@ -101,10 +102,7 @@ def main(args: argparse.Namespace) -> int:
     for split in config.eval.splits:
         evaluate_split(config, data, split, run, restored, embed, times)
     hosts.say(f"time: {times.summary()}")
-    hosts.say(
-        f"wrote {run.name}/eval; next: python -m fmbseg_jax.predict --workdir={args.workdir} "
-        f"--data={args.data} --out=MASKS"
-    )
+    hosts.say(f"wrote {run.name}/eval; next: {look}")
     return 0
 
 

@@ -42,7 +42,7 @@ from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
-from labelgen.core.command import command, parser
+from labelgen.core.command import command, command_line, parser
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.ontology import Ontology, read_words
@@ -99,7 +99,8 @@ def main(args: argparse.Namespace) -> int:
         if threshold is None:
             threshold = restored.config.eval.background_threshold
         vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
-        classes = class_infos(vocabulary.ontology, class_names(vocabulary.ontology, threshold))
+        names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
+        classes = class_infos(vocabulary.ontology, names, groups)
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
     background = Background(threshold, restored.temperature) if threshold else None
@@ -196,9 +197,12 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
 
 def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
+    if args.words:
+        return f"next: look at {args.out}"
     photos = f"--data={args.data}" if args.data else f"--photos={args.photos}"
-    other = "" if args.words else f"; other words: python -m fmbseg_jax.predict --workdir={args.workdir} {photos} "
-    return f"next: look at {args.out}" + (other and f"{other}--words=FILE --out=OTHER")
+    weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
+    again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
+    return f"next: look at {args.out}; other words: {command_line('fmbseg_jax.predict', *again)}"
 
 
 def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:

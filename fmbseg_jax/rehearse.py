@@ -25,7 +25,7 @@ from fmbseg_jax.rehearsal import findings, programs, topologies
 from fmbseg_jax.rehearsal.programs import Shape
 from fmbseg_jax.rehearsal.topologies import Topology
 from fmbseg_jax.runs.settings import TrainConfig, train_config
-from labelgen.core.command import command, parser, same_config
+from labelgen.core.command import command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.progress import say
 from labelgen.data.staging import open_data
@@ -67,10 +67,10 @@ def check(settings: TrainConfig, shape: Shape, topology: Topology) -> None:
 
 def next_command(args: argparse.Namespace, topology: Topology) -> str:
     """The training on the slice."""
-    found = " --config.distributed=auto" if topology.hosts > 1 else ""
+    found = ["--config.distributed=auto"] * (topology.hosts > 1)
     where = f"on each of the {topology.hosts} hosts" if topology.hosts > 1 else "on the machine"
-    data = args.data or "DATA"
-    return f"next, {where}: python -m fmbseg_jax.train {same_config(args)} --data={data} --workdir=RUN{found}"
+    flags = [*config_flags(args), f"--data={args.data or 'DATA'}", "--workdir=RUN", *found]
+    return f"next, {where}: {command_line('fmbseg_jax.train', *flags)}"
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ import contextlib
 import socket
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,8 @@ from fmbseg_jax.serving.session import Photos
 from labelgen.core.command import command, parser
 from labelgen.core.errors import UserError
 
-MAX_CONNECTIONS = 32  # at a time; with serve_app.MAX_UPLOAD it bounds what uploads can hold of memory
+SETTINGS: dict[str, Any] = {"loop": "asyncio", "http": "h11", "ws": "none"}
+"""uvicorn's. How many are served at a time is the application's: a limit here answers all of too many with no JSON."""
 STOP_SECONDS = 3  # for requests under way when it is stopped
 
 
@@ -49,11 +51,8 @@ def main(args: argparse.Namespace) -> int:
         app = make_app(Photos(segmenter), LOCAL if is_local else frozenset())
         config = uvicorn.Config(
             app,
-            loop="asyncio",
-            http="h11",
-            ws="none",
+            **SETTINGS,
             log_level="warning",
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
         print(f"{args.workdir}: {len(segmenter.names)} classes; ready after {seconds:.1f} s{note}")

@@ -47,7 +47,7 @@ from fmbseg_jax.training.step import (
     init_state,
 )
 from fmbseg_jax.training.task import HeldOut, Task, keep_config, open_task, run_facts, stage_rows
-from labelgen.core.command import INTERRUPTED, command, parser, same_config
+from labelgen.core.command import INTERRUPTED, command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.files import write_json
 from labelgen.core.progress import StageTimes
@@ -173,9 +173,10 @@ def describe(best: dict[str, float]) -> str:
 
 def next_command(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run after training: figures where there is truth to compare with, else a look at masks."""
+    data, run = f"--data={args.data}", f"--workdir={args.workdir}"
     if config.eval.splits:
-        return f"next: python -m fmbseg_jax.evaluate {same_config(args)} --data={args.data} --workdir={args.workdir}"
-    return f"next: python -m fmbseg_jax.predict --workdir={args.workdir} --data={args.data} --out=MASKS"
+        return f"next: {command_line('fmbseg_jax.evaluate', *config_flags(args), data, run)}"
+    return f"next: {command_line('fmbseg_jax.predict', run, data, '--out=MASKS')}"
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from labelgen.core.command import command, parser, same_config
+from labelgen.core.command import command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.download import MB, check_room, gb
 from labelgen.core.errors import UserError
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     budget = Budget(archives, weights, count, measured, size(out / "data"))
     print("\n".join(lines(budget, out)))
     check_room(out, budget.disk, "the whole run")
-    print(f"next: python -m labelgen.weights {same_config(args)}")
+    print(f"next: {command_line('labelgen.weights', *config_flags(args))}")
     return 0
 
 

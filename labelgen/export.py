@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from labelgen.core.command import command, parser
+from labelgen.core.command import command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.ontology import ignore_value
 from labelgen.core.progress import Progress
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     name = config.labels.name
     ontology = data.labels(name).ontology
     splits = data.labels_info(name)["splits"]
-    out = Export(Path(args.out), formats, class_infos(ontology, ontology.names))
+    out = Export(Path(args.out), formats, class_infos(ontology, ontology.names, config.eval.groups))
     progress = Progress(sum(map(data.count, splits)), "photos", "export")
     lost_pictures = 0
     for photo in labelled(data, config, splits):
@@ -58,10 +58,17 @@ def main(args: argparse.Namespace) -> int:
     )
     print(
         f"wrote the labels {name!r} of {sum(map(data.count, splits))} photos ({', '.join(formats)}) to {args.out}"
-        f"{missing}{out.remarks(states)}; once corrected: python -m labelgen.run --config={args.config} "
-        f"--out={args.data} --stage=label --labels_from={come_back(args.out, formats)} --config.labels.name=corrected"
+        f"{missing}{out.remarks(states)}; once corrected: {next_command(args, formats, name)}"
     )
     return 0
+
+
+def next_command(args: argparse.Namespace, formats: Sequence[str], name: str) -> str:
+    """What makes labels of corrected files; name: that of the labels that were exported."""
+    back = f"--labels_from={come_back(args.out, formats)}"
+    corrected = "--config.labels.name=corrected" + "_again" * (name == "corrected")
+    flags = config_flags(args, "labels.name")
+    return command_line("labelgen.run", *flags, f"--out={args.data}", "--stage=label", back, corrected)
 
 
 def labelled(data: Dataset, config: ConfigDict, splits: list[str]) -> Iterator[Annotated]:

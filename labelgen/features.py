@@ -30,7 +30,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen.core.command import GOES_ON, command, parser, same_config, share
+from labelgen.core.command import GOES_ON, command, command_line, config_flags, parser, share
 from labelgen.core.config import encoder_settings, identity, load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import check_same, read_json, write_json
@@ -75,9 +75,9 @@ def main(args: argparse.Namespace) -> int:
 def _next(args: argparse.Namespace, out: Path) -> str:
     """What to run next."""
     if not (out / "dataset.json").exists():
-        again = f"python -m labelgen.features {same_config(args)} --data={args.data} --out={args.out}"
-        return f"the other workers, then {again}"
-    return f"python -m fmbseg_jax.train {same_config(args)} --data={out} --workdir=RUN"
+        again = [*config_flags(args), f"--data={args.data}", f"--out={args.out}"]
+        return "the other workers, then " + command_line("labelgen.features", *again)
+    return command_line("fmbseg_jax.train", *config_flags(args), f"--data={out}", "--workdir=RUN")
 
 
 def link(data: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from labelgen.core.command import command, parser
+from labelgen.core.command import command, command_line, parser
 from labelgen.core.download import Remote
 from labelgen.core.errors import UserError
 from labelgen.sources.archives import ARCHIVES, VOC_ROOT, counts, entry, fetch
@@ -34,13 +34,14 @@ def main(args: argparse.Namespace) -> int:
         archive = archive._replace(remote=Remote(args.url or archive.remote.url, digest))
     print(entry(archive, out), flush=True)
     if args.list:
-        print(f"\nfetched nothing. next: python -m labelgen.fetch {args.name} --out={out}")
+        print(f"\nfetched nothing. next: {command_line('labelgen.fetch', args.name, f'--out={out}')}")
         return 0
     fetch(args.name, archive, out)
     said = ", ".join(f"{name} {count}" for name, count in counts(out).items())
+    config = "--config=configs/voc.py", f"--config.photos.root={out / VOC_ROOT}"
     print(
-        f"\nready: {out / VOC_ROOT}, photos by list: {said}; {archive.file(out)} may be deleted. next: "
-        f"python -m labelgen.run --config=configs/voc.py --config.photos.root={out / VOC_ROOT} --out=DATA"
+        f"\nready: {out / VOC_ROOT}, photos by list: {said}; {archive.file(out)} may be deleted. "
+        f"next: {command_line('labelgen.run', *config, '--out=DATA')}"
     )
     return 0
 

@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen.core.command import command, parser, same_config, table, whole
+from labelgen.core.command import command, command_line, config_flags, parser, table, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
         if without:
             print(f"  {without} photos have no pixel of truth in these classes: they count in nothing")
     write_json(out, report)
-    print(f"wrote {out}; next: python -m fmbseg_jax.train {same_config(args)} --data={args.data} --workdir=RUN")
+    train = command_line("fmbseg_jax.train", *config_flags(args), f"--data={args.data}", "--workdir=RUN")
+    print(f"wrote {out}; next: {train}")
     return 0
 
 

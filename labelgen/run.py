@@ -36,7 +36,7 @@ from types import FrameType
 
 from ml_collections import ConfigDict
 
-from labelgen.core.command import GOES_ON, command, parser, same_config, share, whole
+from labelgen.core.command import GOES_ON, command, command_line, config_flags, parser, share, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
@@ -137,16 +137,16 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
-    flags = same_config(args) + " "
-    again = f"{flags}--labels_from={args.labels_from} " if args.labels_from else flags
-    again += "--only_corrected " * args.only_corrected
+    flags, out = config_flags(args), f"--out={args.out}"
     if not (Path(args.out) / "dataset.json").exists():
-        return f"the other workers, then python -m labelgen.run {again}--out={args.out}"
+        again = [*flags, *[f"--labels_from={args.labels_from}"] * bool(args.labels_from)]
+        again += ["--only_corrected"] * args.only_corrected
+        return "the other workers, then " + command_line("labelgen.run", *again, out)
     if args.stage == "encode":
-        return f"python -m labelgen.run {flags}--out={args.out} --stage=label"
+        return command_line("labelgen.run", *flags, out, "--stage=label")
     if not (Path(args.out) / "labels" / config.labels.name / "labels.json").exists():
         return "the other workers"
-    return f"python -m fmbseg_jax.train {flags}--data={args.out} --workdir=RUN"
+    return command_line("fmbseg_jax.train", *flags, f"--data={args.out}", "--workdir=RUN")
 
 
 class _Stop:

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import argparse
 import sys
 
-from labelgen.core.command import command, parser, same_config
+from labelgen.core.command import command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.progress import say
@@ -68,8 +68,8 @@ def check(file: WeightFile) -> None:
 
 
 def _next(args: argparse.Namespace, missing: bool) -> str:
-    same = same_config(args)
-    return f"python -m labelgen.weights {same}" if missing else f"python -m labelgen.run {same} --out=DATA"
+    same = config_flags(args)
+    return command_line("labelgen.weights", *same) if missing else command_line("labelgen.run", *same, "--out=DATA")
 
 
 def arguments() -> argparse.ArgumentParser:

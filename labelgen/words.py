@@ -28,7 +28,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen.core.command import columns, command, parser, same_config, whole
+from labelgen.core.command import columns, command, command_line, config_flags, parser, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
@@ -248,11 +248,11 @@ def _short(value: float) -> str:
 
 def next_command(args: argparse.Namespace, fix: bool) -> str:
     """What to run next."""
-    flags = same_config(args)
     if args.data:
-        again = f"python -m labelgen.run {flags} --out={args.data} --stage=label --config.labels.name=NEW"
-        return f"edit the words and look again, then {again}" if fix else again
-    start = f"python -m labelgen.run {flags} --out=DATA --limit=20"
+        flags = [*config_flags(args, "labels.name"), f"--out={args.data}", "--stage=label", "--config.labels.name=NEW"]
+    else:
+        flags = [*config_flags(args), "--out=DATA", "--limit=20"]
+    start = command_line("labelgen.run", *flags)
     return f"edit the words and look again, then {start}" if fix else start
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.core.command import command, parser, whole
+from labelgen.core.command import command, command_line, parser, whole
 from labelgen.core.files import naming
 from labelgen.core.progress import Progress
 from pocket.shapes import REACH, SHAPES, Coordinates
@@ -284,7 +284,8 @@ def main(args: argparse.Namespace) -> int:
     counts = {split: getattr(args, split) for split in SPLITS}
     write(args.out, args.seed, counts)
     total = ", ".join(f"{count} {split}" for split, count in counts.items())
-    follow = f"python -m labelgen.run --config=configs/pocket.py --config.photos.root={args.out} --out=DATA"
+    config = "--config=configs/pocket.py", f"--config.photos.root={args.out}"
+    follow = command_line("labelgen.run", *config, "--out=DATA")
     print(f"wrote {total} scenes to {args.out}; next: {follow}")
     return 0
 

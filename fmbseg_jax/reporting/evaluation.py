@@ -39,7 +39,7 @@ def class_names(ontology: Ontology, threshold: float) -> tuple[str, ...]:
     """
     if not threshold:
         return ontology.names
-    if any(ontology.roles):
+    if BACKGROUND in ontology.roles:
         raise UserError(
             f"eval.background_threshold = {threshold}, but the words name a background themselves; choose one of the "
             "two: set the threshold to 0, or take the line `background: ...` out of the file of words"

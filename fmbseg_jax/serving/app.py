@@ -8,7 +8,8 @@
     POST /api/photos/KEY/mask.png   the same -> class indices at the photo's own size, a palette PNG
 
 What is refused is {"error": "what, and the fix"} with a status of 400 or more. One thread owns the Segmenter, so
-requests wait for each other; nothing is written to disk.
+requests wait for each other, AT_ONCE with what they sent in memory, WAITING before they send it; more are told when to
+come again. Nothing is written to disk.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +41,9 @@ from labelgen.core.errors import UserError
 PAGE = Path(__file__).with_name("page.html")
 MAX_UPLOAD = 20_000_000  # bytes of a picture file
 MAX_QUESTION = 200_000  # bytes of words
+AT_ONCE = 32  # requests that send something; with MAX_UPLOAD it bounds what they can hold of memory
+WAITING = 256  # more of these, not read yet
+RETRY_S = 10  # what the others are told to wait
 LOCAL = frozenset(["localhost", "127.0.0.1", "::1"])
 """What a browser on this machine calls it. Any other name that leads here is a foreign page's trick (DNS rebinding)."""
 T = TypeVar("T")
@@ -62,8 +66,13 @@ def make_app(photos: Photos, hosts: frozenset[str]) -> Starlette:
             Route("/api/photos/{key}/labels", handlers.labels, methods=["POST"]),
             Route("/api/photos/{key}/mask.png", handlers.mask, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, policy=policy(page))],
-        exception_handlers={UserError: _refused, UnknownPhoto: _forgotten, HTTPException: _http_error},
+        middleware=[Middleware(Guard, hosts=hosts, policy=policy(page)), Middleware(Turns)],
+        exception_handlers={
+            UserError: _refused,
+            UnknownPhoto: _forgotten,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+        },
         lifespan=handlers.lifespan,
     )
 
@@ -156,6 +165,33 @@ class Guard:
         return ""
 
 
+class Turns:
+    """A queue of the requests that send something; what only asks for a page or a picture does not wait."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._turn, self._waiting = app, asyncio.Semaphore(AT_ONCE), 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request when its turn comes, or says when to come again."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        if self._turn.locked() and self._waiting >= WAITING:
+            reason = f"{AT_ONCE + WAITING} requests are before this one; ask again in {RETRY_S} seconds"
+            headers = {"retry-after": str(RETRY_S), "connection": "close"}
+            await JSONResponse({"error": reason}, 503, headers)(scope, receive, send)
+            return
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._turn.release()
+
+
 def _hostname(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
@@ -211,6 +247,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _forgotten(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "this photo is not remembered any more; give it again"}, 404)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this answer."""
+    return Response(status_code=400)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

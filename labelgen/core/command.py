@@ -7,6 +7,7 @@ import argparse
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,9 +163,23 @@ def share(text: str) -> tuple[int, int]:
     return worker, workers
 
 
-def same_config(args: argparse.Namespace) -> str:
-    """--config and what was set besides, for the command that a last line names."""
-    return f"--config={args.config}" + "".join(f" --config.{override}" for override in args.overrides)
+def command_line(module: str, *arguments: str) -> str:
+    """`python -m MODULE ARGUMENTS` as a shell takes it: what a message names as the command to run."""
+    return " ".join([f"python -m {module}", *map(_quoted, arguments)])
+
+
+def _quoted(argument: str) -> str:
+    """One argument as a shell takes it; of --flag=value the value alone in quotes, as one types it."""
+    flag, equals, value = argument.partition("=")
+    if equals and value and flag == shlex.quote(flag):
+        return f"{flag}={shlex.quote(value)}"
+    return shlex.quote(argument)
+
+
+def config_flags(args: argparse.Namespace, *without: str) -> list[str]:
+    """--config and what was set besides, for `command_line`; `without`: fields that are left out."""
+    kept = [override for override in args.overrides if override.partition("=")[0] not in without]
+    return [f"--config={args.config}", *(f"--config.{override}" for override in kept)]
 
 
 _ROOM = "make room, or write to another disk, and run the same command again: what is finished is kept"

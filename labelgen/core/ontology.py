@@ -22,7 +22,7 @@ UNLABELLED = "__ignore__"
 """Label of unlabelled pixels, as LabelMe has it."""
 
 
-BACKGROUND = "background"
+BACKGROUND, THING, STUFF = "background", "thing", "stuff"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ontology:
     word_class: tuple[int, ...]
     """K class indices in 0..C-1, ascending."""
     roles: tuple[str, ...]
-    """C roles: "" or "background"."""
+    """C roles: "" or "background"; "thing" or "stuff" where that is known."""
 
     @property
     def digest(self) -> str:
@@ -98,6 +98,8 @@ def parse_words(lines: Iterable[str], source: str) -> Ontology:
         line = line.split("#")[0].strip()
         if not line:
             continue
+        if any("\ud800" <= letter <= "\udfff" for letter in line):
+            raise UserError(f"{source}:{number}: {line!r} has half a letter (a lone surrogate); type it again")
         name, *class_words = _parse_line(line, f"{source}:{number}")
         if name.casefold() in (known.casefold() for known in names):
             raise UserError(f"{source}:{number}: class {name!r} is named twice; write one line with all its words")

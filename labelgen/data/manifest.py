@@ -189,7 +189,7 @@ def _dict(features: Mapping[str, Any]) -> dict[str, Any]:
 _ID = {"photo_id": {"pythonClassName": f"{_MODULE}.text_feature.Text", "text": {}}}
 _PHOTO = _ID | {name: _tensor("int64", 2, encoding="none") for name in ("size_hw", "grid_hw")}
 _MASKS = {
-    "runs": _tensor("uint32", -1),
+    "runs": _tensor("int32", -1),  # written as uint32, which TensorFlow does not decode; the same bits below 2**31
     "offsets": _tensor("int64", -1),
     "boxes": _tensor("float32", -1, 4),
     "iou": _tensor("float32", -1),

@@ -12,7 +12,6 @@ LabelMe, CVAT for images 1.1, Ultralytics YOLO
 """
 
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -27,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from labelgen.core.files import write_atomic, write_json
-from labelgen.core.ontology import UNLABELLED, label_dtype
+from labelgen.core.ontology import STUFF, THING, UNLABELLED, label_dtype
 from labelgen.data.records import png_bytes
 from labelgen.data.rle import encode_mask
+from labelgen.formats.alphabets import json_bytes, xml_text, yaml_text
 from labelgen.formats.regions import Outlines, Region, outlines
 from labelgen.sources.coco_masks import encode_string
 
@@ -40,6 +40,8 @@ class ClassInfo(NamedTuple):
     name: str
     colour: tuple[int, int, int]
     words: tuple[str, ...]
+    role: str = ""
+    """ "thing", "stuff", or "" where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -147,19 +149,33 @@ class PngWriter:
 
 
 class CocoWriter:
-    """coco/semantic.json, coco/panoptic.json and coco/panoptic/NAME.png; category ids are class indices from 1 on."""
+    """coco/semantic.json, coco/panoptic.json and coco/panoptic/STEM.png; category ids are class indices from 1 on.
+
+    STEM is the picture's path without suffix, by which detectron2 finds the picture of a PNG.
+    """
 
     def __init__(self, folder: Path, classes: Sequence[ClassInfo]) -> None:
         self.state = State()
         self._folder, self._classes = folder / "coco", classes
+        self._stems: set[str] = set()
 
     def add(self, photo: Annotated) -> None:
         """See labelgen.formats.writers.Writer; so the other methods."""
         height, width = photo.label_map.shape
         image = {"id": photo.number + 1, "file_name": photo.file, "height": height, "width": width}
         annotations = [self._annotation(photo, value) for value in photo.classes]
-        self.state.records.append((photo.number, [f"{photo.name}.png", image, annotations]))
-        save(self._folder / "panoptic" / f"{photo.name}.png", panoptic_png(photo.label_map))
+        png = f"{self._stem(photo)}.png"
+        self.state.records.append((photo.number, [png, image, annotations]))
+        self.state.counts.update({f"{_AREA}{value}": int((photo.label_map == value).sum()) for value in photo.classes})
+        save(self._folder / "panoptic" / png, panoptic_png(photo.label_map))
+
+    def _stem(self, photo: Annotated) -> str:
+        """The photo's name where the picture's path is not known, leads out of the folder or is another photo's too."""
+        stem = os.path.splitext(photo.file)[0]
+        if photo.path is None or stem in self._stems or os.path.isabs(stem) or ".." in stem.split("/"):
+            return photo.name
+        self._stems.add(stem)
+        return stem
 
     def finish(self, records: Sequence[Any]) -> None:
         images = [image for _, image, _ in records]
@@ -169,11 +185,20 @@ class CocoWriter:
             {"image_id": image["id"], "file_name": png, "segments_info": list(map(_segment, of_photo))}
             for png, image, of_photo in records
         ]
+        areas: Counter[int] = Counter()
+        for annotation in annotations:
+            areas[annotation["category_id"] - 1] += annotation["area"]
+        things, _ = things_of(self._classes, areas)
+        panoptic = [{**fields, "isthing": int(i in things)} for i, fields in enumerate(self._categories())]
         self._write("semantic", images, numbered, self._categories())
-        self._write("panoptic", images, segments, self._categories(isthing=0))
+        self._write("panoptic", images, segments, panoptic)
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return []
+        areas = Counter(
+            {int(key.removeprefix(_AREA)): count for key, count in counts.items() if key.startswith(_AREA) and count}
+        )
+        said = things_of(self._classes, areas)[1]
+        return [said] * bool(said)
 
     def _annotation(self, photo: Annotated, value: int) -> dict[str, Any]:
         mask = photo.label_map == value
@@ -188,15 +213,43 @@ class CocoWriter:
             **({} if confidence is None else {"attributes": {"confidence": confidence}}),
         }
 
-    def _categories(self, **more: int) -> list[dict[str, Any]]:
+    def _categories(self) -> list[dict[str, Any]]:
         return [
-            {"id": i, "name": info.name, "supercategory": info.name, "color": list(info.colour), **more}
+            {"id": i, "name": info.name, "supercategory": info.name, "color": list(info.colour)}
             for i, info in enumerate(self._classes, 1)
         ]
 
     def _write(self, name: str, images: Any, annotations: Any, categories: Any) -> None:
         fields = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-        save(self._folder / f"{name}.json", json.dumps(fields, ensure_ascii=False).encode())
+        save(self._folder / f"{name}.json", json_bytes(fields))
+
+
+_AREA = "pixels of class "
+
+
+def things_of(classes: Sequence[ClassInfo], areas: Counter[int]) -> tuple[set[int], str]:
+    """(the classes that panoptic.json calls things, what is to be said of that); areas: class -> pixels, where any.
+
+    panopticapi's pq_compute takes means over things and over stuff, and divides by zero where no photo has one of the
+    two. There, one class is taken for the other kind: the smallest for a thing, the largest for stuff, if possible one
+    of which it is not known.
+    """
+    things = {i for i, info in enumerate(classes) if info.role == THING}
+    there = sorted(areas, key=lambda i: (areas[i], i))
+    kinds = {i in things for i in there}
+    if not there or len(kinds) == 2:
+        return things, ""
+    all_things = kinds == {True}
+    if len(there) == 1:
+        return things, f"all there is is {THING if all_things else STUFF}: pq_compute wants the other kind too"
+    unknown = [i for i in there if not classes[i].role] or there
+    taken = unknown[-1] if all_things else unknown[0]
+    called = "stuff" if all_things else "a thing"
+    said = (
+        f"panoptic.json calls {classes[taken].name!r} {called}, as pq_compute wants both kinds "
+        "(eval.groups.things and .stuff say which are)"
+    )
+    return things ^ {taken}, said
 
 
 def _segment(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -216,7 +269,7 @@ def box_xywh(mask: NDArray[np.bool_]) -> list[int]:
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
 
 
-_HOLES, _PIXELS = "polygons with holes", "unlabelled pixels"
+_HOLES, _PIXELS, _NAMES = "polygons with holes", "unlabelled pixels", "names"
 
 
 class LabelmeWriter:
@@ -235,12 +288,12 @@ class LabelmeWriter:
             "version": "5.0.0",
             "flags": {},
             "shapes": [self._shape(region) for region in photo.outlines.regions],
-            "imagePath": os.path.relpath(photo.path, path.parent) if photo.path else os.path.basename(photo.file),
+            "imagePath": _way(path, photo.path) if photo.path else os.path.basename(photo.file),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
         }
-        save(path, json.dumps(fields, ensure_ascii=False).encode())
+        save(path, json_bytes(fields))
 
     def finish(self, records: Sequence[Any]) -> None:
         pass
@@ -260,6 +313,11 @@ class LabelmeWriter:
         }
 
 
+def _way(file: Path, picture: Path) -> str:
+    """The way from a file to a picture as the system goes it: `..` leads out of where a link leads to."""
+    return os.path.relpath(Path(os.path.realpath(picture.parent), picture.name), os.path.realpath(file.parent))
+
+
 class CvatWriter:
     """cvat/annotations.xml; the order of polygons is their z_order, confidence an attribute."""
 
@@ -272,7 +330,9 @@ class CvatWriter:
         _count(self.state, photo.outlines)
         height, width = photo.label_map.shape
         shapes = "".join(self._polygon(z, region) for z, region in enumerate(photo.outlines.regions))
-        head = f'  <image id="{photo.number}" name={quoteattr(photo.file)} width="{width}" height="{height}">\n'
+        file = xml_text(photo.file)
+        self.state.counts[_NAMES] += file != photo.file
+        head = f'  <image id="{photo.number}" name={quoteattr(file)} width="{width}" height="{height}">\n'
         unlabelled = photo.outlines.unlabelled_px > 0
         self.state.records.append(
             (photo.number, [head + shapes + "  </image>\n", unlabelled, photo.confidence is not None])
@@ -293,11 +353,12 @@ class CvatWriter:
         save(self._folder / "annotations.xml", text.encode())
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return _painted(counts)
+        names = counts[_NAMES] + sum(info.name != xml_text(info.name) for info in self._classes)
+        return _painted(counts) + [f"{names} names have letters that XML lacks, written like \\x01"] * bool(names)
 
     def _polygon(self, z: int, region: Region) -> str:
         points = ";".join(f"{x},{y}" for x, y in region.ring_xy.tolist())
-        label = quoteattr(_label(self._classes, region))
+        label = quoteattr(xml_text(_label(self._classes, region)))
         confidence = rounded(region.confidence)
         inside = "" if confidence is None else f'<attribute name="confidence">{confidence}</attribute>'
         fields = f'label={label} source="auto" occluded="0" points="{points}" z_order="{z}"'
@@ -310,7 +371,7 @@ def _cvat_label(name: str, colour: tuple[int, int, int], attributed: bool) -> st
         "<default_value></default_value><values></values></attribute>"
     )
     return (
-        f"        <label><name>{escape(name)}</name><color>#{bytes(colour).hex()}</color><type>polygon</type>"
+        f"        <label><name>{escape(xml_text(name))}</name><color>#{bytes(colour).hex()}</color><type>polygon</type>"
         f"<attributes>{attribute * attributed}</attributes></label>\n"
     )
 
@@ -334,7 +395,7 @@ class YoloWriter:
         save(self._folder / "labels" / f"{photo.name}.txt", "".join(line + "\n" for line in lines).encode())
 
     def finish(self, records: Sequence[Any]) -> None:
-        names = "".join(f"  {i}: {json.dumps(info.name, ensure_ascii=False)}\n" for i, info in enumerate(self._classes))
+        names = "".join(f"  {i}: {yaml_text(info.name)}\n" for i, info in enumerate(self._classes))
         text = (
             "# labels/NAME.txt belongs to images/NAME.*: put the photos into images/, or link their folder there.\n"
             f"train: images\nval: images\nnames:\n{names}"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from labelgen.core.command import command_line
 from labelgen.core.download import MB, Remote, check_room, download
 from labelgen.core.errors import UserError
 from labelgen.core.files import naming, read_text, temporary, write_atomic
@@ -82,7 +83,8 @@ def fetch(name: str, archive: Archive, folder: Path) -> None:
     if (folder / archive.unpacked).exists():
         return
     if name == "sbd" and not (folder / LISTS).is_dir():
-        raise UserError(f"{folder / LISTS}: no such folder; run `python -m labelgen.fetch voc --out={folder}` first")
+        first = command_line("labelgen.fetch", "voc", f"--out={folder}")
+        raise UserError(f"{folder / LISTS}: no such folder; run `{first}` first")
     say(f"fetching {archive.remote.url}")
     {"voc": _unpack_voc, "sbd": _write_trainaug}[name](download(archive.remote, archive.file(folder)), folder)
 

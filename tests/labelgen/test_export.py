@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,8 @@ def test_the_free_labels_of_every_photo(
     assert len(rows) == len(images) == len(list((tmp_path / "masks").rglob("*.png"))) == 10
     assert list(json.loads((tmp_path / "classes.json").read_text())) == ["ball", "grass", "sky"]
     said = capsys.readouterr().out
-    assert f"wrote the labels 'default' of 10 photos (png, coco) to {tmp_path}; once corrected: " in said
+    assert f"wrote the labels 'default' of 10 photos (png, coco) to {tmp_path}; " in said
+    assert "; coco: panoptic.json calls 'ball' a thing, as pq_compute wants both kinds" in said
     assert f"--stage=label --labels_from={tmp_path}/masks --config.labels.name=corrected" in said
 
 
@@ -57,3 +59,22 @@ def test_what_the_user_must_fix(
 ) -> None:
     assert exported(world, whole, tmp_path, flag) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_next_command_can_be_typed_and_keeps_what_was_set(
+    world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "for LabelMe & co"
+    more = [f"--config.photos.root={world}/my photos", "--config.labels.splits=train", "--config.labels.name=default"]
+    assert exported(world, whole, out, "--format=labelme", *more) == 0
+    line = capsys.readouterr().out.strip().rpartition("once corrected: ")[2]
+    python, option, module, *arguments = shlex.split(line)
+    assert (python, option, module) == ("python", "-m", "labelgen.run")
+    assert arguments == [
+        f"--config={world}/config.py",
+        *more[:2],
+        f"--out={whole}",
+        "--stage=label",
+        f"--labels_from={out}/labelme",
+        "--config.labels.name=corrected",
+    ]

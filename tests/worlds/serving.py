@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from PIL import Image
 
+from fmbseg_jax.serve import SETTINGS
 from fmbseg_jax.serving.app import LOCAL, make_app
 from fmbseg_jax.serving.session import Photos
 
@@ -20,7 +21,7 @@ from fmbseg_jax.serving.session import Photos
 def serving(photos: Photos, hosts: frozenset[str] = LOCAL) -> Iterator[int]:
     """The port, on this machine, of the application, which ends with the `with`."""
     door = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(photos, hosts), loop="asyncio", http="h11", ws="none", log_level="error")
+    config = uvicorn.Config(make_app(photos, hosts), **SETTINGS, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
     thread.start()

@@ -1,7 +1,9 @@
 """The page's requests by plain HTTP: the Segmenter's answers, nothing encoded twice, and whatever is to be refused."""
 
+import asyncio
 import http.client
 import io
+import json
 import re
 import socket
 import struct
@@ -14,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.responses import JSONResponse
 
 from fmbseg_jax.inference.embedder import Towers
 from fmbseg_jax.inference.segmenter import Segmenter
-from fmbseg_jax.serving import session
+from fmbseg_jax.serving import app, session
 from fmbseg_jax.serving.app import MAX_UPLOAD
 from fmbseg_jax.serving.session import VIEW_PX, Photos, lines_of
+from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.formats.palette import palette
 from tests.worlds import tiny_models, tiny_run
@@ -250,3 +254,79 @@ def test_many_at_a_time_get_each_their_own_answer(port: int, segmenter: Segmente
 
     with ThreadPoolExecutor(6) as threads:
         assert all(map(np.array_equal, threads.map(one, cases), wanted))
+
+
+def questions(port: int, key: str, count: int) -> list[tuple[int, Any, http.client.HTTPMessage]]:
+    """Answers to as many questions at once, each on a connection of its own that is open before the first is asked."""
+    lines = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(count)]
+    for line in lines:
+        line.connect()
+
+    def one(line: http.client.HTTPConnection) -> tuple[int, Any, http.client.HTTPMessage]:
+        line.request("POST", f"/api/photos/{key}/labels", json.dumps(NO_WORDS))
+        reply = line.getresponse()
+        return reply.status, json.loads(reply.read()), reply.headers
+
+    with ThreadPoolExecutor(count) as threads:
+        answers = list(threads.map(one, lines))
+    for line in lines:
+        line.close()
+    return answers
+
+
+def test_forty_at_once_are_all_answered(port: int) -> None:
+    assert [status for status, _, _ in questions(port, given(port, picture(8, 8)), 40)] == [200] * 40
+
+
+def test_who_comes_when_the_queue_is_full_is_told_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "AT_ONCE", 2)
+    monkeypatch.setattr(app, "WAITING", 3)
+    in_hand = []
+
+    async def answers(method: str, turns: app.Turns) -> tuple[int, dict[str, str], bytes]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            raise AssertionError("what waits or is refused is not read")
+
+        await turns({"type": "http", "method": method}, receive, send)
+        start, *rest = sent
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        return start["status"], headers, b"".join(part["body"] for part in rest)
+
+    async def many() -> None:
+        go_on = asyncio.Event()
+
+        async def work(scope: Any, receive: Any, send: Any) -> None:
+            if scope["method"] == "POST":
+                in_hand.append(scope)
+                await go_on.wait()
+            await JSONResponse({})(scope, receive, send)
+
+        turns = app.Turns(work)
+        first = [asyncio.create_task(answers("POST", turns)) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert len(in_hand) == 2
+        status, headers, body = await answers("POST", turns)
+        assert (status, headers["retry-after"], headers["content-type"]) == (503, "10", "application/json")
+        assert json.loads(body) == {"error": "5 requests are before this one; ask again in 10 seconds"}
+        assert (await answers("GET", turns))[0] == 200
+        go_on.set()
+        assert [status for status, _, _ in await asyncio.gather(*first)] == [200] * 5
+        assert (await answers("POST", turns))[0] == 200 and len(in_hand) == 6
+
+    asyncio.run(many())
+
+
+def test_half_a_letter_is_no_word(port: int, segmenter: Segmenter) -> None:
+    key = given(port, picture(8, 8))
+    for lines in ('["\\ud83d"]', '["cat: tom, \\udc00b"]', '["a", "a\\ud800"]'):
+        asked = '{"words": ' + lines + "}"
+        status, answer, _ = ask(port, "POST", f"/api/photos/{key}/labels", asked)
+        assert status == 400 and "has half a letter (a lone surrogate); type it again" in answer["error"]
+    with pytest.raises(UserError, match=r"words:1: 'cat: \\ud83d' has half a letter"):
+        segmenter(picture(8, 8), {"cat": ["\ud83d"]})
+    assert ask(port, "POST", f"/api/photos/{key}/labels", '{"words": ["\\ud83d\\ude00", "la"]}')[0] == 200

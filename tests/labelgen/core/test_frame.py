@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.core.command import command, parser, same_config, whole
+from labelgen.core.command import command, command_line, config_flags, parser, whole
 from tests.worlds.paths import ROOT
 
 DOC = "Prints.\n\n    python -m some.command --lines=3\n\nAnd explains itself.\n"
@@ -138,7 +139,8 @@ def test_whole_numbers_have_a_least() -> None:
 
 def test_the_next_command_has_what_was_set() -> None:
     args = argparse.Namespace(config="a.py", overrides=["x.y=1", "z=2"])
-    assert same_config(args) == "--config=a.py --config.x.y=1 --config.z=2"
+    assert config_flags(args) == ["--config=a.py", "--config.x.y=1", "--config.z=2"]
+    assert config_flags(args, "x.y") == ["--config=a.py", "--config.z=2"]
 
 
 def test_a_home_is_found_in_every_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +160,17 @@ def test_a_home_is_found_in_every_flag(tmp_path: Path, monkeypatch: pytest.Monke
     assert command(main, flags, given) == 0
     assert seen["config"] == f"{tmp_path}/c.py:small" and seen["out"] == f"{tmp_path}/x" and seen["words"] == "a~b"
     assert seen["folder"] == tmp_path / "p" and seen["runs"] == [f"{tmp_path}/run1", "run~2", str(tmp_path)]
+
+
+@pytest.mark.parametrize("value", ["my photos", "it's", "a&b;c|d", '$HOME `x` "y"', "Größe 1", "~/x", "", "*", "a=b c"])
+def test_a_command_that_a_line_names_is_taken_by_a_shell_as_it_was_given(value: str) -> None:
+    arguments = [f"--out={value}", value, f"--config.photos.root={value}"]
+    line = command_line("labelgen.run", *arguments)
+    assert shlex.split(line) == ["python", "-m", "labelgen.run", *arguments]
+    told = subprocess.run(["sh", "-c", line.replace("python -m", "printf '%s\\0'")], capture_output=True, check=True)
+    assert told.stdout.decode().split("\0")[1:-1] == arguments
+
+
+def test_a_value_alone_is_quoted() -> None:
+    line = command_line("fmbseg_jax.train", "--config=my photos.py", "--data=DATA", "--workdir=run 1")
+    assert line == "python -m fmbseg_jax.train --config='my photos.py' --data=DATA --workdir='run 1'"

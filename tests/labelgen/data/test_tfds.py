@@ -20,6 +20,28 @@ CASES = {
 }
 
 
+TENSORFLOW_DECODES = {
+    *("float16", "float32", "float64", "bfloat16", "bool", "complex64", "complex128"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16"),
+}
+"""What tf.io.decode_raw takes, by which TensorFlow Datasets reads a tensor of bytes: TensorFlow 2.21."""
+
+
+def declared(spec: Any) -> set[str]:
+    """The types of all tensors of a features.json that are kept as bytes."""
+    if not isinstance(spec, dict):
+        return set()
+    own = {spec["dtype"]} if spec.get("encoding") == "bytes" else set()
+    return own.union(*map(declared, spec.values()))
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_tensorflow_can_decode_what_is_declared(family: str) -> None:
+    spec = CASES[family][1]
+    assert declared(spec) <= TENSORFLOW_DECODES
+    assert (declared(spec) == set()) == (family == "truth")
+
+
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():

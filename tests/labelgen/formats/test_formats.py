@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import yaml
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.core.ontology import UNLABELLED
+from labelgen.core.ontology import UNLABELLED, Ontology
 from labelgen.data.records import png_array
 from labelgen.data.rle import encode_mask
-from labelgen.formats.exporter import FORMATS, Export, read_formats
-from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png
+from labelgen.formats.exporter import FORMATS, Export, class_infos, read_formats
+from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png, things_of
 from labelgen.sources.coco_masks import decode_string, encode_string
 from tests.worlds.painting import painted
 
@@ -127,7 +129,64 @@ def test_panoptic(out: Path, shown: list[Annotated]) -> None:
         name = os.path.splitext(files[annotation["image_id"]])[0]
         found[name] = np.vectorize(lambda number, of=category: of.get(number, 0) - 1)(ids)
     assert same(found, shown)
-    assert all(category["isthing"] == 0 for category in read["categories"])
+
+
+def classes_of(roles: str) -> list[ClassInfo]:
+    """Classes a, b, c ... with roles by letter: t thing, s stuff, - not known."""
+    kinds = {"t": "thing", "s": "stuff", "-": ""}
+    return [ClassInfo(chr(ord("a") + i), (i, i, i), (), kinds[role]) for i, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    ("roles", "there", "things", "said"),
+    [
+        ("t-s", {0: 5, 1: 9}, {0}, ""),
+        ("t-s", {0: 5, 2: 9}, {0}, ""),
+        ("---", {0: 9, 1: 5, 2: 7}, {1}, "calls 'b' a thing, as pq_compute wants both kinds .eval.groups.things"),
+        ("s--", {0: 1, 1: 5, 2: 7}, {1}, "calls 'b' a thing"),
+        ("t--", {1: 5, 2: 7}, {0, 1}, "calls 'b' a thing"),
+        ("sss", {0: 9, 1: 5}, {1}, "calls 'b' a thing"),
+        ("ttt", {0: 9, 1: 5, 2: 7}, {1, 2}, "calls 'a' stuff, as"),
+        ("---", {1: 5}, set(), "all there is is stuff: pq_compute wants"),
+        ("---", {}, set(), ""),
+    ],
+)
+def test_panoptic_has_things_and_stuff(
+    roles: str, there: dict[int, int], things: set[int], said: str, tmp_path: Path
+) -> None:
+    classes = classes_of(roles)
+    found, message = things_of(classes, Counter(there))
+    assert found == things and bool(re.search(said, message)) and bool(message) == bool(said)
+    export = Export(tmp_path, ("coco",), classes)
+    export.add(Annotated(0, "a", "a", None, np.repeat([-1, *there], [1, *there.values()]).astype(np.int32)[None]))
+    export.finish([export.state()])
+    categories = json.loads((tmp_path / "coco/panoptic.json").read_text())["categories"]
+    assert [category["isthing"] for category in categories] == [int(i in things) for i in range(len(classes))]
+    assert export.remarks([export.state()]) == (f"; coco: {message}" if message else "")
+
+
+def test_what_is_a_thing_is_said_by_role_by_group_and_by_cocos_names() -> None:
+    names = ("blob", "lawn", "cat", "pet", "moss", "background")
+    words = ("blob", "lawn", "cat", "dog", "grass", "sky")
+    ontology = Ontology(names, words, tuple(range(6)), ("thing", "", "stuff", "", "", "background"))
+    infos = class_infos(ontology, names, {"Things": ("lawn", "moss"), "rare": ("blob", "pet")})
+    assert [info.role for info in infos] == ["thing", "thing", "stuff", "thing", "thing", "stuff"]
+    plain = Ontology(names[:5], words[:5], tuple(range(5)), ("",) * 5)
+    assert [info.role for info in class_infos(plain, names)] == ["", "", "thing", "thing", "stuff", "stuff"]
+
+
+def test_a_panoptic_png_is_called_as_its_picture(tmp_path: Path) -> None:
+    files = {"train/a": "photos/a.jpg", "val/a": "photos/a.jpg", "train/b": "photos/b.PNG", "train/c": "../c.jpg"}
+    export = Export(tmp_path / "out", ("coco",), classes_of("ts"))
+    for number, (name, file) in enumerate(files.items()):
+        export.add(Annotated(number, name, file, tmp_path / file, np.array([[0, 1]], np.int32)))
+    export.add(Annotated(4, "train/d", "train/d", None, np.array([[0, 1]], np.int32)))
+    export.finish([export.state()])
+    pngs = ["photos/a.png", "val/a.png", "photos/b.png", "train/c.png", "train/d.png"]
+    read = json.loads((tmp_path / "out/coco/panoptic.json").read_text())
+    assert [annotation["file_name"] for annotation in read["annotations"]] == pngs
+    assert all((tmp_path / "out/coco/panoptic" / png).is_file() for png in pngs)
+    assert export.remarks([export.state()]) == ""
 
 
 def test_panoptic_ids_beyond_a_byte() -> None:
@@ -192,6 +251,8 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
     export = Export(tmp_path / "out", ("png", "coco", "labelme", "yolo"), CLASSES)
     export.add(photos(tmp_path)[0])
     assert export.remarks([export.state()]) == (
+        "; coco: panoptic.json calls 'sky: blue' a thing, as pq_compute wants both kinds "
+        "(eval.groups.things and .stuff say which are)"
         "; labelme, yolo: 3 polygons have holes, which polygons after them are to paint over"
         "; yolo: 12 unlabelled pixels in holes count as the class around them"
     )
@@ -225,3 +286,58 @@ def test_formats_are_named() -> None:
     for text, name in (("png,xml", "xml"), ("", "")):
         with pytest.raises(UserError, match=f"--format={text}: {name!r} is no format; there are png, coco, labelme"):
             read_formats(text)
+
+
+ODD = 'a\x01b\x7f\ufffe c\x85d\u2028e \U0001f600 \\x01 <&>"'
+
+
+def test_letters_that_a_format_lacks(tmp_path: Path) -> None:
+    classes = [ClassInfo(ODD, (1, 2, 3), (ODD,)), CLASSES[0]]
+    photo = Annotated(0, "train/a\x02", "photos/a\x02.jpg", None, np.array([[0, 1]], np.int32))
+    export = Export(tmp_path, tuple(FORMATS), classes)
+    export.add(photo)
+    export.finish([export.state()])
+    root = ElementTree.parse(tmp_path / "cvat/annotations.xml").getroot()
+    shown = ODD.replace("\x01", "\\x01").replace("\ufffe", "\\ufffe")
+    assert [label.findtext("name") for label in root.iterfind("meta/task/labels/label")] == [shown, "grass"]
+    assert [image.attrib["name"] for image in root.iterfind("image")] == ["photos/a\\x02.jpg"]
+    assert {polygon.attrib["label"] for polygon in root.iterfind("image/polygon")} == {shown, "grass"}
+    assert "; cvat: 2 names have letters that XML lacks, written like \\x01" in export.remarks([export.state()])
+    assert yaml.safe_load((tmp_path / "yolo/data.yaml").read_text())["names"] == {0: ODD, 1: "grass"}
+    for file in ("coco/semantic.json", "coco/panoptic.json"):
+        assert json.loads((tmp_path / file).read_text())["categories"][0]["name"] == ODD
+    assert json.loads((tmp_path / "labelme/train/a\x02.json").read_text())["shapes"][0]["label"] in (ODD, "grass")
+    assert list(json.loads((tmp_path / "classes.json").read_text())) == [ODD, "grass"]
+
+
+def test_a_picture_whose_path_is_not_utf8_is_named_all_the_same(tmp_path: Path) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"\xff")
+    os.mkdir(folder)
+    path = Path(os.fsdecode(folder), "a.png")
+    Image.new("RGB", (2, 1)).save(path)
+    export = Export(tmp_path / "out", ("labelme",), CLASSES)
+    export.add(Annotated(0, "a", "a.png", path, np.array([[0, 1]], np.int32)))
+    read = json.loads((tmp_path / "out/labelme/a.json").read_bytes())
+    assert (tmp_path / "out/labelme" / read["imagePath"]).samefile(path)
+
+
+@pytest.mark.parametrize("linked", ["out", "out/labelme", "photos", "photo"])
+def test_labelme_finds_its_picture_through_links(tmp_path: Path, linked: str) -> None:
+    places = {"out": tmp_path / "out", "out/labelme": tmp_path / "out/labelme", "photos": tmp_path / "photos"}
+    for place in places.values():
+        if place.name == linked.rpartition("/")[2]:
+            real = tmp_path / "deep/er/disk" / place.name
+            real.mkdir(parents=True)
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(real)
+    picture = tmp_path / "photos/a/b.png"
+    picture.parent.mkdir(parents=True)
+    file = tmp_path / "elsewhere.png" if linked == "photo" else picture
+    Image.new("RGB", (2, 1)).save(file)
+    if linked == "photo":
+        picture.symlink_to(file)
+    export = Export(tmp_path / "out", ("labelme",), CLASSES)
+    export.add(Annotated(0, "train/a/b", "a/b.png", picture, np.array([[0, 1]], np.int32)))
+    written = tmp_path / "out/labelme/train/a/b.json"
+    way = json.loads(written.read_text())["imagePath"]
+    assert os.path.samefile(os.path.join(written.parent, way), picture) and way.endswith("a/b.png")
