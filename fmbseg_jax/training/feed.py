@@ -50,6 +50,8 @@ def oracle_truth(data: Dataset, split: str, names: Sequence[str], rules: Mapping
     names: the classes; rules: eval.truth. Kept in memory once made: a label map takes longer to decode than a step.
     """
     truth, features = TruthReader(data, split, names, rules), data.reader("features", split)
+    if said := truth.said():
+        print(said, file=hosts.errors())
 
     @functools.cache
     def target(row: int) -> Target:
