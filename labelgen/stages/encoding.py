@@ -162,7 +162,9 @@ def _recorded(data: Path, words: Ontology | None) -> Mapping[str, Any] | None:
     if not path.exists() or not is_begun(data):
         return None
     photos: dict[str, dict[str, Any]] = read_json(path, _FIX)["photos"]
-    for fields in photos.values() if words and not (data / "dataset.json").exists() else ():
+    if words is None or (data / "dataset.json").exists():
+        return photos
+    for fields in photos.values():
         names = fields["truth_classes"] or []
         if fields["truth"] and list(words.names[: len(names)]) == names:
             fields["truth_classes"] = list(words.names)
