@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fmbseg_jax.reporting.figures import training
+from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import restore_run
 from fmbseg_jax.train import arguments
 from fmbseg_jax.train import train as train_until
@@ -193,6 +195,35 @@ def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path:
     assert digests(killed) == digests(tmp_path / "whole")
     assert metrics(killed) == metrics(tmp_path / "whole")
     assert read_json(killed / "summary.json", "") == read_json(tmp_path / "whole/summary.json", "")
+
+
+def test_a_run_that_trains_is_claimed_and_can_be_read(data: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, quick=12, train_save_every=4)
+    notes: list[str] = []
+    try:
+        while not (run / "checkpoints/8").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        before = sorted(path.name for path in run.iterdir())
+        assert train(data, run, train_save_every=4) == 2
+        error = capsys.readouterr().err
+        assert f"error: {run}: another process trains in it; wait until it ends, or name another --workdir" in error
+        assert sorted(path.name for path in run.iterdir()) == before
+        assert restore_run(run, "latest", notes.append).step >= 8 and not notes
+        assert training(run)["curves"]["loss"]
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == hosts.PREEMPTED and not (run / "training.lock").exists()
+    (run / "training.lock").touch()  # as one that was killed leaves it
+    assert train(data, run, train_save_every=4) == 0
+    assert [line["step"] for line in metrics(run) if "loss" in line] == list(range(5, 61, 5))
+
+
+def test_a_line_under_way_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0}\n{"step": 10, "lo')
+    assert training(tmp_path)["curves"] == {"loss": [[5, 2.0]]}
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
