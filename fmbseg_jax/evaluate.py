@@ -121,6 +121,8 @@ def evaluate_split(
     tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
     new = f"; new to the head: {', '.join(vocabulary.new)}" if vocabulary.new else ""
     meaning = protocol(data, split, restored, names, words.source + new, config)
+    beyond = int(hosts.total(np.array([sum(truth.beyond.values())]))[0])
+    meaning["truth"] = ", ".join(filter(None, [meaning["truth"], truth.said(beyond)]))
     write_split(run, split, tally, names, meaning, config.eval.groups)
 
 

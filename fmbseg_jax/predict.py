@@ -13,6 +13,7 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     coco/ labelme/ cvat/ yolo/      the same for other tools; docs/formats.md says what each keeps and loses
     overlays/ID.jpg     the photo tinted by its mask
     failures.jsonl      one line a photo that could not be read: file, reason, fix
+    made_by.json        which RUN and words MASKS belongs to, others are refused; "whole" once all of it is there
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
 """
@@ -25,10 +26,10 @@ if __name__ == "__main__":
 import argparse
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
-from fmbseg_jax.runs.checkpoint import Restored, restore_run
+from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
 from labelgen.core.command import command, command_line, parser
 from labelgen.core.errors import UserError
@@ -49,6 +50,7 @@ from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
+from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.writers import Annotated, ClassInfo, save
@@ -104,6 +106,8 @@ def main(args: argparse.Namespace) -> int:
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
     background = Background(threshold, restored.temperature) if threshold else None
+    made_by = maker(restored, vocabulary, classes, threshold)
+    claim(Path(args.out), made_by, classes)
     out = Masks(Path(args.out), classes, formats)
     embed = Embedder(restored, batch_size=1)
     if vocabulary.new:
@@ -118,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
         progress.add()
     progress.close()
     hosts.say(f"time: {times.summary()}")
-    hosts.say(f"{out.finish(photos)}; {next_step(args)}")
+    hosts.say(f"{out.finish(photos, made_by)}; {next_step(args)}")
     return 0
 
 
@@ -131,6 +135,30 @@ def start(args: argparse.Namespace) -> None:
     hosts.start(args.distributed)
     if line := how_shared(jax.local_devices()):
         hosts.say(line)
+
+
+def maker(restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], threshold: float) -> dict[str, Any]:
+    """What masks are made by, JSON-able: the head and the words."""
+    return {
+        "command": "fmbseg_jax.predict",
+        "step": restored.step,
+        "parameters (digest)": checksum(restored.params),
+        "classes": ", ".join(info.name for info in classes),
+        "words": vocabulary.ontology.to_json(),
+        "background_threshold": threshold,
+    }
+
+
+def claim(folder: Path, made_by: Mapping[str, Any], classes: Sequence[ClassInfo]) -> None:
+    """Claims the folder of masks, for all hosts. UserError on all where it has what something else made."""
+    refused = ""
+    if hosts.is_first():
+        try:
+            claim_folder(folder, made_by, [info.name for info in classes])
+        except UserError as error:
+            refused = str(error)
+    if refused := hosts.gather(refused)[0]:
+        raise UserError(refused)
 
 
 def wanted_words(restored: Restored, towers: Towers, words: str | None) -> tuple[Ontology, NDArray[np.float32]]:
@@ -234,8 +262,8 @@ class Masks:
             save(self._folder / "overlays" / f"{item.name}.jpg", data.getvalue())
             self._overlays += 1
 
-    def finish(self, photos: Photos) -> str:
-        """Writes failures.jsonl and the formats' last files; the last line to print.
+    def finish(self, photos: Photos, made_by: Mapping[str, Any]) -> str:
+        """Writes failures.jsonl, the formats' last files and, last, that MASKS is whole; the last line to print.
 
         UserError when no photo could be used.
         """
@@ -251,6 +279,8 @@ class Masks:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._export.finish(states)
             write_atomic(self._folder / "failures.jsonl", lines.encode())
+            counts = {"masks": int(masks), "overlays": int(overlays), "skipped": len(failures)}
+            say_whole(self._folder, made_by, counts)
         if failures and not masks:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         skipped = f"; skipped {len(failures)} photos, see {self._folder / 'failures.jsonl'}" if failures else ""
@@ -271,7 +301,9 @@ def probability(text: str) -> float:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
-    flags = parser(__doc__ or "", config=False)
+    flags = parser(
+        __doc__ or "", config=False, stopped="the same command begins again; until it ends MASKS is not whole"
+    )
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
     photos = flags.add_mutually_exclusive_group(required=True)
     photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")

@@ -30,7 +30,7 @@ from fmbseg_jax.runs.checkpoint import Checkpoints
 from fmbseg_jax.runs.dense_map import fit_dense_map
 from fmbseg_jax.runs.head import Head, State, make_head
 from fmbseg_jax.runs.hosts import preemption
-from fmbseg_jax.runs.run_folder import Run, keep_compiled, open_run
+from fmbseg_jax.runs.run_folder import Run, claimed, keep_compiled, open_run
 from fmbseg_jax.runs.settings import TrainConfig, train_config
 from fmbseg_jax.training.device_batches import open_batches
 from fmbseg_jax.training.feed import check_whole_shards
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
-    """Config, hosts, mesh, feed, state, restore, step, loop, close; returns the exit code."""
+    """Config, hosts, mesh, then `train_in` a RUN that is this training's alone; returns the exit code."""
     times, config = StageTimes(), load_config(args.config, args.overrides)
     settings = train_config(config)
     with times("hosts"):
@@ -76,6 +76,21 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
         run = open_run(args.workdir)
         keep_compiled(run, settings.compile_cache)
         data = open_data(args.data, config.data_cache)
+    with claimed(run):
+        return train_in(run, data, args, config, settings, layout, times, preempted)
+
+
+def train_in(
+    run: Run,
+    data: Dataset,
+    args: argparse.Namespace,
+    config: ConfigDict,
+    settings: TrainConfig,
+    layout: Layout,
+    times: StageTimes,
+    preempted: Callable[[], bool],
+) -> int:
+    """Feed, state, restore, step, loop, close; returns the exit code."""
     with times("stage"):
         if not stage_rows(data, settings, layout.places, preempted):
             return hosts.PREEMPTED

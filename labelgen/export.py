@@ -28,6 +28,7 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import LabelRow
 from labelgen.data.staging import open_data
+from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.writers import Annotated
 from labelgen.sources.finding import check_apart
@@ -43,7 +44,10 @@ def main(args: argparse.Namespace) -> int:
     name = config.labels.name
     ontology = data.labels(name).ontology
     splits = data.labels_info(name)["splits"]
-    out = Export(Path(args.out), formats, class_infos(ontology, ontology.names, config.eval.groups))
+    folder, digest = Path(args.out), data.labels_info(name)["digest"]
+    made_by = {"command": "labelgen.export", "labels (digest)": digest, "classes": ", ".join(ontology.names)}
+    claim_folder(folder, made_by, ontology.names)
+    out = Export(folder, formats, class_infos(ontology, ontology.names, config.eval.groups))
     progress = Progress(sum(map(data.count, splits)), "photos", "export")
     lost_pictures = 0
     for photo in labelled(data, config, splits):
@@ -53,6 +57,7 @@ def main(args: argparse.Namespace) -> int:
     progress.close()
     states = [out.state()]
     out.finish(states)
+    say_whole(folder, made_by, {"photos": sum(map(data.count, splits))})
     missing = f"; {lost_pictures} pictures are not under photos.root: their file names lack a suffix" * bool(
         lost_pictures
     )

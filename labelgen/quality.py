@@ -62,6 +62,8 @@ def main(args: argparse.Namespace) -> int:
         print(table(split, found["readings"]))
         presence, without = found["presence"], found["photos_without_truth"]
         print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
+        if found["truth"]:
+            print(f"  {found['truth']}")
         if without:
             print(f"  {without} photos have no pixel of truth in these classes: they count in nothing")
     write_json(out, report)
@@ -81,8 +83,8 @@ class Vocabulary(NamedTuple):
 def split_quality(
     data: Dataset, split: str, words: Vocabulary, config: ConfigDict, limit: int | None = None
 ) -> dict[str, Any]:
-    """Of one split: `readings` (reading -> metrics.Scores.to_json), `presence` (precision, recall), and how many photos
-    have no pixel of truth."""
+    """Of one split: `readings` (reading -> metrics.Scores.to_json), `presence` (precision, recall), how many photos
+    have no pixel of truth, and `truth`: what is to be said of how its classes were matched, or ""."""
     settings = LabelSettings.from_config(config)
     names = words.ontology.names
     counts: dict[str, Counts] = {}
@@ -108,7 +110,7 @@ def split_quality(
     rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
     presence = {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
-    return {"readings": rows, "presence": presence, "photos_without_truth": without}
+    return {"readings": rows, "presence": presence, "photos_without_truth": without, "truth": truth_rows.said()}
 
 
 def readings(

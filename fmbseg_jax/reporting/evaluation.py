@@ -171,7 +171,7 @@ def _truth(data: Dataset, split: str, config: ConfigDict) -> str:
     ignored = [name for name, target in rules.items() if target == IGNORE]
     merged = [f"{name} counts as {target}" for name, target in rules.items() if target != IGNORE]
     classes = data.truth_classes(split)
-    said = [f"{len(classes)} classes of the source" if classes else "classes of the words", "full size"]
+    said = [f"{len(classes)} classes of the source" if classes else "classes by number", "full size"]
     return ", ".join([*said, "not annotated pixels left out", *(f"{name} left out" for name in ignored), *merged])
 
 

@@ -151,7 +151,8 @@ def in_order(readings: Iterable[str]) -> list[str]:
 def training(run: Path) -> Json:
     """Curves [step, value] of the training's figures and the seconds of its stages, from RUN/metrics.jsonl."""
     path = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last: under way
     names = ("loss", "held_out_loss", "agreement", "held_out_agreement")
     curves = {name: [[line["step"], line[name]] for line in lines if name in line] for name in names}
     seconds: dict[str, float] = {}

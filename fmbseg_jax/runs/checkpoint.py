@@ -221,21 +221,29 @@ def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _sa
     """The head of a RUN from its checkpoints alone, on this process's first device.
 
     which: "best" (lowest loss on held-out free labels; the latest where none was held out) or "latest". A broken
-    checkpoint is passed over for the next in this order, and said so; UserError when there is none to read.
+    checkpoint is passed over for the next in this order, and said so; UserError when there is none to read. Of a RUN
+    that trains at the same time, checkpoints that are dropped meanwhile are passed over too.
     """
     run = open_run(workdir)
     folder = f"{run.name}/checkpoints"
     if not (run.path / "checkpoints").is_dir():
         raise UserError(f"{run.name}: no checkpoints in it; train first: fmbseg_jax.train --workdir={run.name}")
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that read-only means read-only
+    tried: set[int] = set()
     with _manager(run, read_only=True) as manager:
-        for step in _ranked(manager, which):
+        while untried := [step for step in _ranked(manager, which) if step not in tried]:
+            step = untried[0]
+            tried.add(step)
             run.bring(*(f"checkpoints/{step}/{item}" for item in ("meta", "params", "prototypes")))
             try:
                 return _restore(manager, step)
             except Exception as error:
-                note(f"{folder}/{step} is broken ({_first_line(error)}); trying another checkpoint")
-    raise UserError(f"{folder}: no checkpoint can be read; train again into it, or name another --workdir")
+                run.look_again()
+                if (run.path / "checkpoints" / str(step)).exists():  # else a training that goes on has dropped it
+                    note(f"{folder}/{step} is broken ({_first_line(error)}); trying another checkpoint")
+                manager.reload()
+    none_yet = "" if tried else ": there is none yet"
+    raise UserError(f"{folder}: no checkpoint can be read{none_yet}; train again into it, or name another --workdir")
 
 
 def _manager(run: Run, **options: Any) -> ocp.CheckpointManager:
@@ -252,8 +260,16 @@ def _manager(run: Run, **options: Any) -> ocp.CheckpointManager:
 def _ranked(manager: ocp.CheckpointManager, which: str) -> list[int]:
     """Steps in the order in which they are tried; of equal losses the later."""
     steps = sorted(manager.all_steps(), reverse=True)
-    losses = {step: manager.metrics(step) for step in steps} if which == "best" else {}
+    losses = {step: _metrics(manager, step) for step in steps} if which == "best" else {}
     return sorted(steps, key=lambda step: _loss(losses.get(step) or {"loss": np.inf}))
+
+
+def _metrics(manager: ocp.CheckpointManager, step: int) -> dict[str, float] | None:
+    try:
+        metrics: dict[str, float] | None = manager.metrics(step)
+        return metrics
+    except Exception:  # of many kinds: broken, or dropped meanwhile by the training that goes on
+        return None
 
 
 def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:

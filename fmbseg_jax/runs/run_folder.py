@@ -19,12 +19,14 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import jax
 
+from fmbseg_jax.runs import hosts
 from labelgen.core.errors import UserError
+from labelgen.core.files import NoLocksError, is_at, try_lock
 from labelgen.core.remote import Remote, is_remote
 
 _CHECKPOINTS = "checkpoints"
@@ -47,6 +49,9 @@ class Run:
 
     def bring(self, *names: str) -> None:
         """Makes files, and folders with all that is in them, be here as they were there when RUN was opened."""
+
+    def look_again(self) -> None:
+        """From here on its checkpoints are those that are there now."""
 
     def send(self) -> None:
         """Makes the files outside of checkpoints/ be there as they are here."""
@@ -83,12 +88,21 @@ class RemoteRun(Run):
         folder = tempfile.mkdtemp(prefix="fmbseg-run-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(Path(folder), self._remote.url)
-        self._remote_files = self._remote.files("")
         self._stamps: dict[str, tuple[int, int]] = {}
+        self._list()
+
+    def _list(self) -> None:
+        self._remote_files = self._remote.files("")
         steps = _steps(self._remote_files)
         self._finished = {step for step in steps if f"{_CHECKPOINTS}/{step}/{_MARK}" in self._remote_files}
         self._cut_off = steps - self._finished
         self.bring(*(f"{_CHECKPOINTS}/{step}/{name}" for step in self._finished for name in _HEAD))
+
+    def look_again(self) -> None:
+        before = self._finished
+        self._list()
+        for step in before - self._finished:
+            shutil.rmtree(self.path / _CHECKPOINTS / str(step), ignore_errors=True)
 
     def bring(self, *names: str) -> None:
         files = [file for file in self._remote_files if any(_is_within(file, name) for name in names)]
@@ -147,6 +161,43 @@ class RemoteRun(Run):
         self._finished.discard(step)
         (self.path / old).rename(self.path / _CHECKPOINTS / new)
         return new
+
+
+@contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Within it RUN is this training's alone. UserError, on all hosts, where another process trains in it.
+
+    The lock goes with the process, however that ends. There is none at a url, nor between machines whose disk has none.
+    """
+    free, path = True, run.path / "training.lock"
+    with ExitStack() as stack:
+        if hosts.is_first() and not run.private:
+            if not run.path.exists():
+                run.path.mkdir(parents=True, exist_ok=True)
+                stack.callback(_drop_empty, run.path)  # nothing came of it
+            free = _lock(path, stack)
+        if hosts.any_of(not free):
+            raise UserError(f"{run.name}: another process trains in it; wait until it ends, or name another --workdir")
+        yield
+
+
+def _drop_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _lock(path: Path, stack: ExitStack) -> bool:
+    """Whether the file is this process's until the stack is closed, which takes the file away."""
+    while True:
+        file = stack.enter_context(open(path, "ab", buffering=0))  # noqa: SIM115
+        try:
+            if not try_lock(file):
+                return False
+        except NoLocksError:
+            pass
+        if is_at(file, path):
+            stack.callback(path.unlink, missing_ok=True)
+            return True
 
 
 @contextmanager

@@ -50,6 +50,8 @@ def oracle_truth(data: Dataset, split: str, names: Sequence[str], rules: Mapping
     names: the classes; rules: eval.truth. Kept in memory once made: a label map takes longer to decode than a step.
     """
     truth, features = TruthReader(data, split, names, rules), data.reader("features", split)
+    if said := truth.said():
+        print(said, file=hosts.errors())
 
     @functools.cache
     def target(row: int) -> Target:
@@ -140,9 +142,26 @@ def training_rows(count: int, config: FeedConfig) -> tuple[Rows, Rows]:
     So of one seed fewer rows are among more rows, and the rows held out stay the same.
     """
     rows, held_out = split_rows(count, config.holdout)
-    if config.photos:
-        rows = np.sort(np.random.default_rng([config.seed, 1]).permutation(rows)[: config.photos])
-    return rows, held_out
+    return _fewer(rows, config), held_out
+
+
+def _fewer(rows: Rows, config: FeedConfig) -> Rows:
+    if not config.photos:
+        return rows
+    return np.sort(np.random.default_rng([config.seed, 1]).permutation(rows)[: config.photos])
+
+
+def rows_by_labels(targets: Targets, count: int, config: FeedConfig) -> tuple[Rows, Rows, int]:
+    """(rows to train on, rows held out, photos with labels), for a split of which few photos have labels: the draw of
+    `split_rows` among these alone, and none held out where there is but one.
+
+    Each host looks at its share of the rows. All must call it.
+    """
+    own = [row for row in hosts.own_rows(count) if targets(row)[2].any()]
+    labelled = np.array(sorted(row for part in hosts.gather(own) for row in part), np.int64)
+    held_out = labelled[split_rows(len(labelled), config.holdout)[1]] if len(labelled) > 1 else labelled[:0]
+    rows = np.setdiff1d(np.arange(count), held_out)
+    return _fewer(rows, config), held_out, len(labelled)
 
 
 class Order:

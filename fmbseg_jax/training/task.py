@@ -16,16 +16,18 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import refuse_other
 from fmbseg_jax.runs.head import State
 from fmbseg_jax.runs.run_folder import Run
-from fmbseg_jax.runs.settings import TrainConfig, by_batch, check_heads
+from fmbseg_jax.runs.settings import FeedConfig, TrainConfig, by_batch, check_heads
 from fmbseg_jax.training.batch import FedBatch
 from fmbseg_jax.training.device_batches import place
 from fmbseg_jax.training.feed import (
     Examples,
     Rows,
+    Targets,
     class_mass,
     free_labels,
     held_out_batches,
     oracle_truth,
+    rows_by_labels,
     rows_read,
     training_rows,
 )
@@ -61,7 +63,7 @@ def stage_rows(data: Dataset, settings: TrainConfig, places: Rows, stopped: Call
     train_rows, held_out_rows = training_rows(data.count(feed.split), feed)
     targets = "truth" if feed.targets == "truth" else f"labels/{settings.labels}"
     rows = rows_read(train_rows, held_out_rows, feed, places)
-    counted = train_rows[hosts.index() :: hosts.count()]  # by class_mass
+    counted = np.concatenate([r[hosts.index() :: hosts.count()] for r in (train_rows, held_out_rows)])  # by class_mass
     done = data.stage(feed.split, ["features"], rows, stopped)
     done = done and data.stage(feed.split, [targets], np.union1d(rows, counted), stopped)
     return not hosts.any_of(not done)
@@ -79,8 +81,7 @@ def open_task(data: Dataset, settings: TrainConfig) -> Task:
         targets = oracle_truth(data, feed.split, ontology.names, settings.truth)
     else:
         targets = free_labels(data, settings.labels, feed.split)
-    train_rows, held_out_rows = training_rows(data.count(feed.split), feed)
-    mass = class_mass(targets, train_rows, classes)
+    train_rows, held_out_rows, mass = choose_rows(targets, data.count(feed.split), feed, classes)
     if not mass.any():
         raise UserError(
             f"{data.path}: no patch of split {feed.split!r} is labelled with any of {', '.join(ontology.names)}; "
@@ -89,6 +90,19 @@ def open_task(data: Dataset, settings: TrainConfig) -> Task:
     weights = class_weights(mass, settings.loss.class_balance)
     examples = Examples(data, feed.split, targets)
     return Task(ontology, prototypes, weights, examples, train_rows, held_out_rows)
+
+
+def choose_rows(targets: Targets, count: int, feed: FeedConfig, classes: int) -> tuple[Rows, Rows, NDArray[np.float64]]:
+    """(rows to train on, rows held out, class_mass of the former). By photos with labels, which is said, where none of
+    those drawn has any: a loss on nothing says nothing. All hosts must call it."""
+    rows, held_out = training_rows(count, feed)
+    mass = class_mass(targets, rows, classes)
+    if not len(held_out) or (mass.any() and class_mass(targets, held_out, classes).any()):
+        return rows, held_out, mass
+    rows, held_out, labelled = rows_by_labels(targets, count, feed)
+    chosen = f"{len(held_out)} of them held out" if len(held_out) else "none held out, the last checkpoint counts"
+    print(f"{labelled} of {count} photos of split {feed.split!r} have labels: {chosen}", file=hosts.errors())
+    return rows, held_out, class_mass(targets, rows, classes)
 
 
 def run_facts(config: ConfigDict, settings: TrainConfig, data: Dataset, task: Task) -> dict[str, Any]:

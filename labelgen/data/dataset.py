@@ -129,7 +129,7 @@ class Dataset:
         return bool(self._split(split)["truth"])
 
     def truth_classes(self, split: str) -> tuple[str, ...] | None:
-        """Names of the classes in truth/; None where they are the lines of the file of words."""
+        """Names of the classes in truth/; None in a DATA from before it kept them: lines of some file of words."""
         names = self._split(split)["truth_classes"]
         return None if names is None else tuple(names)
 

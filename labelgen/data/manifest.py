@@ -56,6 +56,23 @@ def is_begun(data: Path) -> bool:
     return any(path.stat().st_size for path in files)
 
 
+def name_truth(data: Path, names: Sequence[str]) -> list[str]:
+    """Splits whose truth was nothing but numbers until now, where nothing is labelled yet: `names` are its classes from
+    here on. A DATA that was labelled before stays as it is: which words were the first is not known."""
+    named: set[str] = set()
+    if any(data.glob("labels/*/config.json")):
+        return []
+    for path, field in ((data / "dataset.json", "splits"), (data / "config.json", "photos")):
+        info = read_json(path, "run the encode stage first") if path.exists() else {field: {}}
+        nameless = [s for s, fields in info[field].items() if fields["truth"] and not fields["truth_classes"]]
+        for split in nameless:
+            info[field][split]["truth_classes"] = list(names)
+        if nameless:
+            write_json(path, info)
+        named |= set(nameless)
+    return sorted(named)
+
+
 def digest_of_list(names: Iterable[str]) -> str:
     """labelgen.core.files.digest of a list, which may be too long for one text."""
     content = hashlib.sha256(b"[")

@@ -192,7 +192,7 @@ def open_corrections(folder: Path, words: Ontology) -> Corrections:
     return PngFolder(paths[0], words) if pngs else LabelmeFolder(paths[0], words) if drawn else CocoJson(coco[0], words)
 
 
-_LEGENDS = ("classes.json", "panoptic.json")
+_LEGENDS = ("classes.json", "panoptic.json", "made_by.json")
 
 
 def _is_labelme(path: Path) -> bool:

@@ -36,19 +36,40 @@ class TruthReader:
         """rules: eval.truth. UserError when the split has no truth, or a class of it has no place in `names`."""
         self._rows = data.reader("truth", split)
         classes = data.truth_classes(split)
-        self._lookup = None if classes is None else lookup(classes, names, rules)
-        self._count = len(names)
+        self.by_number = classes is None
+        """Whether DATA is from before it kept the names of its truth's classes: they are taken for those of `names`."""
+        self._lookup = lookup(names if classes is None else classes, names, rules)
+        self.beyond: dict[int, int] = {}
+        """Row -> pixels of it that were left out, by_number, as their class is beyond `names`; of the rows read."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> TruthMap:
+        """UserError for a class that DATA does not name."""
         known = TruthRow.decode(self._rows[row])
         annotated = known.label_map != ignore_value(known.label_map)
         label_map = np.where(annotated, known.label_map.astype(np.int64), -1)
-        if self._lookup is None:
-            return TruthMap(known.photo_id, np.where(label_map < self._count, label_map, -1))
-        return TruthMap(known.photo_id, self._lookup[label_map])
+        beyond = label_map >= len(self._lookup) - 1
+        if beyond.any():
+            if not self.by_number:
+                raise UserError(
+                    f"truth of {known.photo_id}: has class {label_map.max()}, but DATA names {len(self._lookup) - 1}; "
+                    "encode into a new DATA"
+                )
+            self.beyond[row] = int(beyond.sum())
+        return TruthMap(known.photo_id, self._lookup[np.where(beyond, -1, label_map)])
+
+    def said(self, beyond: int | None = None) -> str:
+        """What is to be said of classes that were matched by number; "" where they have names.
+
+        beyond: pixels left out, over all hosts; None: of the rows read here.
+        """
+        if not self.by_number:
+            return ""
+        count = sum(self.beyond.values()) if beyond is None else beyond
+        left_out = f"; {count} pixels of classes beyond them left out" if count else ""
+        return f"DATA is from before it kept the names of truth's classes: taken for lines of these words{left_out}"
 
 
 def lookup(classes: Sequence[str], names: Sequence[str], rules: Mapping[str, str]) -> NDArray[np.int64]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
+from labelgen.sources.class_table import table_of, table_truth
 from labelgen.sources.coco import coco_source, find_folder
 from labelgen.sources.coco_panoptic import panoptic_source
-from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, folder_source
+from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, Truth, folder_source
 from labelgen.sources.photos import IndexTruth, Source
 from labelgen.sources.tfds import tfds_source
 
@@ -46,10 +47,9 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         raise UserError(f"{root}: no such folder of photos; fix photos.root")
     masks = split_config.masks if truth else ""
     if photos.source in FOLDERS:
-        index = photos.source == "folder"
-        meaning = IndexTruth(classes, photos.ignore_index) if index else BlackAndWhiteTruth()
+        meaning = _meaning(root / masks, photos, classes) if masks else None
         never = [root / folder for each in photos.splits.values() for folder in (each.photos, each.masks) if folder]
-        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning if masks else None, never)
+        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning, never)
     if photos.source in JSONS and not masks:  # every picture of the folder
         return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos))
     if photos.source in JSONS:
@@ -60,3 +60,11 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         return tfds_source(root, name, split_config.photos, masks, values, photos.max_pixels)
     layout = LAYOUTS[photos.source](root, split_config.photos, masks)
     return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)
+
+
+def _meaning(masks: Path, photos: ConfigDict, classes: int | None) -> Truth:
+    """What the values of a plain folder's masks stand for."""
+    if photos.source == "black_and_white":
+        return BlackAndWhiteTruth()
+    table = table_of(masks)
+    return table_truth(table, photos.ignore_index) if table else IndexTruth(classes, photos.ignore_index)

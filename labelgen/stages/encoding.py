@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from labelgen.core.config import identity
 from labelgen.core.errors import UserError
-from labelgen.core.files import read_json
+from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
@@ -78,13 +78,14 @@ class EncodeStage:
     limit: int | None
     """Only so many photos of each split; None: all."""
     words: Ontology | None
-    """How many classes masks may have, where these are lines of the file of words."""
+    """Name the classes of masks whose values are lines of the file of words: DATA keeps these names."""
     load: Loader = load_encoders
 
     def begin(self, times: StageTimes) -> "Encoding":
         """Lists the photos and claims DATA for this config. UserError when it is another's, or photos are missing."""
-        photos = list_photos(self.config, self.limit, self.words)
-        marker = _claim(self.config, self.data, photos)
+        recorded = _recorded(self.data, self.words)
+        photos = list_photos(self.config, self.limit, self.words, recorded)
+        marker = _claim(self.config, self.data, photos, recorded)
         return Encoding(self, photos, marker, plan(photos.counts, self.config.encode.photos_per_shard), times)
 
 
@@ -97,6 +98,8 @@ class Photos:
     """All that the sources list, the shards' or more."""
     counts: Mapping[str, int]
     """How many of them are encoded, the first ones."""
+    truth_classes: Mapping[str, Sequence[str] | None]
+    """Names of the classes of each split's truth; None where there is none, and in a DATA from before it kept names."""
     classes: int | None
     """How many classes truth has at most; None: not known."""
 
@@ -107,29 +110,77 @@ class Photos:
                 "count": self.counts[split],
                 "digest": digest_of_list(islice(ids, self.counts[split])),
                 "truth": self.sources[split].has_truth,
-                "truth_classes": self.sources[split].classes,
+                "truth_classes": self.truth_classes[split],
             }
             for split, ids in self.photo_ids.items()
         }
 
 
-def list_photos(config: ConfigDict, limit: int | None, words: Ontology | None) -> Photos:
-    """UserError when photos or masks are missing."""
+def list_photos(
+    config: ConfigDict, limit: int | None, words: Ontology | None, recorded: Mapping[str, Any] | None = None
+) -> Photos:
+    """recorded: what DATA says of its photos already; it keeps the names of its truth's classes, whatever words come.
+
+    UserError when photos or masks are missing.
+    """
     if not config.photos.splits:
         raise UserError("photos.splits is empty; name at least one split and its folder, as configs/my_photos.py does")
-    classes = len(words.names) if words else None
-    sources = {split: open_source(config.photos, split, classes) for split in config.photos.splits}
+    names = {split: _names(split, words, recorded) for split in config.photos.splits}
+    count = len(words.names) if words else None
+    sources = {
+        split: open_source(config.photos, split, count if kept is None else len(kept)) for split, kept in names.items()
+    }
+    truth_classes = {split: _truth_classes(split, source, names[split], recorded) for split, source in sources.items()}
     photo_ids = {split: source.list() for split, source in sources.items()}
     counts = {split: min(len(ids), limit or len(ids)) for split, ids in photo_ids.items()}
-    named = [len(source.classes or ()) for source in sources.values()]
-    return Photos(sources, photo_ids, counts, max(*named, classes or 0, 0) or None)
+    named = [len(classes or ()) for classes in truth_classes.values()]
+    return Photos(sources, photo_ids, counts, truth_classes, max(*named, count or 0, 0) or None)
 
 
-def _claim(config: ConfigDict, data: Path, photos: Photos) -> Mapping[str, Any]:
+def _names(split: str, words: Ontology | None, recorded: Mapping[str, Any] | None) -> Sequence[str] | None:
+    """What class indices stand for where masks have no names of their own; None: DATA was begun without saying."""
+    if recorded is not None and split in recorded:
+        names: Sequence[str] | None = recorded[split]["truth_classes"]
+        return names
+    return words.names if words else None
+
+
+def _truth_classes(
+    split: str, source: Source, names: Sequence[str] | None, recorded: Mapping[str, Any] | None
+) -> Sequence[str] | None:
+    """The names that DATA keeps: the source's own, else `names`; none where it was begun without."""
+    if not source.has_truth or (recorded is not None and names is None):
+        return None
+    return source.classes or names
+
+
+def _recorded(data: Path, words: Ontology | None) -> Mapping[str, Any] | None:
+    """What DATA says of the photos of its splits; None where nothing is encoded yet.
+
+    While it is not complete, words name what nothing named yet, and those added at the end of the file are names too.
+    """
+    path = data / "config.json"
+    if not path.exists() or not is_begun(data):
+        return None
+    photos: dict[str, dict[str, Any]] = read_json(path, _FIX)["photos"]
+    if words is None or (data / "dataset.json").exists():
+        return photos
+    for fields in photos.values():
+        names = fields["truth_classes"] or []
+        if fields["truth"] and list(words.names[: len(names)]) == names:
+            fields["truth_classes"] = list(words.names)
+    return photos
+
+
+def _claim(config: ConfigDict, data: Path, photos: Photos, recorded: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """What DATA/config.json says, of this config and these photos."""
+    path = data / "config.json"
     data.mkdir(parents=True, exist_ok=True)
     fields = {"format": FORMAT, "config": identity(config), "photos": photos.describe()}
-    marker = claim(data / "config.json", fields, str(data), _FIX, is_begun(data))
+    if recorded is not None and (there := read_json(path, _FIX))["photos"] != recorded:
+        check_same({**there, "photos": recorded}, fields, str(data), _FIX)
+        write_json(path, fields)
+    marker = claim(path, fields, str(data), _FIX, is_begun(data))
     check_dtype(config, data)
     return marker
 
@@ -199,7 +250,10 @@ class Encoding:
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
         listed = f" (see {data / 'failures.jsonl'})" if skipped or left else ""
-        return f"{data}: encoded photos {rows}, {skipped} skipped{f', {left}' * bool(left)}{listed}"
+        nameless = [split for split, fields in splits.items() if fields["truth"] and not fields["truth_classes"]]
+        numbers = f"; truth of {', '.join(nameless)} is numbers, which the first words to label it name"
+        said = f"{skipped} skipped{f', {left}' * bool(left)}{listed}{numbers * bool(nameless)}"
+        return f"{data}: encoded photos {rows}, {said}"
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for split, source in sorted(self.photos.sources.items()):

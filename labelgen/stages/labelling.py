@@ -18,7 +18,7 @@ from labelgen.core.files import check_same, read_json, write_atomic, write_json
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.dataset import read_prototypes
-from labelgen.data.manifest import check_dtype, claim, finish_labels
+from labelgen.data.manifest import check_dtype, claim, finish_labels, name_truth
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardReader, ShardWriter
@@ -70,12 +70,13 @@ class LabelStage:
             )
         folder = data / "labels" / config.labels.name
         corrected = self.corrected_from and open_corrected(self.corrected_from, words, data, to_label)
+        named = name_truth(data, words.names)
         folder.mkdir(parents=True, exist_ok=True)
         fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
         fields = settings(config, words) | (corrected.settings() if corrected else {})
         marker = claim(folder / "config.json", fields, str(folder), fix, (folder / "prototypes.npy").exists())
         labeller = _labeller(config, data, folder, words, to_label, times)
-        return Labelling(self, shards, folder, marker, labeller, corrected, times)
+        return Labelling(self, shards, folder, marker, labeller, corrected, times, named)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Labelling:
     corrected: Corrected | None
     """What a person drew, in place of the free labels."""
     times: StageTimes
+    named: Sequence[str]
+    """Splits whose truth has its classes' names from these words."""
 
     def unfinished(self, shards: Sequence[Shard]) -> list[Shard]:
         """Those of `shards` that are to be labelled and are not, or not as their evidence is now."""
@@ -127,7 +130,8 @@ class Labelling:
         finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw)
         done_by = f"with {len(words.words)} words for {len(words.names)} classes"
         corrected = self.corrected.said() if self.corrected else ""
-        return f"{self.folder}: labelled {', '.join(done)} {done_by}{corrected}"
+        named = f"; truth of {', '.join(self.named)} is in these classes from now on" * bool(self.named)
+        return f"{self.folder}: labelled {', '.join(done)} {done_by}{corrected}{named}"
 
     def _record(self, split: str, evidence: bytes) -> bytes:
         """A LabelRow's record of an EvidenceRow's."""

@@ -310,3 +310,48 @@ def test_a_head_is_refused_features_of_another_grid_or_of_other_windows() -> Non
     for field in ("height_px", "window_px", "stride_px"):
         with pytest.raises(UserError, match=rf"here: encoder.{field} is 16 \(w\), but the RUN was trained with"):
             check_same_weights(restored, "encoder", {**trained, field: 16}, "here")
+
+
+def test_masks_belong_to_their_run_and_words(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a second predict with other words would write half of MASKS anew under the names of the first."""
+    out = tmp_path / "out"
+    arguments = [f"--workdir={run}", f"--data={data}", f"--out={out}"]
+    assert predicted(*arguments) == 0
+    made_by = json.loads((out / "made_by.json").read_text())
+    assert made_by["whole"] and made_by["masks"] == 7 and made_by["skipped"] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert predicted(*arguments) == 0  # the same again
+    other = write_run(tmp_path / "run", load_config(str(ROOT / "configs/default.py")), np.eye(5)[::-1])
+    for more, field in (
+        (["--background_threshold=.9"], "background_threshold = 0"),
+        ([f"--workdir={other}"], "parameters (digest) = "),
+    ):
+        assert predicted(*arguments, *more) == 2
+        error = capsys.readouterr().err
+        assert f"{out} was made with {field}" in error and "take another --out, or delete it" in error
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict.Masks, "write", interrupted)
+    assert predicted(*arguments) == 130
+    assert "the same command begins again; until it ends MASKS is not whole" in capsys.readouterr().err
+    assert json.loads((out / "made_by.json").read_text())["whole"] is False
+
+
+def test_masks_from_before_they_were_claimed(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--workdir={run}", f"--data={data}", f"--out={tmp_path}"]
+    assert predicted(*arguments) == 0
+    (tmp_path / "made_by.json").unlink()
+    assert predicted(*arguments) == 0
+    (tmp_path / "made_by.json").unlink()
+    classes = (tmp_path / "classes.json").read_text()
+    for text in (classes.replace("ball", "bull"), "{}"):
+        (tmp_path / "classes.json").write_text(text)
+        assert predicted(*arguments) == 2
+        assert f"{tmp_path}: has masks, and nothing says that they are of the same words" in capsys.readouterr().err

@@ -19,9 +19,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fmbseg_jax.reporting.figures import training
+from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import restore_run
+from fmbseg_jax.runs.settings import FeedConfig
 from fmbseg_jax.train import arguments
 from fmbseg_jax.train import train as train_until
+from fmbseg_jax.training.feed import free_labels, split_rows
+from fmbseg_jax.training.task import choose_rows
 from labelgen.core.command import command
 from labelgen.core.files import read_json, write_json
 from labelgen.core.ontology import class_scores, parse_words
@@ -29,7 +34,7 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.records import FeatureRow, TruthRow
 from tests.worlds.data import write_words
 from tests.worlds.paths import ROOT
-from tests.worlds.synthetic import ONTOLOGY, WIDTH, unit_rows, write_data, write_evidence
+from tests.worlds.synthetic import ONTOLOGY, WIDTH, keep_labels, unit_rows, write_data, write_evidence
 from tests.worlds.training import argv, digests, metrics, start, train
 
 
@@ -195,6 +200,35 @@ def test_terminated_and_killed_at_random_it_ends_bit_equal(data: Path, tmp_path:
     assert read_json(killed / "summary.json", "") == read_json(tmp_path / "whole/summary.json", "")
 
 
+def test_a_run_that_trains_is_claimed_and_can_be_read(data: Path, tmp_path: Path, capsys: Any) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, quick=12, train_save_every=4)
+    notes: list[str] = []
+    try:
+        while not (run / "checkpoints/8").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        before = sorted(path.name for path in run.iterdir())
+        assert train(data, run, train_save_every=4) == 2
+        error = capsys.readouterr().err
+        assert f"error: {run}: another process trains in it; wait until it ends, or name another --workdir" in error
+        assert sorted(path.name for path in run.iterdir()) == before
+        assert restore_run(run, "latest", notes.append).step >= 8 and not notes
+        assert training(run)["curves"]["loss"]
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == hosts.PREEMPTED and not (run / "training.lock").exists()
+    (run / "training.lock").touch()  # as one that was killed leaves it
+    assert train(data, run, train_save_every=4) == 0
+    assert [line["step"] for line in metrics(run) if "loss" in line] == list(range(5, 61, 5))
+
+
+def test_a_line_under_way_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 2.0}\n{"step": 10, "lo')
+    assert training(tmp_path)["curves"] == {"loss": [[5, 2.0]]}
+
+
 def test_a_full_disk_is_named_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
     fields = {"head_hidden": 600, "train_save_every": 30}
     line = " ".join(
@@ -293,6 +327,42 @@ def test_labels_that_label_nothing_are_an_error(tmp_path: Path, capsys: Any) -> 
     data = write_data(tmp_path / "data", photos=4, unlabelled=1.0)
     assert train(data, tmp_path / "run") == 2
     assert "no patch of split 'train' is labelled with any of grass, sand, sky, water" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "of_the_drawn", "said", "ending"),
+    [
+        (4, False, "4 of 24 photos of split 'train' have labels: 1 of them held out", "held-out loss "),
+        (2, True, "2 of 24 photos of split 'train' have labels: 1 of them held out", "held-out loss "),
+        (1, False, "1 of 24 photos of split 'train' have labels: none held out", "no rows held out"),
+        (1, True, "1 of 24 photos of split 'train' have labels: none held out", "no rows held out"),
+    ],
+)
+def test_what_is_held_out_has_labels(
+    tmp_path: Path, capsys: Any, count: int, of_the_drawn: bool, said: str, ending: str
+) -> None:
+    """As of corrections of a few photos with --only_corrected: a loss of 0 on nothing was the best."""
+    data = write_data(tmp_path / "data")
+    rows, drawn = split_rows(24, 0.1)
+    kept = (drawn if of_the_drawn else rows)[:count]
+    keep_labels(data, kept)
+    assert train(data, tmp_path / "run", train_steps=20) == 0
+    printed = capsys.readouterr()
+    assert said in printed.err and ending in printed.out and "held-out loss 0.0000" not in printed.out
+    losses = [line["held_out_loss"] for line in metrics(tmp_path / "run") if "held_out_loss" in line]
+    assert bool(losses) == (count > 1) and all(loss > 0 for loss in losses)
+
+
+def test_photos_that_are_drawn_and_have_labels_stay_held_out(tmp_path: Path, capsys: Any) -> None:
+    data = write_data(tmp_path / "data")
+    rows, drawn = split_rows(24, 0.1)
+    keep_labels(data, [rows[0], drawn[1]])
+    opened = Dataset.open(data)
+    targets = free_labels(opened, "default", "train")
+    feed = FeedConfig("train", "labels", 8, 4, 0.1, 0, 0.5)
+    found = choose_rows(targets, 24, feed, 4)
+    assert found[0].tolist() == rows.tolist() and found[1].tolist() == drawn.tolist()
+    assert not capsys.readouterr().err
 
 
 def test_no_data_is_an_error(tmp_path: Path, capsys: Any) -> None:

@@ -13,6 +13,7 @@ from labelgen import export
 from labelgen.core.command import command
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import LabelRow
+from tests.worlds.labelgen_run import run
 
 
 def exported(world: Path, data: Path, out: Path, *more: str) -> int:
@@ -78,3 +79,15 @@ def test_the_next_command_can_be_typed_and_keeps_what_was_set(
         f"--labels_from={out}/labelme",
         "--config.labels.name=corrected",
     ]
+
+
+def test_a_folder_belongs_to_its_labels(world: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert exported(world, copy, out) == 0 and exported(world, copy, out, "--format=coco") == 0
+    assert json.loads((out / "made_by.json").read_text())["whole"] is True
+    (tmp_path / "other.txt").write_text("ball\nsky\n  meadow: meadow, lawn\n")
+    more = [f"--config.ontology={tmp_path}/other.txt", "--config.labels.name=other"]
+    assert run(world, copy, *more) == 0
+    assert exported(world, copy, out, *more) == 2
+    assert f"{out} was made with classes = " in capsys.readouterr().err
+    assert run(world, copy, "--config.labels.name=back", f"--labels_from={out}/masks") == 0

@@ -1,5 +1,6 @@
 """A DATA without photos: patches are Gaussian clouds, one a class, so that what a head must learn is known."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def break_features(path: Path, row: int) -> str:
     shards = [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     data.write_family(path / "features", "train", shards)
     return broken.photo_id
+
+
+def keep_labels(path: Path, rows: Iterable[int]) -> None:
+    """Takes the labels of all photos of DATA but these away."""
+    opened, kept = Dataset.open(path), set(rows)
+    labels = [LabelRow.decode(record) for record in opened.label_reader("default", "train")]
+    nothing = np.zeros_like(labels[0].target_shares)
+    left = [row if i in kept else replace(row, target_shares=nothing) for i, row in enumerate(labels)]
+    ends = np.cumsum(opened.info["splits"]["train"]["rows"])
+    shards = [left[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    data.write_family(path / "labels/default", "train", shards)
 
 
 def write_evidence(path: Path, variant: str = "proxyclip") -> None:

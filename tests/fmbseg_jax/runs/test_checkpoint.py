@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fmbseg_jax.runs import checkpoint
 from fmbseg_jax.runs.checkpoint import Checkpoints, refuse_other, restore_run
 from fmbseg_jax.runs.head import State
 from labelgen.core.errors import UserError
@@ -158,6 +159,27 @@ def test_evaluation_passes_over_a_broken_best(run: Path, damage: Any) -> None:
     notes: list[str] = []
     assert restore_run(run, "best", notes.append).step == 3
     assert len(notes) == 1 and "checkpoints/2 is broken" in notes[0]
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_a_checkpoint_dropped_by_the_training_that_goes_on_is_passed_over(
+    run: Path, url: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    real = checkpoint._restore
+
+    def dropped(manager: Any, step: int) -> Any:
+        """Between the listing and the reading of 2, the best, it goes, and so does 3; 5 is there."""
+        if step == 2:
+            (run / "checkpoints/4").rename(run / "checkpoints/5")
+            for gone in (2, 3):
+                shutil.rmtree(run / f"checkpoints/{gone}")
+            raise FileNotFoundError("checkpoints/2")
+        return real(manager, step)
+
+    monkeypatch.setattr(checkpoint, "_restore", dropped)
+    assert restore_run(f"file://{run}" if url else run, "best", notes.append).step == 5
+    assert not notes
 
 
 def test_when_all_are_broken_the_error_says_so(run: Path, bench: Bench) -> None:

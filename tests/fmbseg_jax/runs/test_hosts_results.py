@@ -67,7 +67,7 @@ def test_two_processes_write_the_masks_that_one_writes(data: Path, two: Any, tmp
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (two[0] / "masks", tmp_path)
     )
-    assert masks == expected and len(masks) == 5 + 2 + 2 + (2 + 5 + 2) + 1
+    assert masks == expected and len(masks) == 5 + 2 + 2 + (2 + 5 + 2) + 2
     assert "wrote 7 masks (png, coco, cvat) and 0 overlays" in two[1][0]
 
 
