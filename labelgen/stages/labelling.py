@@ -22,6 +22,7 @@ from labelgen.data.manifest import check_dtype, claim, finish_labels
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardReader, ShardWriter
+from labelgen.formats.exporter import class_infos
 from labelgen.labels import presence
 from labelgen.labels.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.labels.free_labels import LabelSettings, label_photo
@@ -69,13 +70,17 @@ class LabelStage:
                 f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first"
             )
         folder = data / "labels" / config.labels.name
-        corrected = self.corrected_from and open_corrected(self.corrected_from, words, data, to_label)
+        corrected = self.corrected_from and self._corrected(self.corrected_from, to_label)
         folder.mkdir(parents=True, exist_ok=True)
         fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
         fields = settings(config, words) | (corrected.settings() if corrected else {})
         marker = claim(folder / "config.json", fields, str(folder), fix, (folder / "prototypes.npy").exists())
         labeller = _labeller(config, data, folder, words, to_label, times)
         return Labelling(self, shards, folder, marker, labeller, corrected, times)
+
+    def _corrected(self, origin: CorrectedFrom, shards: Sequence[Shard]) -> Corrected:
+        colours = [info.colour for info in class_infos(self.words, self.words.names)]
+        return open_corrected(origin, self.words, self.data, shards, colours)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class Labelling:
         done = sorted(s for s, members in by_split.items() if all(self._done(shard, finished) for shard in members))
         if not set(self.stage.config.labels.splits) <= set(done):
             return f"{self.folder}: this worker's share is labelled"
-        finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw)
+        remarks = self.corrected.remarks if self.corrected else {}
+        finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw, remarks)
         done_by = f"with {len(words.words)} words for {len(words.names)} classes"
         corrected = self.corrected.said() if self.corrected else ""
         return f"{self.folder}: labelled {', '.join(done)} {done_by}{corrected}"
