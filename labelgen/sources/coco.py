@@ -49,7 +49,7 @@ class JsonTruth(NamedTuple):
     indices: Callable[[Picture], NDArray[np.int64]]
     """Class indices [H, W] of a picture, -1 not annotated; UserError for truth that cannot be right."""
     remarks: tuple[str, ...] = ()
-    """What is to be said of annotations that are no truth."""
+    """What is to be said of annotations that are no truth; the same wherever the json lies."""
     bare: tuple[str, ...] = ()
     """File names of images without an annotation, which are not among the pictures."""
 
@@ -127,18 +127,19 @@ def _remarks(layers: Sequence[Annotations], background: bool) -> Iterator[str]:
         annotations = [each for of_one in layer.of_image.values() for each in of_one]
         yield from crowds(layer.path, sum(each.crowd for each in annotations), len(annotations))
         if layer.empty:
-            yield f"{layer.path}: {layer.empty} annotations with an empty segmentation left out"
+            yield f"{layer.path.name}: {layer.empty} annotations with an empty segmentation left out"
         bare = len(layer.pictures) - len(layer.of_image)
         if bare and background:
-            yield f"{layer.path}: {bare} of {len(layer.pictures)} photos have no annotation and are all background"
+            yield f"{layer.path.name}: {bare} of {len(layer.pictures)} photos have no annotation and are all background"
 
 
 def crowds(path: Path, count: int, total: int) -> Iterator[str]:
     """What is to be said of crowds (`iscrowd` 1), where they are more than a few: their pixels are no truth."""
     if count > _FEW * total:
         yield (
-            f"{path}: {count} of {total} annotations are crowds, whose pixels are taken as not annotated; where a tool "
-            'writes "iscrowd": 1 for every mask (datumaro, supervision), set it to 0 in the json and take another --out'
+            f"{path.name}: {count} of {total} annotations are crowds, whose pixels are taken as not annotated; where a "
+            'tool writes "iscrowd": 1 for every mask (datumaro, supervision), set it to 0 in the json and take another '
+            "--out"
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +21,7 @@ from labelgen.core.threads import Later, in_order
 from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun
 from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
+from labelgen.sources.coco import remarks_of
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
 
@@ -189,14 +190,16 @@ class Encoding:
         data = self.stage.data
         if left := self.unfinished(self.shards):
             return f"{data}: {len(left)} of {len(self.shards)} shards are left to other workers"
+        remarks = {split: remarks_of(source) for split, source in self.photos.sources.items()}
         if not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
-            finish_data(data, self.shards, self.marker, encoders, self.photos.classes)
+            finish_data(data, self.shards, self.marker, encoders, self.photos.classes, remarks)
         splits = read_json(data / "dataset.json", "run again")["splits"]
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
-        return f"{data}: encoded photos {rows}, {skipped} skipped{listed}"
+        said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
+        return f"{data}: encoded photos {rows}, {skipped} skipped{listed}{said}"
 
 
 def claim_encoders(

@@ -194,16 +194,18 @@ def test_an_annotation_of_which_nothing_is_drawn_is_left_out_and_counted(root: P
     change(path, lambda c: c["annotations"].append(annotation(33, 1, 3, segmentation)))
     source = coco_source(root, "val2017", "instances", 10**6)
     assert maps(source) == before
-    assert f"{path}: 1 annotations with an empty segmentation left out" in remarks_of(source)
+    assert f"{path.name}: 1 annotations with an empty segmentation left out" in remarks_of(source)
 
 
 def test_crowds_are_counted_where_they_are_more_than_a_few(root: Path) -> None:
     """Tools write iscrowd 1 for every mask, by which COCO means that it is no truth."""
     path = root / "annotations/instances_val2017.json"
     crowd, *rest = remarks_of(coco_source(root, "val2017", "instances", 10**6))
-    assert crowd.startswith(f"{path}: 1 of 4 annotations are crowds, whose pixels are taken as not annotated; where a ")
+    assert crowd.startswith(
+        f"{path.name}: 1 of 4 annotations are crowds, whose pixels are taken as not annotated; where a "
+    )
     assert '"iscrowd": 1 for every mask' in crowd and rest == [
-        f"{path}: 1 of 3 photos have no annotation and are all background"
+        f"{path.name}: 1 of 3 photos have no annotation and are all background"
     ]
     change(path, lambda c: [each.update(iscrowd=1) for each in c["annotations"]])
     assert "4 of 4 annotations are crowds" in remarks_of(coco_source(root, "val2017", "instances", 10**6))[0]
