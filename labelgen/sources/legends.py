@@ -233,7 +233,7 @@ def _written(colour: Colour) -> str:
     return "#" + bytes(colour).hex()
 
 
-def check_palette(path: Path, drawn: Drawn, colours: Sequence[Colour], what: str) -> None:
+def check_palette(path: Path, drawn: Drawn, colours: Sequence[Colour | None], what: str) -> None:
     """UserError where a value has the colour of another one, by `colours` of values 0, 1, …, which are `what`'s.
 
     Such a file was saved with its palette in another order: its values stand for other classes than they seem to.

@@ -42,4 +42,4 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         values = IndexTruth(classes, photos.ignore_index)
         return tfds_source(root, name, split_config.photos, masks, values, photos.max_pixels)
     layout = LAYOUTS[photos.source](root, split_config.photos, masks)
-    return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)
+    return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels, layout.read)
