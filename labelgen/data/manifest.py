@@ -66,17 +66,11 @@ def digest_of_list(names: Iterable[str]) -> str:
 
 
 def finish_data(
-    data: Path,
-    shards: Sequence[Shard],
-    marker: Mapping[str, Any],
-    encoders: Mapping[str, Any],
-    classes: int | None,
-    remarks: Mapping[str, Sequence[str]],
+    data: Path, shards: Sequence[Shard], marker: Mapping[str, Any], encoders: Mapping[str, Any], classes: int | None
 ) -> None:
     """failures.jsonl, the tfds descriptions and, last, dataset.json, once every shard is finished.
 
-    marker, encoders: what config.json and encoders.json say; remarks: what is to be said of a split's truth. UserError
-    when not one photo could be used.
+    marker, encoders: what config.json and encoders.json say. UserError when not one photo could be used.
     """
     photos = marker["photos"]
     failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
@@ -103,14 +97,7 @@ def finish_data(
     sweep(data)
     info = {
         "format": FORMAT,
-        "splits": {
-            split: {
-                "rows": rows[split],
-                **photos[split],
-                **({"remarks": list(said)} if (said := remarks[split]) else {}),
-            }
-            for split in photos
-        },
+        "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
         "grid_hw": encoders["grid_hw"],
         "feature_width": encoders["feature_width"],
         "text_width": encoders["text_width"],

@@ -190,16 +190,25 @@ class Encoding:
         data = self.stage.data
         if left := self.unfinished(self.shards):
             return f"{data}: {len(left)} of {len(self.shards)} shards are left to other workers"
-        remarks = {split: remarks_of(source) for split, source in self.photos.sources.items()}
+        remarks = {split: list(remarks_of(source)) for split, source in self.photos.sources.items()}
         if not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
-            finish_data(data, self.shards, self.marker, encoders, self.photos.classes, remarks)
+            finish_data(data, self.shards, _with(self.marker, remarks), encoders, self.photos.classes)
         splits = read_json(data / "dataset.json", "run again")["splits"]
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         listed = f" (see {data / 'failures.jsonl'})" if skipped else ""
         said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
         return f"{data}: encoded photos {rows}, {skipped} skipped{listed}{said}"
+
+
+def _with(marker: Mapping[str, Any], remarks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What config.json says, and what is to be said of a split's truth: for dataset.json alone."""
+    said = {split: {"remarks": lines} for split, lines in remarks.items() if lines}
+    return {
+        **marker,
+        "photos": {split: {**fields, **said.get(split, {})} for split, fields in marker["photos"].items()},
+    }
 
 
 def claim_encoders(
