@@ -141,14 +141,20 @@ def _check_rows(folder: Path, shards: Sequence[Shard], row_counts: Sizes, rows: 
 
 
 def finish_labels(
-    folder: Path, shards: Sequence[Shard], splits: Sequence[str], fields: Mapping[str, Any], grid_hw: tuple[int, int]
+    folder: Path,
+    shards: Sequence[Shard],
+    splits: Sequence[str],
+    fields: Mapping[str, Any],
+    grid_hw: tuple[int, int],
+    remarks: Mapping[str, int],
 ) -> None:
-    """The tfds description and, last, labels.json: `fields`, their digest and the labelled splits."""
+    """The tfds description and, last, labels.json: `fields`, their digest, the labelled splits, and remarks if any."""
     members = [shard for shard in shards if shard.split in splits]
     sweep(folder)
     spec = label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
     write(folder, "fmbseg_labels", spec, sizes(folder, members))
-    write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits)})
+    said = {"remarks": remarks} if remarks else {}
+    write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits), **said})
 
 
 def sizes(folder: Path, shards: Sequence[Shard]) -> Sizes:

@@ -3,9 +3,7 @@
 Data flow: corrected files + photos of DATA -> a label map a photo -> LabelRow, which the label stage writes and
 training reads like any other. All files are looked at before the first photo is labelled.
 
-What is read is what labelgen.formats writes (PNGs, LabelMe's files or a COCO json, in the classes of the words), and
-what tools make of it: names of pictures with other folders in front, other ids, other orders of classes. UserErrors
-name the file.
+labelgen.sources.corrections reads the files, whatever kind they are. UserErrors name the file.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +19,16 @@ from numpy.typing import NDArray
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.core.geometry import HW
-from labelgen.core.ontology import UNLABELLED, Ontology, label_dtype
+from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.data.shards import Shard
 from labelgen.data.tfrecord import ShardReader
 from labelgen.labels.free_labels import WORKING_PX, nearest, patch_targets
-from labelgen.sources.coco import AS_PUBLISHED, Annotation, read_annotations
-from labelgen.sources.coco_masks import mask_of, polygon_mask
-from labelgen.sources.photos import read_mask
+from labelgen.sources.corrections import open_corrections
+from labelgen.sources.drawn import WITHOUT, Corrections, DrawnMap
+from labelgen.sources.legends import Colour
+from labelgen.sources.finding import SUFFIXES
 
-DrawnMap = NDArray[np.int32]
-"""[H, W] class of the words, -1 unlabelled."""
 PhotoKey = tuple[str, str]
 """(split, photo id)."""
 
@@ -44,19 +41,6 @@ class CorrectedFrom(NamedTuple):
     """Photos that have none are left unlabelled, instead of having the free labels."""
 
 
-class Corrections(Protocol):
-    """Label maps by name: a name is the photo's file, with folders in front of it or without."""
-
-    def names(self) -> Sequence[str]:
-        """All there are, sorted."""
-
-    def where(self, name: str) -> str:
-        """What messages call it."""
-
-    def load(self, name: str) -> DrawnMap:
-        """int32 [H, W] class of the words, -1 unlabelled. UserError for classes that the words lack."""
-
-
 @dataclass(frozen=True)
 class Corrected:
     """Corrected label maps of some photos."""
@@ -65,6 +49,8 @@ class Corrected:
     names: Mapping[PhotoKey, str]
     """Photo -> what `source` calls its label map."""
     digest: str
+    remarks: Mapping[str, int]
+    """What the files have that is no label, or is taken as something else, and how often."""
     only: bool
     classes: int
     grid_hw: HW
@@ -73,11 +59,16 @@ class Corrected:
     def settings(self) -> dict[str, Any]:
         """What labels/NAME depends on, for config.json and labels.json."""
         others = "unlabelled" if self.only else "free labels"
-        return {"corrected": {"photos": len(self.names), "sha256": self.digest, "other_photos": others}}
+        fields = {"photos": len(self.names), "sha256": self.digest, "other_photos": others}
+        return {"corrected": fields}
 
     def said(self) -> str:
         """For the last line of the command."""
-        return f", {len(self.names)} photos as corrected" + ", the others unlabelled" * self.only
+        kept = "which stay unlabelled" if self.only else "which keep their free labels"
+        remarks = "".join(
+            f"; {count} {remark}{f', {kept}' * (remark == WITHOUT)}" for remark, count in sorted(self.remarks.items())
+        )
+        return f", {len(self.names)} photos as corrected" + ", the others unlabelled" * self.only + remarks
 
     def record(self, split: str, evidence: bytes, label: Callable[[bytes], bytes]) -> bytes:
         """The LabelRow's record of an EvidenceRow's; label: makes the free one, where it is wanted."""
@@ -86,7 +77,11 @@ class Corrected:
         if name is None and not self.only:
             return label(evidence)
         start = unlabelled_row(row, self.classes, self.grid_hw) if self.only else LabelRow.decode(label(evidence))
-        return start.encode() if name is None else corrected_row(start, self.source.load(name), row.grid_hw).encode()
+        return (
+            start.encode()
+            if name is None
+            else corrected_row(start, self.source.load(name, row.size_hw), row.grid_hw).encode()
+        )
 
 
 def unlabelled_row(evidence: EvidenceRow, classes: int, grid_hw: HW) -> LabelRow:
@@ -137,18 +132,21 @@ def _at_working_size(label_map: DrawnMap) -> NDArray[np.int64]:
     return label_map.astype(np.int64)
 
 
-def open_corrected(origin: CorrectedFrom, words: Ontology, data: Path, shards: Sequence[Shard]) -> Corrected:
-    """shards: those of DATA that are to be labelled, all of them encoded.
+def open_corrected(
+    origin: CorrectedFrom, words: Ontology, data: Path, shards: Sequence[Shard], colours: Sequence[Colour] = ()
+) -> Corrected:
+    """shards: those of DATA that are to be labelled, all of them encoded; colours: of PNGs of labelgen.export's.
 
     UserError, naming the file, when there is none, and for one that belongs to no photo or to several, has another
     size, or has classes that the words lack.
     """
-    source = open_corrections(origin.folder, words)
+    source = open_corrections(origin.folder, words, colours)
     photos = dict(sizes(data, shards))
     names = match(source, photos)
     content = hashlib.sha256()
     for key, name in sorted(names.items()):
-        label_map, size_hw = source.load(name), photos[key]
+        size_hw = photos[key]
+        label_map = source.load(name, size_hw)
         if label_map.shape != size_hw:
             raise UserError(
                 f"{source.where(name)}: {label_map.shape[1]} x {label_map.shape[0]} px, but its photo {'/'.join(key)} "
@@ -156,7 +154,8 @@ def open_corrected(origin: CorrectedFrom, words: Ontology, data: Path, shards: S
             )
         content.update("/".join(key).encode() + b"\0" + label_map.tobytes())
     height, width = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")["grid_hw"]
-    return Corrected(source, names, content.hexdigest(), origin.only, len(words.names), (height, width))
+    digest, remarks = content.hexdigest(), dict(source.remarks)
+    return Corrected(source, names, digest, remarks, origin.only, len(words.names), (height, width))
 
 
 def sizes(data: Path, shards: Sequence[Shard]) -> Iterator[tuple[PhotoKey, HW]]:
@@ -168,162 +167,6 @@ def sizes(data: Path, shards: Sequence[Shard]) -> Iterator[tuple[PhotoKey, HW]]:
             yield (shard.split, row.photo_id), row.size_hw
 
 
-def open_corrections(folder: Path, words: Ontology) -> Corrections:
-    """What lies in a folder: PNGs, LabelMe's files, or one COCO json, which may be named itself.
-
-    UserError when nothing does, and where there are several kinds, as labelgen.export writes them.
-    """
-    if folder.is_file():
-        return CocoJson(folder, words)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of corrected labels; fix --labels_from")
-    jsons = [path for path in sorted(folder.rglob("*.json")) if path.name not in _LEGENDS]
-    drawn = [path for path in jsons if _is_labelme(path)]
-    coco = [path for path in jsons if path not in drawn]
-    parts = {"confidence", "panoptic"}  # of labelgen.export, beside its masks
-    pngs = [path for path in folder.rglob("*.png") if not parts & set(path.relative_to(folder).parts)]
-    paths = [folder / "masks" if (folder / "masks").is_dir() else folder] * bool(pngs)
-    paths += [folder / "labelme" if (folder / "labelme").is_dir() else folder] * bool(drawn) + coco
-    if not paths:
-        raise UserError(f"{folder}: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export")
-    if len(paths) > 1:
-        named = " and ".join(map(str, paths))
-        raise UserError(f"{folder}: has labels in {named}; name those that were corrected: --labels_from={paths[0]}")
-    return PngFolder(paths[0], words) if pngs else LabelmeFolder(paths[0], words) if drawn else CocoJson(coco[0], words)
-
-
-_LEGENDS = ("classes.json", "panoptic.json", "made_by.json")
-
-
-def _is_labelme(path: Path) -> bool:
-    """By a key that each of LabelMe's files has, and COCO's have not."""
-    with open(path, "rb") as file:
-        return b'"shapes"' in file.read()
-
-
-class PngFolder:
-    """PNGs of class indices at any depth; 255 is unlabelled, in one of 16 bits 65535, and 255 where it is no class.
-
-    Indices are those of classes.json in the folder or beside it; without one, lines of the file of words.
-    """
-
-    def __init__(self, folder: Path, words: Ontology) -> None:
-        self._folder = folder
-        legend = next(
-            (path for path in (folder / "classes.json", folder.parent / "classes.json") if path.is_file()), None
-        )
-        self._legend = str(legend) if legend else "the file of words"
-        self._meaning = dict(enumerate(words.names))
-        if legend:
-            fields = read_json(legend, "export the labels again, or take it away where indices are lines of the words")
-            try:
-                self._meaning = {int(field["index"]): name for name, field in fields.items()}
-            except (TypeError, KeyError, ValueError):
-                raise UserError(f"{legend}: not name -> {{index: …}}; export the labels again") from None
-        self._index = {name: i for i, name in enumerate(words.names)}
-
-    def names(self) -> Sequence[str]:
-        """See Corrections; so the other methods."""
-        return sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*.png"))
-
-    def where(self, name: str) -> str:
-        return str(self._folder / name)
-
-    def load(self, name: str) -> DrawnMap:
-        read = read_mask(self._folder / name)
-        values, unlabelled = read.astype(np.int64), {65535} if read.dtype.itemsize > 1 else {255}
-        if 255 not in self._meaning:
-            unlabelled.add(255)
-        there = [int(value) for value in np.unique(values) if value not in unlabelled]
-        lookup = np.full(max(unlabelled) + 1, -1, np.int32)
-        for value in there:
-            if value not in self._meaning:
-                raise UserError(f"{self.where(name)}: class index {value}, which {self._legend} does not have; {_FIX}")
-            lookup[value] = _known(self.where(name), self._meaning[value], self._index)
-        return lookup[values]
-
-
-class CocoJson:
-    """A json of COCO's form: run lengths or polygons, categories by name; smaller masks lie on larger ones.
-
-    Pixels without annotation are unlabelled, as are those of the category __ignore__.
-    """
-
-    def __init__(self, path: Path, words: Ontology) -> None:
-        try:
-            self._annotations = read_annotations(path)
-        except UserError as error:
-            raise UserError(str(error).replace(AS_PUBLISHED, "export it again as COCO's json of instances")) from None
-        self._path = path
-        self._pictures = {picture.file_name: picture for picture in self._annotations.pictures.values()}
-        self._index = {name: i for i, name in enumerate(words.names)} | {UNLABELLED: -1}
-
-    def names(self) -> Sequence[str]:
-        """See Corrections; so the other methods."""
-        return sorted(self._pictures)
-
-    def where(self, name: str) -> str:
-        return f"{self._path}: image {name!r}"
-
-    def load(self, name: str) -> DrawnMap:
-        picture = self._pictures[name]
-        pieces = [
-            self._piece(name, each, picture.size_hw) for each in self._annotations.of_image.get(picture.image_id, ())
-        ]
-        label_map = np.full(picture.size_hw, -1, np.int32)
-        for mask, value in sorted(pieces, key=lambda piece: -int(piece[0].sum())):
-            label_map[mask] = value
-        return label_map
-
-    def _piece(self, name: str, annotation: Annotation, size_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], int]:
-        where = f"{self.where(name)}: annotation {annotation.annotation_id}"
-        try:
-            mask = mask_of(annotation.segmentation, size_hw)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}; export it again") from None
-        return mask, _known(where, self._annotations.categories[annotation.category_id], self._index)
-
-
-class LabelmeFolder:
-    """LabelMe's polygons, a file a photo, painted in their order; what none covers, or __ignore__, is unlabelled."""
-
-    def __init__(self, folder: Path, words: Ontology) -> None:
-        self._folder = folder
-        self._index = {name: i for i, name in enumerate(words.names)} | {UNLABELLED: -1}
-
-    def names(self) -> Sequence[str]:
-        """See Corrections; so the other methods."""
-        return sorted(path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*.json"))
-
-    def where(self, name: str) -> str:
-        return str(self._folder / name)
-
-    def load(self, name: str) -> DrawnMap:
-        where, fix = self.where(name), "draw polygons with LabelMe, and save it again"
-        read = read_json(self._folder / name, fix)
-        try:
-            label_map = np.full((read["imageHeight"], read["imageWidth"]), -1, np.int32)
-            shapes = [(shape["label"], shape["shape_type"], shape["points"]) for shape in read["shapes"]]
-            drawn = [(label, kind, np.ravel(np.asarray(points, np.float64))) for label, kind, points in shapes]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: not a file of LabelMe's ({error!r}); {fix}") from None
-        for label, kind, points in drawn:
-            value = _known(where, label, self._index)
-            if kind != "polygon" or len(points) < 6 or not np.isfinite(points).all():
-                raise UserError(f"{where}: a {kind} of {label!r} with {len(points) // 2} points; {fix}")
-            label_map[polygon_mask(points, (label_map.shape[0], label_map.shape[1]))] = value
-        return label_map
-
-
-_FIX = "fix it, or take the file of words that the labels were exported with"
-
-
-def _known(where: str, name: str, index: Mapping[str, int]) -> int:
-    if name not in index:
-        raise UserError(f"{where}: class {name!r}, which the words do not have ({', '.join(index)}); {_FIX}")
-    return index[name]
-
-
 def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey, str]:
     """The name of each photo's label map: SPLIT/ID, ID, or as much of its end as tells it from others, with a suffix or
     without, and whatever folders in front. UserError for a name of no photo, of several, and for two of one photo.
@@ -333,7 +176,7 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
         by_last.setdefault(PurePosixPath(key[1]).name, []).append(key)
     names: dict[PhotoKey, str] = {}
     for name in corrections.names():
-        keys = _photos_of(name, by_last) or _photos_of(os.path.splitext(name)[0], by_last)
+        keys = next(filter(None, (_photos_of(each, by_last) for each in _without_suffix(name))), [])
         if len(keys) != 1:
             which = (
                 f"may be that of {' or '.join('/'.join(key) for key in keys[:3])}" if keys else "belongs to no photo"
@@ -347,9 +190,21 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
     return names
 
 
+def _without_suffix(name: str) -> Iterator[str]:
+    """What a name may be without its suffix, likeliest first: IMG.jpg is IMG before it is IMG.jpg (of IMG.jpg.jpg),
+    IMG.jpg.png is IMG.jpg before it is IMG. Backslashes are of a name before they are Windows' between folders.
+    """
+    for spelt in dict.fromkeys([name, name.replace("\\", "/")]):
+        stem, suffix = os.path.splitext(spelt)
+        known = suffix[1:].lower() in (*SUFFIXES, "json")
+        yield from [stem, spelt] if known else [spelt, stem]
+        if known and os.path.splitext(stem)[1][1:].lower() in SUFFIXES:
+            yield os.path.splitext(stem)[0]
+
+
 def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[PhotoKey]:
     """Photos whose path ends as the name does; those of a split that the name has in front, where there are such."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
+    parts = PurePosixPath(name).parts
     keys = []
     for split, photo_id in by_last.get(parts[-1], ()) if parts else ():
         own = PurePosixPath(photo_id).parts

@@ -3,40 +3,22 @@
 Masks with a table have their classes by name, whatever the file of words says: values are those of the table.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from labelgen.core.errors import UserError
-from labelgen.core.files import read_json
 from labelgen.sources.folders import TableTruth
+from labelgen.sources.legends import find_legend, is_foreign
 
-FILE = "classes.json"
 _NOT_ANNOTATED_16 = 65535
 
 
-def table_of(masks: Path) -> Path | None:
-    """The table of a folder of masks: in it, else beside it; None where there is none."""
-    places = (masks / FILE, masks.parent / FILE)
-    return next((path for path in places if path.is_file()), None)
+def class_table(masks: Path, ignore_index: int) -> TableTruth | None:
+    """What masks mean by the table in their folder, or beside it; None where there is none.
 
-
-def read_names(path: Path) -> Mapping[int, str]:
-    """Value -> class name, values ascending. UserError where the file is none, or gives a value or a name twice."""
-    fix = "export the labels again, or take it away where the values are lines of the words"
-    fields = read_json(path, fix)
-    try:
-        values = {name: int(field["index"]) for name, field in fields.items()}
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"{path}: not name -> {{index: …}}; {fix}") from None
-    names = {value: name for name, value in sorted(values.items(), key=lambda item: item[1])}
-    if len(names) < len(values) or not names or min(names) < 0:
-        raise UserError(f"{path}: gives no class an index, two the same one, or one below 0; {fix}")
-    return names
-
-
-def table_truth(path: Path, ignore_index: int) -> TableTruth:
-    """What masks mean by the table; `ignore_index`, and 65535, are not annotated unless they are a class's."""
-    names = read_names(path)
-    return TableTruth(
-        str(path), tuple(names.values()), tuple(names), frozenset({ignore_index, _NOT_ANNOTATED_16}) - names.keys()
-    )
+    `ignore_index`, and 65535, are not annotated unless they are a class's. UserError for a table that is none.
+    """
+    legend = find_legend(masks)
+    if legend is None or is_foreign(legend):
+        return None
+    names = dict(sorted(zip(legend.values, legend.names, strict=True)))
+    unlabelled = frozenset({ignore_index, _NOT_ANNOTATED_16}) - names.keys()
+    return TableTruth(legend.where, tuple(names.values()), tuple(names), unlabelled)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import encoding_of
-from labelgen.sources.coco_masks import check, mask_of
+from labelgen.sources.coco_masks import check, is_empty, mask_of
 from labelgen.sources.decoding import read_photo
 from labelgen.sources.finding import LeftOut
 from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, packed
@@ -26,6 +26,8 @@ from labelgen.sources.photos import Photo, Source, check_once, check_size, check
 AS_PUBLISHED = "take the json as it was published"
 Hook = Callable[[dict[str, Any]], Any]
 KINDS = ("instances", "stuff", "instances+stuff")
+_FEW = 0.05
+"""Crowds are no more of the annotations in the data sets that mean them; of COCO's 2017 things 1.2 %."""
 _THINGS_PIXEL = "other"
 """Stuff's category of pixels that belong to a thing: no class."""
 
@@ -48,6 +50,10 @@ class JsonTruth(NamedTuple):
     classes: tuple[str, ...]
     indices: Callable[[Picture], NDArray[np.int64]]
     """Class indices [H, W] of a picture, -1 not annotated; UserError for truth that cannot be right."""
+    remarks: tuple[str, ...] = ()
+    """What is to be said of annotations that are no truth; the same wherever the json lies."""
+    bare: tuple[str, ...] = ()
+    """File names of images without an annotation, which are not among the pictures."""
 
 
 class Annotation(NamedTuple):
@@ -67,6 +73,8 @@ class Annotations(NamedTuple):
     pictures: Mapping[str, Picture]
     categories: Mapping[int, str]
     of_image: Mapping[int | str, Sequence[Annotation]]
+    empty: int
+    """Annotations that were left out, as their segmentation is empty."""
 
 
 class _Piece(NamedTuple):
@@ -113,7 +121,28 @@ def _truth(layers: Sequence[Annotations], background: bool) -> JsonTruth:
             drawn[piece.mask] = piece.value
         return drawn
 
-    return JsonTruth(path, pictures, tuple(names), indices)
+    return JsonTruth(path, pictures, tuple(names), indices, tuple(_remarks(layers, background)))
+
+
+def _remarks(layers: Sequence[Annotations], background: bool) -> Iterator[str]:
+    for layer in layers:
+        annotations = [each for of_one in layer.of_image.values() for each in of_one]
+        yield from crowds(layer.path, sum(each.crowd for each in annotations), len(annotations))
+        if layer.empty:
+            yield f"{layer.path.name}: {layer.empty} annotations with an empty segmentation left out"
+        bare = len(layer.pictures) - len(layer.of_image)
+        if bare and background:
+            yield f"{layer.path.name}: {bare} of {len(layer.pictures)} photos have no annotation and are all background"
+
+
+def crowds(path: Path, count: int, total: int) -> Iterator[str]:
+    """What is to be said of crowds (`iscrowd` 1), where they are more than a few: their pixels are no truth."""
+    if count > _FEW * total:
+        yield (
+            f"{path.name}: {count} of {total} annotations are crowds, whose pixels are taken as not annotated; where a "
+            'tool writes "iscrowd": 1 for every mask (datumaro, supervision), set it to 0 in the json and take another '
+            "--out"
+        )
 
 
 def _pieces(layer: Annotations, depth: int, picture: Picture, index: Mapping[int, int]) -> Iterator[_Piece]:
@@ -137,13 +166,21 @@ def read_annotations(path: Path) -> Annotations:
     pictures, categories = read_pictures(path, contents["images"]), read_categories(path, contents["categories"])
     size_hw = {picture.image_id: picture.size_hw for picture in pictures.values()}
     of_image: dict[int | str, list[Annotation]] = {}
+    empty = 0
     for annotation in contents["annotations"]:
         if not isinstance(annotation, Annotation):
             lacks = f"an annotation without image_id or category_id: {str(annotation)[:80]}"
             raise UserError(f"{path}: {lacks}; {AS_PUBLISHED}")
         _check(path, annotation, size_hw, categories)
-        of_image.setdefault(annotation.image_id, []).append(annotation)
-    return Annotations(path, pictures, categories, of_image)
+        if is_empty(annotation.segmentation):
+            empty += 1
+        else:
+            of_image.setdefault(annotation.image_id, []).append(annotation)
+    if empty and not of_image:
+        raise UserError(
+            f"{path}: not one of {empty} annotations has a segmentation (boxes are no truth); {AS_PUBLISHED}"
+        )
+    return Annotations(path, pictures, categories, of_image, empty)
 
 
 def _check(
@@ -154,7 +191,8 @@ def _check(
     if annotation.category_id not in categories:
         raise _wrong(path, annotation, f"no category has its category_id {annotation.category_id}")
     try:
-        check(annotation.segmentation, size_hw[annotation.image_id])
+        if not is_empty(annotation.segmentation):
+            check(annotation.segmentation, size_hw[annotation.image_id])
     except ValueError as error:
         raise _wrong(path, annotation, error) from None
 
@@ -197,6 +235,11 @@ class JsonSource:
     def left_out(self) -> LeftOut:
         return LeftOut()
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What is to be said of annotations that are no truth."""
+        return self._truth.remarks
+
     def list(self) -> Sequence[str]:
         return sorted(self._truth.pictures)
 
@@ -209,6 +252,11 @@ class JsonSource:
         record = f"{self._truth.path}: image {picture.image_id}"
         check_size(record, picture.size_hw, self.file(photo_id), image.shape[:2])
         return Photo(photo_id, image, packed(self._truth.indices(picture), len(self._truth.classes)))
+
+
+def remarks_of(source: Source) -> Sequence[str]:
+    """What is to be said of a source's truth where a json describes it."""
+    return source.remarks if isinstance(source, JsonSource) else ()
 
 
 def find_folder(root: Path, photos: str) -> str:

@@ -18,6 +18,12 @@ _FIRST, _DIGIT, _MORE, _SIGN = 48, 0x1F, 0x20, 0x10
 _NO_POLYGON = "it has a polygon that is not a list of three or more points x, y"
 
 
+def is_empty(segmentation: Any) -> bool:
+    """Whether nothing was drawn: tools leave such annotations where a mask was rubbed out, or where a box is alone."""
+    rings = segmentation if isinstance(segmentation, list) else [segmentation]
+    return not segmentation or all(isinstance(ring, list | array) and not len(ring) for ring in rings)
+
+
 def check(segmentation: Any, size_hw: tuple[int, int]) -> None:
     """ValueError, saying what is wrong, for a segmentation that cannot be one of a picture of this size.
 

@@ -18,6 +18,7 @@ from labelgen.sources.coco import (
     JsonTruth,
     Picture,
     check_unique,
+    crowds,
     read_categories,
     read_json,
     read_pictures,
@@ -47,16 +48,21 @@ def panoptic_source(root: Path, photos: str, masks: str, max_pixels: int) -> Sou
     Classes are the json's categories by ascending id. Pixels of no segment (id 0) and of crowds are not annotated.
     UserError when files or keys are missing or when records do not fit together.
     """
-    return JsonSource(root, photos, _truth(root / "annotations", masks), max_pixels)
+    return JsonSource(root, photos, panoptic_truth(root / "annotations", masks), max_pixels)
 
 
-def _truth(folder: Path, name: str) -> JsonTruth:
+def panoptic_truth(folder: Path, name: str, labels: bool = False) -> JsonTruth:
+    """What FOLDER/NAME.json and the PNGs in FOLDER/NAME/ say.
+
+    labels: they are to be labels, not truth: crowds have a class as all else has, and images without an annotation are
+    left out.
+    """
     path = folder / f"{name}.json"
     contents = read_json(path, _kept, "images", "annotations", "categories")
     pictures, categories = read_pictures(path, contents["images"]), read_categories(path, contents["categories"])
     check_unique(path, "category", categories.values())
     index = {number: i for i, number in enumerate(categories)}
-    of_image = _by_image(path, contents["annotations"], pictures, index)
+    of_image = _by_image(path, contents["annotations"], pictures, index, labels)
     files = [f"{name}/{segments.file_name}" for segments in of_image.values()]
     check_there(folder, files, "mask", "unpack the PNGs of the json beside it")
 
@@ -65,24 +71,29 @@ def _truth(folder: Path, name: str) -> JsonTruth:
         mask = folder / name / segments.file_name
         ids = read_segment_ids(mask)
         check_size(str(mask), ids.shape, picture.file_name, picture.size_hw)
-        value = {each.segment_id: -1 if each.crowd else index[each.category_id] for each in segments.segments}
-        return _named(mask, ids, {0: -1} | value)
+        drawn = [each for each in segments.segments if labels or not each.crowd]
+        value = dict.fromkeys([each.segment_id for each in segments.segments], -1)
+        return _named(mask, ids, {0: -1} | value | {each.segment_id: index[each.category_id] for each in drawn})
 
-    return JsonTruth(path, pictures, tuple(categories.values()), indices)
+    segments = [each for of_one in of_image.values() for each in of_one.segments]
+    remarks = tuple(crowds(path, sum(each.crowd for each in segments), len(segments)))
+    there = {photo_id: each for photo_id, each in pictures.items() if each.image_id in of_image}
+    bare = tuple(each.file_name for each in pictures.values() if each.image_id not in of_image)
+    return JsonTruth(path, there, tuple(categories.values()), indices, remarks, bare)
 
 
 def _by_image(
-    path: Path, annotations: Sequence[Any], pictures: Mapping[str, Picture], index: Mapping[int, int]
+    path: Path, annotations: Sequence[Any], pictures: Mapping[str, Picture], index: Mapping[int, int], labels: bool
 ) -> dict[Any, Segments]:
-    """Segments of each picture. UserError when one has none, or names what there is not."""
+    """Segments of each picture. UserError when one has none, but for labels, or names what there is not."""
     for each in annotations:
         _check(path, each, index)
     check_unique(path, "annotation of image_id", [each.image_id for each in annotations])
-    of_image: dict[Any, Segments] = {each.image_id: each for each in annotations}
+    of_image: dict[Any, Segments] = {each.image_id: each for each in annotations if each.segments or not labels}
     known = {picture.image_id for picture in pictures.values()}
     for number in of_image.keys() - known:
         raise UserError(f"{path}: annotation of image_id {number}: no image has this id; {AS_PUBLISHED}")
-    for number in known - of_image.keys():
+    for number in () if labels else known - of_image.keys():
         raise UserError(f"{path}: image {number} has no annotation; {AS_PUBLISHED}")
     return of_image
 

@@ -24,6 +24,7 @@ from labelgen.core.files import read_text
 from labelgen.sources.decoding import read_photo
 from labelgen.sources.finding import SUFFIXES, LeftOut, pictures
 from labelgen.sources.listing import Listing, Named, by_id
+from labelgen.sources.mask_readers import Reader, index_reader, label_map_of, read_black_and_white, read_voc
 from labelgen.sources.photos import (
     Photo,
     PhotoError,
@@ -37,8 +38,6 @@ from labelgen.sources.photos import (
 )
 
 FOLDER = Path(__file__).parent / "tables"
-BRIGHT = 128
-"""Values of a black-and-white mask from here on are the foreground: edges are often soft."""
 
 
 class Pairs(NamedTuple):
@@ -71,8 +70,11 @@ class Truth(Protocol):
 class PairSource:
     """Photos of one split as pairs of files."""
 
-    def __init__(self, root: Path, pairs: Pairs, truth: Truth | None, max_pixels: int) -> None:
-        """truth: None where masks are not wanted. UserError when masks are missing."""
+    def __init__(
+        self, root: Path, pairs: Pairs, truth: Truth | None, max_pixels: int, read: Reader = read_mask
+    ) -> None:
+        """truth: None where masks are not wanted; read: its values from a file. UserError when masks are missing."""
+        self._read = read
         self._root, self._pairs, self._truth, self._max_pixels = root, pairs, truth, max_pixels
         if truth is not None:
             fix = "add them, or set photos.splits' masks to empty to go without truth"
@@ -107,8 +109,8 @@ class PairSource:
         image = read_photo(path, self._max_pixels)
         if self._truth is None:
             return Photo(photo_id, image)
-        mask = self._mask(photo_id)
-        values = read_mask(mask)
+        mask = self._root / self._pairs.mask(photo_id)
+        values = self._read(mask)
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)
         highest = int(indices.max(initial=0))
@@ -152,7 +154,12 @@ def folder_source(
         mask=lambda photo_id: os.path.join(masks, f"{photo_id}.png"),
         left_out=left,
     )
-    return PairSource(root, pairs, truth, max_pixels)
+    read: Reader = read_mask
+    if isinstance(truth, BlackAndWhiteTruth):
+        read = read_black_and_white
+    elif truth is not None:
+        truth, read = label_map_of(root / masks) or (truth, index_reader(root / masks))
+    return PairSource(root, pairs, truth, max_pixels, read)
 
 
 def _unlike(root: Path, photos: str, files: Iterable[Named]) -> Iterator[Named]:
@@ -174,8 +181,7 @@ class BlackAndWhiteTruth:
     count: int = 2
 
     def __call__(self, path: Path, values: NDArray[np.integer]) -> NDArray[np.int64]:
-        bright = 1 if values.dtype == np.bool_ else BRIGHT
-        return (values >= bright).astype(np.int64)
+        return values.astype(np.int64)
 
 
 class Layout(NamedTuple):
@@ -183,16 +189,29 @@ class Layout(NamedTuple):
 
     pairs: Pairs
     truth: Truth
+    read: Reader = read_mask
 
 
 def voc(root: Path, photos: str, masks: str) -> Layout:
-    """Pascal VOC 2012: JPEGImages, ImageSets/Segmentation/LIST.txt, SegmentationClass or SegmentationClassAug."""
-    return Layout(_listed(root, "Segmentation", photos, masks), table_truth("voc", 255))
+    """Pascal VOC 2012: JPEGImages, ImageSets/Segmentation/LIST.txt, SegmentationClass or SegmentationClassAug.
+
+    With a labelmap.txt beside the masks, as other tools write it, classes are those of that file.
+    """
+    return _named_or(
+        root, masks, Layout(_listed(root, "Segmentation", photos, masks), table_truth("voc", 255), read_voc)
+    )
 
 
 def context(root: Path, photos: str, masks: str) -> Layout:
     """PASCAL-Context in VOC 2010's tree: ImageSets/SegmentationContext/LIST.txt, SegmentationClassContext."""
-    return Layout(_listed(root, "SegmentationContext", photos, masks), table_truth("context", 255))
+    layout = Layout(_listed(root, "SegmentationContext", photos, masks), table_truth("context", 255), read_voc)
+    return _named_or(root, masks, layout)
+
+
+def _named_or(root: Path, masks: str, layout: Layout) -> Layout:
+    """The layout with the classes of the label map that another tool wrote beside the masks, where there is one."""
+    named = label_map_of(root / masks) if masks else None
+    return Layout(layout.pairs, *named) if named else layout
 
 
 def _listed(root: Path, kind: str, lists: str, masks: str) -> Pairs:
@@ -222,10 +241,11 @@ def cityscapes(root: Path, photos: str, masks: str) -> Layout:
         left,
     )
     if masks == "labelTrainIds":
-        return Layout(pairs, table_truth("cityscapes_train_ids", 255))
+        return _named_or(root, "gtFine", Layout(pairs, table_truth("cityscapes_train_ids", 255)))
     if masks not in ("", "labelIds"):
         raise UserError(f"photos.splits: masks = {masks!r}; of Cityscapes set labelIds, labelTrainIds or nothing")
-    return Layout(pairs, table_truth("cityscapes", *range(34), 255))  # what is not evaluated is ignored
+    ids = Layout(pairs, table_truth("cityscapes", *range(34), 255))  # what is not evaluated is ignored
+    return _named_or(root, "gtFine", ids)
 
 
 def ade20k(root: Path, photos: str, masks: str) -> Layout:
@@ -239,7 +259,7 @@ def camvid(root: Path, photos: str, masks: str) -> Layout:
     """CamVid as SegNet has it: SPLIT/ID.png, SPLITannot/ID.png."""
     names, left = _named(root / photos, ".png")
     pairs = Pairs(names, lambda name: f"{photos}/{name}.png", lambda name: f"{masks}/{name}.png", left)
-    return Layout(pairs, table_truth("camvid", 11))
+    return _named_or(root, masks, Layout(pairs, table_truth("camvid", 11)))
 
 
 def coco_stuff(root: Path, photos: str, masks: str) -> Layout:

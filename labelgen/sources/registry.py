@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.sources.class_table import table_of, table_truth
+from labelgen.sources.class_table import class_table
 from labelgen.sources.coco import coco_source, find_folder
 from labelgen.sources.coco_panoptic import panoptic_source
 from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, Truth, folder_source
@@ -59,12 +59,11 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
         values = IndexTruth(classes, photos.ignore_index)
         return tfds_source(root, name, split_config.photos, masks, values, photos.max_pixels)
     layout = LAYOUTS[photos.source](root, split_config.photos, masks)
-    return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels)
+    return PairSource(root, layout.pairs, layout.truth if masks else None, photos.max_pixels, layout.read)
 
 
 def _meaning(masks: Path, photos: ConfigDict, classes: int | None) -> Truth:
     """What the values of a plain folder's masks stand for."""
     if photos.source == "black_and_white":
         return BlackAndWhiteTruth()
-    table = table_of(masks)
-    return table_truth(table, photos.ignore_index) if table else IndexTruth(classes, photos.ignore_index)
+    return class_table(masks, photos.ignore_index) or IndexTruth(classes, photos.ignore_index)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +21,7 @@ from labelgen.core.threads import Later, in_order
 from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun, list_failures
 from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
+from labelgen.sources.coco import remarks_of
 from labelgen.sources.finding import LeftOut
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
@@ -241,23 +242,37 @@ class Encoding:
         data = self.stage.data
         if behind := self.unfinished(self.shards):
             return f"{data}: {len(behind)} of {len(self.shards)} shards are left to other workers"
+        remarks = {split: list(remarks_of(source)) for split, source in self.photos.sources.items()}
         if not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
             list_failures(data, self.shards, self._left_out())
-            finish_data(data, self.shards, self.marker, encoders, self.photos.classes)
+            finish_data(data, self.shards, _with(self.marker, remarks), encoders, self.photos.classes)
         splits = read_json(data / "dataset.json", "run again")["splits"]
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
-        skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
-        left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
-        listed = f" (see {data / 'failures.jsonl'})" if skipped or left else ""
+        said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
         nameless = [split for split, fields in splits.items() if fields["truth"] and not fields["truth_classes"]]
         numbers = f"; truth of {', '.join(nameless)} is numbers, which the first words to label it name"
-        said = f"{skipped} skipped{f', {left}' * bool(left)}{listed}{numbers * bool(nameless)}"
-        return f"{data}: encoded photos {rows}, {said}"
+        return f"{data}: encoded photos {rows}, {self._skipped(splits)}{said}{numbers * bool(nameless)}"
+
+    def _skipped(self, splits: Mapping[str, Any]) -> str:
+        """What is no row, and where that is listed."""
+        skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
+        left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
+        listed = f" (see {self.stage.data / 'failures.jsonl'})" if skipped or left else ""
+        return f"{skipped} skipped{f', {left}' * bool(left)}{listed}"
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for split, source in sorted(self.photos.sources.items()):
             yield from ({"split": split, **line} for line in source.left_out.lines())
+
+
+def _with(marker: Mapping[str, Any], remarks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What config.json says, and what is to be said of a split's truth: for dataset.json alone."""
+    said = {split: {"remarks": lines} for split, lines in remarks.items() if lines}
+    return {
+        **marker,
+        "photos": {split: {**fields, **said.get(split, {})} for split, fields in marker["photos"].items()},
+    }
 
 
 def claim_encoders(

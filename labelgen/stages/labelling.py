@@ -22,6 +22,7 @@ from labelgen.data.manifest import check_dtype, claim, finish_labels, name_truth
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardReader, ShardWriter
+from labelgen.formats.exporter import class_infos
 from labelgen.labels import presence
 from labelgen.labels.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.labels.free_labels import LabelSettings, label_photo
@@ -69,7 +70,7 @@ class LabelStage:
                 f"{data}/evidence/{missing[0].name}: not encoded yet; run the encode stage to its end first"
             )
         folder = data / "labels" / config.labels.name
-        corrected = self.corrected_from and open_corrected(self.corrected_from, words, data, to_label)
+        corrected = self.corrected_from and self._corrected(self.corrected_from, to_label)
         named = name_truth(data, words.names)
         folder.mkdir(parents=True, exist_ok=True)
         fix = f"choose another name: --config.labels.name=NAME, or delete {folder} to label anew"
@@ -77,6 +78,10 @@ class LabelStage:
         marker = claim(folder / "config.json", fields, str(folder), fix, (folder / "prototypes.npy").exists())
         labeller = _labeller(config, data, folder, words, to_label, times)
         return Labelling(self, shards, folder, marker, labeller, corrected, times, named)
+
+    def _corrected(self, origin: CorrectedFrom, shards: Sequence[Shard]) -> Corrected:
+        colours = [info.colour for info in class_infos(self.words, self.words.names)]
+        return open_corrected(origin, self.words, self.data, shards, colours)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ class Labelling:
         done = sorted(s for s, members in by_split.items() if all(self._done(shard, finished) for shard in members))
         if not set(self.stage.config.labels.splits) <= set(done):
             return f"{self.folder}: this worker's share is labelled"
-        finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw)
+        remarks = self.corrected.remarks if self.corrected else {}
+        finish_labels(self.folder, self.shards, done, self.marker, self.labeller.grid_hw, remarks)
         done_by = f"with {len(words.words)} words for {len(words.names)} classes"
         corrected = self.corrected.said() if self.corrected else ""
         named = f"; truth of {', '.join(self.named)} is in these classes from now on" * bool(self.named)

@@ -49,7 +49,7 @@ def exported(world: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory)
     from labelgen.core.command import command
 
     out = tmp_path_factory.mktemp("exported")
-    arguments = [f"--config={world}/config.py", f"--data={whole}", f"--out={out}", "--format=png,coco,labelme"]
+    arguments = [f"--config={world}/config.py", f"--data={whole}", f"--out={out}", "--format=png,coco,labelme,cvat"]
     assert command(export.main, export.arguments(), arguments) == 0
     return out
 

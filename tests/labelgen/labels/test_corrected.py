@@ -1,6 +1,7 @@
 """Labels go out, are corrected and come back: rows differ where a person changed them and nowhere else."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ def shards(data: Path, name: str) -> dict[str, bytes]:
     return {file: content for file, content in kept if not file.endswith("config.json") and file != "labels.json"}
 
 
-@pytest.mark.parametrize("kind", ["masks", "coco", "coco/semantic.json", "labelme"])
+@pytest.mark.parametrize(
+    "kind", ["masks", "coco", "coco/semantic.json", "coco/panoptic.json", "labelme", "cvat", "cvat/annotations.xml"]
+)
 def test_labels_that_nobody_touched_come_back_as_they_were(world: Path, copy: Path, out: Path, kind: str) -> None:
     assert run(world, copy, *LABEL, f"--labels_from={out / kind}") == 0
     assert shards(copy, "new") == shards(copy, "default")
     labels = json.loads((copy / "labels/new/labels.json").read_text())
-    assert labels["corrected"]["photos"] == 10 and labels["corrected"]["other_photos"] == "free labels"
+    drawn = sum((row.label_map != 255).any() for row in rows(copy, "default").values())
+    assert drawn == 5 and labels["corrected"]["other_photos"] == "free labels"
+    assert labels["corrected"]["photos"] == (10 if kind == "masks" else drawn)
+    assert labels.get("remarks") == (None if kind == "masks" else {"listed without an annotation": 10 - drawn})
     assert labels["digest"] != json.loads((copy / "labels/default/labels.json").read_text())["digest"]
 
 
@@ -78,6 +84,61 @@ def test_photos_without_a_file_may_be_left_unlabelled(world: Path, copy: Path, o
     others = [row for photo, row in new.items() if photo != "005"]
     assert all((row.label_map == 255).all() and not row.target_shares.any() and not len(row.classes) for row in others)
     assert [row.label_map.shape for row in new.values()] == [row.label_map.shape for row in free.values()]
+
+
+def test_photos_of_a_json_without_an_annotation_keep_their_free_labels(
+    world: Path, copy: Path, out: Path, capsys: Any
+) -> None:
+    """As of a job that is half done. --only_corrected leaves them unlabelled, as all that nobody has corrected."""
+    path = out / "coco/semantic.json"
+    read = json.loads(path.read_text())
+    number = next(each["id"] for each in read["images"] if each["file_name"].endswith("005.png"))
+    read["annotations"] = [each for each in read["annotations"] if each["image_id"] == number]
+    read["annotations"][0]["segmentation"] = [[0, 0, 20, 0, 20, 9, 0, 9]]
+    path.write_text(json.dumps(read))
+    assert run(world, copy, *LABEL, f"--labels_from={path}") == 0
+    line = "1 photos as corrected; 9 listed without an annotation, which keep their free labels. "
+    assert line in capsys.readouterr().out
+    free, new = rows(copy, "default"), rows(copy, "new")
+    assert [photo for photo in free if free[photo].encode() != new[photo].encode()] == ["005"]
+    labels = json.loads((copy / "labels/new/labels.json").read_text())
+    assert labels["corrected"]["photos"] == 1 and labels["remarks"] == {"listed without an annotation": 9}
+    only = ("--stage=label", "--config.labels.name=only", "--only_corrected", f"--labels_from={path}")
+    assert run(world, copy, *only) == 0
+    said = capsys.readouterr().out
+    assert "the others unlabelled; 9 listed without an annotation, which stay unlabelled. " in said
+    assert [photo for photo, row in rows(copy, "only").items() if (row.label_map != 255).any()] == ["005"]
+
+
+def test_all_of_a_photo_is_unlabelled_where_somebody_says_so(world: Path, copy: Path, out: Path) -> None:
+    path = out / "coco/semantic.json"
+    read = json.loads(path.read_text())
+    image = next(each for each in read["images"] if each["file_name"].endswith("005.png"))
+    read["categories"].append({"id": 99, "name": "__ignore__"})
+    run_lengths = {"size": [image["height"], image["width"]], "counts": [0, image["height"] * image["width"]]}
+    read["annotations"] = [{"id": 1, "image_id": image["id"], "category_id": 99, "segmentation": run_lengths}]
+    path.write_text(json.dumps(read))
+    assert run(world, copy, *LABEL, f"--labels_from={path}") == 0
+    assert (rows(copy, "default")["005"].label_map != 255).any()
+    assert (rows(copy, "new")["005"].label_map == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["coco/semantic.json", "labelme", "cvat/annotations.xml"])
+def test_photos_that_are_listed_and_nothing_else_are_no_corrections(
+    world: Path, copy: Path, out: Path, kind: str, capsys: Any
+) -> None:
+    """An image_info_*.json, a task that nobody has begun."""
+    for path in [out / kind] if kind != "labelme" else (out / kind).rglob("*.json"):
+        text = path.read_text()
+        if path.suffix == ".xml":
+            text = re.sub("    <polygon .*\n", "", text)
+        else:
+            fields = json.loads(text)
+            text = json.dumps(fields | {key: [] for key in ("annotations", "shapes") if key in fields})
+        path.write_text(text)
+    assert run(world, copy, *LABEL, f"--labels_from={out / kind}") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "10 photos listed without an annotation and not one with" in error and not (copy / "labels/new").exists()
 
 
 def test_quality_has_a_line_for_the_labels_as_they_are(world: Path, copy: Path, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
-from labelgen.labels.corrected import match, open_corrections
+from labelgen.labels.corrected import match
+from labelgen.sources.corrections import open_corrections
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
 from tests.worlds.labelgen_run import run
@@ -41,8 +42,11 @@ def test_a_json_of_another_tool(world: Path, copy: Path, out: Path, tmp_path: Pa
 
 
 def test_indices_are_those_of_the_legend_beside_them(world: Path, copy: Path, out: Path) -> None:
+    """Where it has no colours; else these count."""
     legend = json.loads((out / "classes.json").read_text())
     legend["sky"]["index"], legend["ball"]["index"] = 2, 0
+    for fields in legend.values():
+        del fields["colour"]
     (out / "classes.json").write_text(json.dumps(legend))
     assert run(world, copy, *LABEL, f"--labels_from={out / 'masks'}") == 0
     free, new = rows(copy, "default")["005"].label_map, rows(copy, "new")["005"].label_map
@@ -156,6 +160,8 @@ def test_polygons_of_labelme_are_painted_in_their_order(world: Path, copy: Path,
 class Named:
     """Corrections of these names."""
 
+    remarks: Mapping[str, int] = {}
+
     def __init__(self, *names: str) -> None:
         self._names = names
 
@@ -165,7 +171,7 @@ class Named:
     def where(self, name: str) -> str:
         return name
 
-    def load(self, name: str) -> np.ndarray:
+    def load(self, name: str, size_hw: tuple[int, int] | None = None) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -182,6 +188,149 @@ def test_files_find_their_photos_by_the_end_of_their_path() -> None:
         match(Named("1.png"), photos)
     with pytest.raises(UserError, match="^elsewhere/2.png: may be that of val/2 or train/2"):
         match(Named("elsewhere/2.png"), photos)
+
+
+@pytest.mark.parametrize(
+    "names", [("IMG.jpg", "IMG.jpg.jpg"), ("IMG.json", "IMG.jpg.json"), ("IMG.PNG", "IMG.jpg.PNG")]
+)
+def test_a_photo_may_have_the_name_of_another_ones_file(names: tuple[str, str]) -> None:
+    """IMG.jpg beside IMG.jpg.jpg, whose id is IMG.jpg."""
+    both = [("train", "IMG"), ("train", "IMG.jpg")]
+    assert match(Named(*names), both) == dict(zip(both, names, strict=True))
+    assert match(Named(names[0]), both) == {both[0]: names[0]}
+    assert match(Named("IMG.jpg.png"), both[:1]) == {both[0]: "IMG.jpg.png"}  # as some tools call the masks of IMG.jpg
+    assert match(Named("a/IMG.jpg"), both[1:]) == {both[1]: "a/IMG.jpg"}  # a list without suffixes
+
+
+def test_a_backslash_may_be_of_a_photos_name() -> None:
+    photos = [("train", "a\\b"), ("train", "c/d")]
+    found = match(Named("train/a\\b.png", "train\\c\\d.png"), photos)
+    assert found == {photos[0]: "train/a\\b.png", photos[1]: "train\\c\\d.png"}
+
+
+def test_hidden_files_are_no_labels_and_suffixes_have_any_case(world: Path, copy: Path, out: Path) -> None:
+    """macOS puts ._NAME beside what it copies to other disks."""
+    masks, labelme = out / "masks/train", out / "labelme/train"
+    edit(masks / "005.png", lambda values: values.fill(2))
+    (masks / "005.png").rename(masks / "005.PNG")
+    (labelme / "005.json").rename(labelme / "005.JSON")
+    for path in (masks / "._005.png", masks / ".cache/001.png", out / "masks/__MACOSX/x.png", labelme / "._005.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0\5\x16\7")
+    assert run(world, copy, *LABEL, f"--labels_from={out / 'masks'}") == 0
+    assert (rows(copy, "new")["005"].label_map == 2).all()
+    words = parse_words(["sky", "grass", "ball"], "words")
+    assert "train/005.JSON" in open_corrections(out / "labelme", words).names()
+
+
+def test_a_folder_of_labels_may_be_a_link_and_a_link_to_itself_ends(out: Path, tmp_path: Path) -> None:
+    words = parse_words(["sky", "grass", "ball"], "words")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/masks").symlink_to(out / "masks")
+    (out / "masks/train/here").symlink_to(out / "masks")
+    names = open_corrections(tmp_path / "given", words).names()
+    assert len(names) == 10 and names[0] == "train/000.png"
+
+
+def photos_of(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 12)).save(folder / name)
+
+
+WORDS = parse_words(["sky", "grass", "ball"], "words")
+
+
+def written(path: Path, fields: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def coco_fields(*files: str) -> dict[str, Any]:
+    """The first 3 x 2 px of each are ball, in a category whose name LabelMe's files have as a key."""
+    images = [{"id": i, "file_name": file, "height": 12, "width": 20} for i, file in enumerate(files)]
+    ring = [0, 0, 3, 0, 3, 2, 0, 2]
+    drawn = [{"id": i, "image_id": i, "category_id": 1, "segmentation": [ring]} for i in range(len(files))]
+    categories = [{"id": 1, "name": "ball", "supercategory": "shapes"}]
+    return {"info": {"shapes": 3}, "images": images, "annotations": drawn, "categories": categories}
+
+
+@pytest.mark.parametrize("name", ["instances.json", "labels.JSON"])
+def test_a_coco_json_among_png_photos_is_taken(tmp_path: Path, name: str) -> None:
+    photos_of(tmp_path, "images/000.png", "001.png")
+    written(tmp_path / name, coco_fields("000.png", "001.png"))
+    corrections = open_corrections(tmp_path, WORDS)
+    assert corrections.names() == ["000.png", "001.png"]
+    assert corrections.load("000.png")[:3, :4].tolist() == [[2, 2, 2, -1], [2, 2, 2, -1], [-1] * 4]
+
+
+def test_labelmes_files_among_png_photos_are_taken(tmp_path: Path) -> None:
+    Image.new("L", (20, 12), 9).save(tmp_path / "000.png")
+    photos_of(tmp_path, "001.png")
+    ring = [[0, 0], [3, 0], [3, 2], [0, 2]]
+    for name in ("000", "001"):
+        shape = {"label": "ball", "points": ring, "shape_type": "polygon"}
+        written(tmp_path / f"{name}.json", {"shapes": [shape], "imageHeight": 12, "imageWidth": 20, "imagePath": name})
+    corrections = open_corrections(tmp_path, WORDS)
+    assert corrections.names() == ["000.json", "001.json"] and (corrections.load("001.json") == 2).sum() == 6
+
+
+def test_where_two_kinds_are_meant_the_advice_is_not_what_was_given(tmp_path: Path) -> None:
+    Image.new("L", (20, 12)).save(tmp_path / "a.png")
+    path = written(tmp_path / "instances.json", coco_fields("a.png"))
+    with pytest.raises(
+        UserError, match=rf"has labels in .*; name those .*: --labels_from={re.escape(str(path))}, or take"
+    ):
+        open_corrections(tmp_path, WORDS)
+    assert open_corrections(path, WORDS).names() == ["a.png"]
+
+
+def panoptic(folder: Path, name: str) -> None:
+    """As COCO publishes them, and datumaro writes them: two photos, of which one is done."""
+    ids = np.zeros((12, 20, 3), np.uint8)
+    ids[:2, :3], ids[5:] = (7, 1, 0), (9, 0, 0)
+    (folder / name).mkdir(parents=True)
+    Image.fromarray(ids).save(folder / name / "000.png")
+    segments = [{"id": 7 + 256, "category_id": 3, "iscrowd": 1}, {"id": 9, "category_id": 1, "iscrowd": 0}]
+    images = [{"id": i, "file_name": f"00{i}.jpg", "height": 12, "width": 20} for i in (0, 1)]
+    categories = [{"id": 3, "name": "ball"}, {"id": 1, "name": "sky"}]
+    drawn = [{"image_id": 0, "file_name": "000.png", "segments_info": segments}]
+    written(folder / f"{name}.json", {"images": images, "annotations": drawn, "categories": categories})
+
+
+@pytest.mark.parametrize("given", ["", "panoptic_val2017.json"])
+def test_a_panoptic_folder_of_another_tool(tmp_path: Path, given: str) -> None:
+    panoptic(tmp_path, "panoptic_val2017")
+    corrections = open_corrections(tmp_path / given, WORDS)
+    assert corrections.names() == ["000.jpg"] and dict(corrections.remarks) == {"listed without an annotation": 1}
+    wanted = np.full((12, 20), -1)
+    wanted[:2, :3], wanted[5:] = 2, 0
+    assert np.array_equal(corrections.load("000.jpg"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "{", "not json, or cut short .*; export it again$"),
+        ("a.json", '{"shapes": [', "not JSON; draw polygons with LabelMe"),
+        ("a.json", "{}", "no list 'images' in it; export it again as COCO's json"),
+        ("a.xml", "<annotations>", "not xml, or cut short .*; export it from CVAT again"),
+        ("a.xml", "<annotations></annotations>", "no image of CVAT's in it; export it from CVAT again"),
+        ("a.xml", "<annotations><track/></annotations>", "tracks of a video; export it from CVAT again"),
+    ],
+)
+def test_a_file_that_is_no_labels_has_advice_that_helps(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name}: {message}"):
+        open_corrections(tmp_path / name, WORDS)
+
+
+def test_xml_and_json_that_are_no_labels_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    Image.new("L", (20, 12), 1).save(tmp_path / "a.png")
+    (tmp_path / "a.xml").write_text("<annotation><object/></annotation>")
+    written(tmp_path / "meta.json", {"author": "me"})
+    assert (open_corrections(tmp_path, WORDS).load("a.png") == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from labelgen.core.errors import UserError
-from labelgen.sources.coco import coco_source, read_annotations
+from labelgen.sources.coco import coco_source, read_annotations, remarks_of
 from labelgen.sources.coco_masks import mask_of
 from labelgen.sources.photos import PhotoError, Source
 from labelgen.sources.registry import open_source
@@ -167,7 +167,10 @@ def first(key: str, **fields: Any) -> Callable[[dict[str, Any]], Any]:
         (first("annotations", category_id=99), "annotation 11: no category has its category_id 99"),
         (first("annotations", image_id=99), "annotation 11: no image has its image_id 99"),
         (lambda c: c["annotations"][0].pop("image_id"), "an annotation without image_id or category_id"),
-        (first("annotations", segmentation=[]), "annotation 11: it has no segmentation"),
+        (
+            lambda c: [each.update(segmentation=[]) for each in c["annotations"]],
+            r"not one of 4 annotations has a segmentation \(boxes are no truth\)",
+        ),
         (first("annotations", segmentation=[[1, 2]]), "annotation 11: it has a polygon that is not"),
         (
             first("annotations", segmentation={"size": [6, 4], "counts": [24]}),
@@ -182,6 +185,33 @@ def test_a_json_whose_records_do_not_fit_is_refused_at_once(
     with pytest.raises(UserError, match=message) as error:
         coco_source(root, "val2017", "instances", 10**6)
     assert "annotations/instances_val2017.json" in str(error.value)
+
+
+@pytest.mark.parametrize("segmentation", [[], [[]], None, {}])
+def test_an_annotation_of_which_nothing_is_drawn_is_left_out_and_counted(root: Path, segmentation: Any) -> None:
+    path = root / "annotations/instances_val2017.json"
+    before = maps(coco_source(root, "val2017", "instances", 10**6))
+    change(path, lambda c: c["annotations"].append(annotation(33, 1, 3, segmentation)))
+    source = coco_source(root, "val2017", "instances", 10**6)
+    assert maps(source) == before
+    assert f"{path.name}: 1 annotations with an empty segmentation left out" in remarks_of(source)
+
+
+def test_crowds_are_counted_where_they_are_more_than_a_few(root: Path) -> None:
+    """Tools write iscrowd 1 for every mask, by which COCO means that it is no truth."""
+    path = root / "annotations/instances_val2017.json"
+    crowd, *rest = remarks_of(coco_source(root, "val2017", "instances", 10**6))
+    assert crowd.startswith(
+        f"{path.name}: 1 of 4 annotations are crowds, whose pixels are taken as not annotated; where a "
+    )
+    assert '"iscrowd": 1 for every mask' in crowd and rest == [
+        f"{path.name}: 1 of 3 photos have no annotation and are all background"
+    ]
+    change(path, lambda c: [each.update(iscrowd=1) for each in c["annotations"]])
+    assert "4 of 4 annotations are crowds" in remarks_of(coco_source(root, "val2017", "instances", 10**6))[0]
+    change(path, lambda c: [each.update(iscrowd=0) for each in c["annotations"]])
+    change(path, lambda c: c["annotations"].append(annotation(34, 3, 1, box(0, 0, 1, 1))))
+    assert not remarks_of(coco_source(root, "val2017", "instances", 10**6))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""What files of labels that others drew have in common: a label map by the name of a photo, in the classes of words."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
+from labelgen.core.ontology import UNLABELLED, Ontology
+
+DrawnMap = NDArray[np.int32]
+"""[H, W] class of the words, -1 unlabelled."""
+WITHOUT = "listed without an annotation"
+"""Remark on photos of which a file says nothing."""
+
+
+class Corrections(Protocol):
+    """Label maps by name: a name is the photo's file, with folders in front of it or without."""
+
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """What was left out or taken as something else, and how often: complete once all were loaded once."""
+
+    def names(self) -> Sequence[str]:
+        """All there are, sorted; those with nothing drawn are left out where a format lists photos."""
+
+    def where(self, name: str) -> str:
+        """What messages call it."""
+
+    def load(self, name: str, size_hw: HW | None = None) -> DrawnMap:
+        """int32 [H, W] class of the words, -1 unlabelled. size_hw: the photo's, for files that do not say theirs.
+
+        UserError for classes that the words lack.
+        """
+
+
+class Classes:
+    """Classes of the words by name; __ignore__ is -1."""
+
+    def __init__(self, words: Ontology) -> None:
+        self._names = words.names
+        self._index = {name: i for i, name in enumerate(words.names)} | {UNLABELLED: -1}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def index(self, where: str, name: str) -> int:
+        """UserError, naming `where`, for a class that the words lack."""
+        if name not in self._index:
+            fix = "fix it, or take the file of words that the labels were exported with"
+            raise UserError(f"{where}: class {name!r}, which the words do not have ({', '.join(self._names)}); {fix}")
+        return self._index[name]
+
+
+class Remarks(Counter[str]):
+    """Counts by remark."""
+
+    def of(self, remark: str, where: Sequence[str], drawn: Sequence[str], fix: str) -> None:
+        """Counts photos without anything drawn. UserError when there are no others."""
+        if where and not drawn:
+            raise UserError(f"{where[0]}: {len(where)} photos {remark} and not one with; {fix}")
+        if where:
+            self[remark] += len(where)
+
+
+def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
+    """Files of these suffixes, in any case, at any depth, sorted; folders behind links too, each once.
+
+    Hidden ones are no labels, as macOS' `._x.png` are not.
+    """
+    seen: set[tuple[int, int]] = set()
+    for inside, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(inside)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(files):
+            if not name.startswith(".") and name.rpartition(".")[2].lower() in suffixes:
+                yield Path(inside, name)
