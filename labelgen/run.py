@@ -130,7 +130,7 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
             raise UserError(
                 f"labels.splits names {unknown[0]!r}, but photos.splits has {', '.join(config.photos.splits) or 'none'}"
             )
-    for other in config.eval.ontologies.values():
+    for other in filter(None, config.eval.ontologies.values()):
         read_words(other)
     return read_words(config.ontology)
 

@@ -81,6 +81,8 @@ def read_words(path: str | Path) -> Ontology:
     `background: word, word` names what is none of them; `#` starts a comment. UserError for a missing, unreadable or
     empty file, and for duplicate or empty names and words, with the line.
     """
+    if not str(path):
+        raise UserError("no file of words is named; set `ontology` to a text file, one class a line")
     try:
         text = read_text(shipped.find(path))
     except (FileNotFoundError, IsADirectoryError):

@@ -212,7 +212,8 @@ def _prototypes(
     if embeddings_file and not (folder / "prototypes.npy").exists():
         _keep_words(folder, words, read_prototypes(embeddings_file, len(words.words), width))
     folders = {folder: words}
-    folders |= {folder / f"words-{split}": read_words(path) for split, path in config.eval.ontologies.items()}
+    named = {split: path for split, path in config.eval.ontologies.items() if path}
+    folders |= {folder / f"words-{split}": read_words(path) for split, path in named.items()}
     missing = {where: ontology for where, ontology in folders.items() if not _has_words(where, ontology)}
     if missing:
         with times("embed words"):

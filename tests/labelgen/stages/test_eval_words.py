@@ -56,6 +56,15 @@ def test_other_words_are_embedded_beside_the_labels(tmp_path: Path, asked: list[
     assert np.allclose(read_prototypes(there / "prototypes.npy", 4, stub_run.TEXT_WIDTH), unit, atol=1e-6)
 
 
+def test_a_split_without_a_file_is_asked_by_the_words_of_the_labels(
+    tmp_path: Path, asked: list[tuple[str, ...]]
+) -> None:
+    folder = world(tmp_path, SYNONYMS)
+    line = [f"--config={folder}/config.py", f"--out={folder / 'data'}", "--config.eval.ontologies.wild="]
+    assert stub_run.main(line) == 0
+    assert asked == [] and not (folder / "data/labels/default/words-wild").exists()
+
+
 def test_only_changed_words_are_embedded_again(tmp_path: Path, asked: list[tuple[str, ...]]) -> None:
     assert label(world(tmp_path, SYNONYMS)) == 0
     assert label(tmp_path) == 0
