@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
-from labelgen.core.geometry import HW
+from labelgen.core.geometry import HW, WORKING_PX
 from labelgen.core.ontology import UNLABELLED, Ontology, label_dtype
 from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.data.shards import Shard
 from labelgen.data.tfrecord import ShardReader
-from labelgen.labels.free_labels import WORKING_PX, nearest, patch_targets
+from labelgen.labels.free_labels import nearest, patch_targets
 from labelgen.sources.coco import AS_PUBLISHED, Annotation, read_annotations
 from labelgen.sources.coco_masks import mask_of, polygon_mask
 from labelgen.sources.photos import read_mask
