@@ -5,7 +5,8 @@
 
 Counts what is missing: archives in FOLDER, weights in weights_dir and the libraries' caches, DATA in FOLDER/data.
 Seconds and bytes a photo are known for the models of configs/voc.py alone: processor seconds as measured with untrained
-models (benchmarks/README.md), bytes from the shapes of the arrays. Exits with 2 where the disk of FOLDER has no room.
+models (benchmarks/README.md), bytes from the shapes of the arrays; larger photos add to both by their sizes, which some
+photos of each split are asked for. Exits with 2 where the disk of FOLDER has no room.
 """
 
 if __name__ == "__main__":
@@ -15,15 +16,19 @@ if __name__ == "__main__":
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
+from statistics import fmean, median
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
+from PIL import Image
 
 from labelgen.core.command import command, command_line, config_flags, parser
 from labelgen.core.config import load_config
 from labelgen.core.download import MB, check_room, gb
 from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
 from labelgen.models.teachers import needs
 from labelgen.sources.archives import ARCHIVES, size
 from labelgen.sources.registry import open_source
@@ -33,23 +38,48 @@ MODELS = ("ViT-L-14", "vit_h", "vit_large_patch14_dinov2.lvd142m")
 PROCESSOR_S = 306
 PHOTO_BYTES = 8 * MB
 """Features 37 x 37 x 1024 in bfloat16, three dense maps 28 x 37 x 768 in float16, and some 5 % for all else."""
+MEASURED_HW = 375, 500
+ROW_BYTES = 5_500
+"""What a further row of the photo adds: 2.3 run lengths in each of 600 masks, as many as the pocket SAM's have."""
+MEGAPIXEL_S = 0.5
+"""What a further megapixel adds: reading, resizing, outlines of 1,024 points' masks; by the pocket SAM's at 12."""
+LOOKED_AT = 64
+"""Photos of a split whose size is read, evenly spread."""
 VOC_PHOTOS = {"train": 1_464, "trainaug": 10_582, "val": 1_449}
 
 
 class Budget(NamedTuple):
     """Bytes of archives and weights that are missing; photos; whether the models are those that were measured; bytes of
-    DATA that are there."""
+    DATA that are there; sizes of some photos, and how many pixels are too many."""
 
     archives: int
     weights: int
     photos: int
     measured: bool
     data_bytes: int
+    sizes: list[HW]
+    max_pixels: int
+
+    @property
+    def usable(self) -> list[HW]:
+        """Those of the sizes that are encoded; the measured one where none is known."""
+        return [size for size in self.sizes if size[0] * size[1] <= self.max_pixels] or [MEASURED_HW]
+
+    @property
+    def photo_bytes(self) -> float:
+        """Of DATA."""
+        return PHOTO_BYTES + ROW_BYTES * fmean(max(0, height - MEASURED_HW[0]) for height, _ in self.usable)
+
+    @property
+    def photo_s(self) -> float:
+        """Of a processor."""
+        base = megapixels(MEASURED_HW)
+        return PROCESSOR_S + MEGAPIXEL_S * fmean(max(0.0, megapixels(size) - base) for size in self.usable)
 
     @property
     def disk(self) -> int:
         """Bytes that will be written. An archive stays beside what it unpacks to, which is about as large."""
-        data = max(0, self.photos * PHOTO_BYTES - self.data_bytes) if self.measured else 0
+        data = max(0, int(self.photos * self.photo_bytes) - self.data_bytes) if self.measured else 0
         return 2 * self.archives + self.weights + data
 
 
@@ -63,29 +93,60 @@ def main(args: argparse.Namespace) -> int:
     archives = sum(ARCHIVES[name].to_fetch(out) for name in names)
     weights = sum(need.to_fetch() for need in needs(config))
     measured = (config.clip.name, config.sam.name, config.encoder.name) == MODELS
-    count = VOC_PHOTOS["trainaug" if "sbd" in names else "train"] + VOC_PHOTOS["val"] if archives else photos(config)
-    budget = Budget(archives, weights, count, measured, size(out / "data"))
+    if archives:
+        count, looked = VOC_PHOTOS["trainaug" if "sbd" in names else "train"] + VOC_PHOTOS["val"], [MEASURED_HW]
+    else:
+        count, looked = photos(config)
+    budget = Budget(archives, weights, count, measured, size(out / "data"), looked, config.photos.max_pixels)
     print("\n".join(lines(budget, out)))
     check_room(out, budget.disk, "the whole run")
     print(f"next: {command_line('labelgen.weights', *config_flags(args))}")
     return 0
 
 
-def photos(config: ConfigDict) -> int:
-    """How many photos are encoded, of all splits."""
-    return sum(len(open_source(config.photos, split, truth=False).list()) for split in config.photos.splits)
+def photos(config: ConfigDict) -> tuple[int, list[HW]]:
+    """How many photos there are, of all splits, and the sizes of some: of picture files, by their headers."""
+    count, sizes = 0, []
+    Image.MAX_IMAGE_PIXELS = None  # photos.max_pixels is the limit
+    for split in config.photos.splits:
+        source = open_source(config.photos, split, truth=False)
+        ids = source.list()
+        count += len(ids)
+        for i in range(0, len(ids), -(-len(ids) // LOOKED_AT)):
+            with suppress(OSError), Image.open(Path(config.photos.root, source.file(ids[i]))) as image:
+                sizes.append((image.height, image.width))
+    return count, sizes
+
+
+def megapixels(size_hw: HW) -> float:
+    """Of a photo."""
+    return size_hw[0] * size_hw[1] / 1e6
+
+
+def size_line(budget: Budget) -> str:
+    """What the photos' sizes are, and how many will not be used."""
+    if not budget.sizes:
+        return "sizes not known, counted as 500 x 375 px"
+    looked = [megapixels(size) for size in budget.sizes]
+    too_large = sum(height * width > budget.max_pixels for height, width in budget.sizes)
+    left_out = f"; {too_large} of these are more than photos.max_pixels = {budget.max_pixels}: left out"
+    return (
+        f"{median(looked):.1f} megapixels, {min(looked):.1f} to {max(looked):.1f} ({len(looked)} looked at"
+        f"{left_out if too_large else ''})"
+    )
 
 
 def lines(budget: Budget, out: Path) -> list[str]:
     """What is told, a line a fact."""
-    count, hours = budget.photos, budget.photos * PROCESSOR_S / 3600
-    data = f"{gb(count * PHOTO_BYTES)} in all" if budget.measured else "not known with these models, not counted"
+    count, hours = budget.photos, budget.photos * budget.photo_s / 3600
+    data = f"{gb(count * budget.photo_bytes)} in all" if budget.measured else "not known with these models, not counted"
     time = f"about {hours:.0f} processor hours" if budget.measured else "not measured with these models"
     fetched = f"archives {gb(budget.archives)}, weights {gb(budget.weights)}"
     return [
         f"to fetch:   {gb(budget.archives + budget.weights)} ({fetched})",
+        f"photos:     {count}, {size_line(budget)}",
         f"disk:       {gb(budget.disk)} more in {out} and the libraries' caches; DATA of {count} photos: {data}",
-        f"labels:     on CPUs {time} (measured: {PROCESSOR_S} s a photo, configs/voc.py's models untrained)",
+        f"labels:     on CPUs {time} (measured: {PROCESSOR_S} s a photo of 500 x 375 px, voc.py's models untrained)",
         "            on a GPU not measured",
         "training:   by train.steps, benchmarks/README.md has steps a second on a CPU; on a GPU not measured",
     ]

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
 from fmbseg_jax.inference.other_words import Asked
+from labelgen.core.geometry import WORKING_PX
 from labelgen.core.ontology import Ontology, class_scores, ignore_value
 from labelgen.data import rle
 from labelgen.data.records import EvidenceRow, LabelRow
-from labelgen.labels.free_labels import WORKING_PX, LabelSettings, Stages, at_most, label_stages, nearest
+from labelgen.labels.free_labels import LabelSettings, Stages, at_most, label_stages, nearest
 from labelgen.labels.presence import Calibration, Presence, dense_map, detect
 from labelgen.labels.scores import confusion, scores
 

@@ -22,6 +22,8 @@ from labelgen.core.errors import UserError
 
 HW = tuple[int, int]
 Floats = NDArray[np.float32]
+WORKING_PX = 1024
+"""Larger photos are labelled at this longest side; SAM itself sees no more of them."""
 MAX_ASPECT = 4
 """Longer photos are squeezed to this aspect: a strip of 20,000 x 1 px must not become thousands of windows."""
 

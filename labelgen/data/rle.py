@@ -61,6 +61,23 @@ def encode_mask(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     return np.diff(bounds).astype(np.uint32)
 
 
+def from_ends(ends: NDArray[np.int64], count: int, pixels: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Run lengths uint32 [R] of `count` masks, and where each mask's start, int64 [count + 1], from where runs end.
+
+    ends: int64 [n] ascending, the mask's number times (pixels + 1), plus the place where zeros turn into ones or back;
+    what turns twice at one place does not turn there. The end of a mask itself may be named or not.
+    """
+    first = np.flatnonzero(np.diff(ends, prepend=-1))
+    turns = ends[first[np.diff(first, append=len(ends)) % 2 == 1]]
+    turns = turns[turns % (pixels + 1) != pixels]
+    last = np.arange(count) * (pixels + 1) + pixels
+    after = np.searchsorted(turns, last)
+    runs = np.diff(np.insert(turns, after, last), prepend=-1)
+    offsets = np.append(0, after + np.arange(1, count + 1))
+    runs[offsets[:-1]] -= 1  # from the end of the mask before, which is a place of its own
+    return runs.astype(np.uint32), offsets
+
+
 def decode(masks: MaskSet, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_]:
     """bool [n, H, W]: the masks of these numbers, in this order."""
     ids = np.asarray(ids, np.int64)
@@ -80,35 +97,61 @@ def areas(masks: MaskSet) -> NDArray[np.int64]:
 
 
 def stacked(masks: MaskSet, ids: NDArray[np.integer]) -> NDArray[np.int32]:
-    """int32 [H, W]: of the masks with these numbers, laid one over the other, the place in `ids` of the one on top; -1.
-
-    A mask is unpacked from its first one to its last alone.
-    """
+    """int32 [H, W]: of the masks with these numbers, laid one over another, the place in `ids` of the top one; -1."""
     height, width = masks.size_hw
     top = np.full(height * width, -1, np.int32)
     for place, i in enumerate(ids):
-        runs = masks.runs[masks.offsets[i] : masks.offsets[i + 1]].astype(np.int64)
-        inside = runs[1 : len(runs) - len(runs) % 2]
-        here = top[runs[0] : runs[0] + inside.sum()]
-        np.copyto(here, place, where=np.repeat(np.arange(len(inside)) % 2 == 0, inside))
+        here, inside = unpacked(masks, i)
+        np.copyto(top[here], place, where=inside)
     return top.reshape(height, width)
+
+
+def unpacked(masks: MaskSet, i: int | np.integer) -> tuple[slice, NDArray[np.bool_]]:
+    """A mask unpacked from its first one to its last alone: where these are in the flat photo, and bool [n]."""
+    runs = masks.runs[masks.offsets[i] : masks.offsets[i + 1]].astype(np.int64)
+    inside = runs[1 : len(runs) - len(runs) % 2]
+    pixels = np.repeat(np.arange(len(inside)) % 2 == 0, inside)
+    return slice(int(runs[0]), int(runs[0]) + len(pixels)), pixels
 
 
 def resized(masks: MaskSet, size_hw: tuple[int, int]) -> MaskSet:
     """The same masks sampled at the pixel centres of another size; boxes and points move with them.
 
-    Numbers stay, so a mask too thin to meet a sample is empty rather than gone. One mask is unpacked at a time.
+    Numbers stay, so a mask too thin to meet a sample is empty rather than gone.
     """
     rows, columns = (
         ((np.arange(out) + 0.5) * side / out).astype(np.int64) for out, side in zip(size_hw, masks.size_hw, strict=True)
     )
-    runs = [encode_mask(decode(masks, [i])[0][rows[:, None], columns]) for i in range(len(masks))]
+    sampled, repeats = np.unique(rows, return_counts=True)
+    runs, offsets = _sampled(masks, sampled, columns)
+    if len(sampled) < len(rows):  # made larger
+        smaller = replace(masks, runs=runs, offsets=offsets, size_hw=(len(sampled), size_hw[1]))
+        larger = [encode_mask(decode(smaller, [i])[0].repeat(repeats, 0)) for i in range(len(masks))]
+        runs, offsets = np.concatenate([runs[:0], *larger]), np.cumsum([0, *map(len, larger)])
     scale_xy = np.array([size_hw[1] / masks.size_hw[1], size_hw[0] / masks.size_hw[0]], np.float32)
     return replace(
         masks,
-        runs=np.concatenate([np.zeros(0, np.uint32), *runs]).astype(np.uint32),
-        offsets=np.cumsum([0, *map(len, runs)]).astype(np.int64),
+        runs=runs,
+        offsets=offsets,
         size_hw=size_hw,
         boxes=masks.boxes * np.tile(scale_xy, 2),
         points_xy=masks.points_xy * scale_xy,
     )
+
+
+def _sampled(
+    masks: MaskSet, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Run lengths and offsets of the masks at these rows, each another one, and columns, both ascending: a run ends
+    after as many of the pixels taken as lie before its end."""
+    height, width = masks.size_hw
+    pixels = len(rows) * len(columns)
+    mask = np.repeat(np.arange(len(masks)), np.diff(masks.offsets))
+    ends = np.cumsum(masks.runs, dtype=np.int64) - mask * (height * width)
+    y, x = np.divmod(ends, width)
+    before_row, before_column = (
+        np.searchsorted(taken, np.arange(side + 1)) for taken, side in ((rows, height), (columns, width))
+    )
+    taken = np.append(np.diff(before_row), 0)[y]  # whether the row itself is
+    place = before_row[y] * len(columns) + taken * before_column[x]
+    return from_ends(mask * (pixels + 1) + place, len(masks), pixels)

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
-from labelgen.core.geometry import HW
+from labelgen.core.geometry import HW, WORKING_PX
 from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
 from labelgen.data.shards import Shard
 from labelgen.data.tfrecord import ShardReader
-from labelgen.labels.free_labels import WORKING_PX, nearest, patch_targets
+from labelgen.labels.free_labels import nearest, patch_targets
 from labelgen.sources.corrections import open_corrections
 from labelgen.sources.drawn import WITHOUT, Corrections, DrawnMap
-from labelgen.sources.legends import Colour
 from labelgen.sources.finding import SUFFIXES
+from labelgen.sources.legends import Colour
 
 PhotoKey = tuple[str, str]
 """(split, photo id)."""

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
 
 from labelgen.core.arrays import Numpy
-from labelgen.core.geometry import area_matrix, to_pixels
+from labelgen.core.geometry import WORKING_PX, area_matrix, to_pixels
 from labelgen.core.ontology import Ontology, label_dtype
 from labelgen.data import rle
 from labelgen.data.records import SLOTS, EvidenceRow, LabelRow
@@ -33,8 +33,6 @@ Confidence = Float32[Numpy, "H W"]
 """0..1."""
 Painted = tuple[LabelMap, Confidence]
 """Classes, and the confidence of the mask that says so."""
-WORKING_PX = 1024
-"""Larger photos are labelled at this longest side; SAM itself sees no more of them."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,17 @@ def label_photo(
     """The labels row of one photo; grid_hw is the DATA's fixed patch grid. Pure: same evidence, same bytes."""
     seen = at_most(evidence, WORKING_PX)
     stages = label_stages(seen, settings, ontology, prototypes, calibration)
-    label_map, confidence = (nearest(values, evidence.size_hw) for values in (stages.merged, stages.confidence))
     classes = np.flatnonzero(stages.presence.present)
     dtype = label_dtype(len(ontology.names))
+    label_map = np.where(stages.merged < 0, np.iinfo(dtype).max, stages.merged).astype(dtype)
+    confidence = np.round(stages.confidence * 255).astype(np.uint8)
     target_classes, target_shares = patch_targets(stages.merged, evidence.grid_hw, grid_hw)
     return LabelRow(
         photo_id=evidence.photo_id,
         classes=classes.astype(np.int32),
         scores=stages.presence.scores[classes],
-        label_map=np.where(label_map < 0, np.iinfo(dtype).max, label_map).astype(dtype),
-        confidence=np.round(confidence * 255).astype(np.uint8),
+        label_map=nearest(label_map, evidence.size_hw),
+        confidence=nearest(confidence, evidence.size_hw),
         target_classes=target_classes,
         target_shares=target_shares,
     )
@@ -336,4 +335,4 @@ def at_most(evidence: EvidenceRow, longest_px: int) -> EvidenceRow:
 def nearest(values: Shaped[Numpy, "h w"], size_hw: tuple[int, int]) -> Shaped[Numpy, "H W"]:
     """Values at the nearest pixel of another size."""
     rows, columns = ((np.arange(out) + 0.5) * side // out for out, side in zip(size_hw, values.shape, strict=True))
-    return np.asarray(values[rows.astype(int)[:, None], columns.astype(int)])
+    return np.asarray(values.take(columns.astype(int), 1).take(rows.astype(int), 0))

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from labelgen.core.download import Remote, download
 from labelgen.core.errors import UserError
-from labelgen.core.geometry import HW, resize
+from labelgen.core.geometry import HW, WORKING_PX, resize
 from labelgen.core.threads import Busy
 from labelgen.data.rle import MaskSet
-from labelgen.models import compute, mobile_sam, sam_masks, sam_network, weight_files
+from labelgen.models import compute, mobile_sam, sam_masks, sam_network, sam_outlines, weight_files
 from labelgen.models.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -38,6 +38,7 @@ from labelgen.models.libraries import (
 )
 from labelgen.models.sam_masks import Bits, share
 from labelgen.models.sam_network import PointDecoder
+from labelgen.models.sam_outlines import ROW_PX
 from labelgen.models.weight_files import WeightFile
 
 T = TypeVar("T")
@@ -106,6 +107,14 @@ class Answers:
     iou: Tensor
     input_hw: HW
     size_hw: HW
+
+
+class Drawn(NamedTuple):
+    """Masks at the photo's size: boxes xyxy int64 [m, 4], stability float32 [m], run lengths where they were wanted."""
+
+    boxes: Tensor
+    stability: Tensor
+    runs: list[NDArray[np.uint32]]
 
 
 class Stored(NamedTuple):
@@ -216,30 +225,63 @@ class SamEncoder:
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
         ids = torch.nonzero(answers.iou > self.config.pred_iou_threshold)[:, 0]
-        threshold = self.model.mask_threshold
-        parts = self._upscaled(
-            answers, ids, lambda logits: (sam_masks.extent(logits, threshold), self._stability(logits))
-        )
+        parts = self._drawn(answers, ids, with_runs=False)
         if not parts:
             return np.zeros(0, np.int64)
-        boxes, stability = zip(*parts, strict=True)
+        boxes, stability, _ = zip(*parts, strict=True)
         stable = torch.cat(stability) >= self.config.stability_threshold
         inclusive = torch.tensor([0, 0, 1, 1], device=self.device)  # the generator's boxes end at the last pixel
         ids, xyxy = ids[stable], (torch.cat(boxes)[stable] - inclusive).float()
         kept = batched_nms(xyxy, answers.iou[ids], torch.zeros_like(ids), self.config.nms_threshold)
         return np.asarray(ids[kept].cpu(), np.int64)
 
+    def _drawn(self, answers: Answers, ids: Tensor, *, with_runs: bool) -> list[Drawn]:
+        """These answers' masks at the photo's size, some at a time. Of a photo larger than the working size no pixel is
+        made, which gives the same but for rounding at the threshold; others keep the bytes that they always had."""
+        if max(answers.size_hw) > WORKING_PX:
+            return self._outlined(answers, ids)
+        threshold = self.model.mask_threshold
+
+        def draw(logits: Tensor) -> Drawn:
+            runs = sam_masks.encode(logits > threshold) if with_runs else []
+            return Drawn(sam_masks.extent(logits, threshold), self._stability(logits), runs)
+
+        return self._upscaled(answers, ids, draw)
+
+    def _outlined(self, answers: Answers, ids: Tensor) -> list[Drawn]:
+        """The same by sam_outlines, whatever the photo's size."""
+        size_hw, threshold = answers.size_hw, self.model.mask_threshold
+
+        def draw(part: Tensor) -> Drawn:
+            logits = self._at_input(answers, part)[:, 0]
+            runs, inner, outer = (
+                sam_outlines.run_lengths(logits, threshold + offset, size_hw)
+                for offset in (0.0, STABILITY_OFFSET, -STABILITY_OFFSET)
+            )
+            boxes = torch.tensor([sam_outlines.extent(mask, size_hw) for mask in runs], device=self.device)
+            areas = torch.tensor([[sam_outlines.area(mask) for mask in masks] for masks in (inner, outer)])
+            return Drawn(boxes, (areas[0] / areas[1]).to(self.device), runs)  # as calculate_stability_score
+
+        return self._full.over(ids, draw, most=self._at_a_time(self._large_hw(answers), (size_hw[0], ROW_PX)))
+
     def _upscaled(self, answers: Answers, ids: Tensor, run: Callable[[Tensor], T]) -> list[T]:
         """What `run` makes of the logits at the photo's size, float32 [m, H, W], some at a time."""
-        large_hw = [side * self.input_px // self.low_px for side in answers.low.shape[1:]]
-        height, width = answers.input_hw
 
-        def upscale(part: Tensor) -> T:  # Sam.postprocess_masks of the whole answers
-            large = F.interpolate(answers.low[part][:, None], large_hw, mode="bilinear", align_corners=False)
-            within = large[..., :height, :width]
+        def upscale(part: Tensor) -> T:
+            within = self._at_input(answers, part)
             return run(F.interpolate(within, answers.size_hw, mode="bilinear", align_corners=False)[:, 0])
 
-        return self._full.over(ids, upscale, most=self._at_a_time(large_hw, answers.size_hw))
+        return self._full.over(ids, upscale, most=self._at_a_time(self._large_hw(answers), answers.size_hw))
+
+    def _at_input(self, answers: Answers, ids: Tensor) -> Tensor:
+        """Logits float32 [m, 1, h, w] at the size of the input, of the part that the photo takes; then enlarged to the
+        photo's size they are Sam.postprocess_masks of the whole answers."""
+        large_hw, (height, width) = self._large_hw(answers), answers.input_hw
+        large = F.interpolate(answers.low[ids][:, None], large_hw, mode="bilinear", align_corners=False)
+        return large[..., :height, :width]
+
+    def _large_hw(self, answers: Answers) -> list[int]:
+        return [side * self.input_px // self.low_px for side in answers.low.shape[1:]]
 
     def _at_a_time(self, *sizes_hw: Sequence[int]) -> int:
         """Masks of a part, by the pixels of the largest size that it has on its way."""
@@ -261,16 +303,10 @@ class SamEncoder:
 
     def _full_size(self, answers: Answers, ids: NDArray[np.int64]) -> "Stored":
         """Those of these answers that have a pixel, at the photo's size."""
-
-        threshold = self.model.mask_threshold
-
-        def run(logits: Tensor) -> tuple[list[NDArray[np.uint32]], Tensor, Tensor]:
-            return sam_masks.encode(logits > threshold), sam_masks.extent(logits, threshold), self._stability(logits)
-
-        parts = self._upscaled(answers, torch.from_numpy(ids).to(self.device), run)
+        parts = self._drawn(answers, torch.from_numpy(ids).to(self.device), with_runs=True)
         if not parts:
             return Stored(ids, [], np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        runs, boxes, stability = zip(*parts, strict=True)
+        boxes, stability, runs = zip(*parts, strict=True)
         flat = [run for part in runs for run in part]
         there = np.array([len(run) > 1 for run in flat])  # one run alone: of zeros
         xyxy, scores = (torch.cat(tensors).cpu().numpy()[there] for tensors in (boxes, stability))

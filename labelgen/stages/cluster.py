@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +42,15 @@ _TURN_S = 1.0
 _ANSWER_S = 10.0
 _HOST_PORT = re.compile(r"([^:/]+):(\d+)")
 _NODES_S = 5.0
+_SILENT_S = 20.0  # Ray itself ends this process after 60, with a line of its own alone
 _ALONE_S = 120.0
 _STARTS = 3
+_MEMORY = re.compile(r"out of memory|low on memory|\boom\b", re.IGNORECASE)
+_OUT_OF_MEMORY = " (out of memory)"
+_LESS_MEMORY = (
+    "give Ray fewer CPUs of each node (`ray start --num-cpus=N`), so that fewer photos are in work there, or set "
+    "clip.batch_size and sam.batch_size; the same command goes on from here"
+)
 _OBJECT_STORE_BYTES = 80 << 20  # nothing but names goes through it; Ray takes no less than 75 MiB
 
 
@@ -67,6 +74,7 @@ class RayEngine:
         so."""
         self._address, self._times, self._stopped = address, times, stopped
         self._stack, self._token = ExitStack(), ""
+        self._head: Head | None = None
 
     def __enter__(self) -> "RayEngine":
         return self
@@ -80,7 +88,43 @@ class RayEngine:
         self._token = self._token or self._stack.enter_context(cluster(self._address, stage.data))
         with self._times(f"{stage.name} on the cluster"):
             job = Job(replace(stage, data=stage.data.absolute()), os.getcwd(), self._token)
-            run_stage(job, work.unfinished(shards), self._stopped)
+            run_stage(job, work.unfinished(shards), self._stopped_or_alone)
+
+    def _stopped_or_alone(self) -> bool:
+        """UserError once the head of the cluster is gone."""
+        self._head = self._head or Head(_ray().get_runtime_context().gcs_address)
+        self._head.check()
+        return self._stopped()
+
+
+class Head:
+    """The head of the cluster that was joined, at HOST:PORT; asked now and then whether it answers."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._address, self._at, self._asked_at = address, (host.strip("[]"), int(port)), -float("inf")
+
+    def check(self) -> None:
+        """UserError where it does not answer for long: whatever is asked of Ray then waits until Ray gives up."""
+        if time.monotonic() - self._asked_at < _NODES_S:
+            return
+        silent_since = time.monotonic()
+        while reason := self._reason():
+            if time.monotonic() - silent_since > _SILENT_S:
+                raise UserError(
+                    f"the head of the Ray cluster, {self._address}, does not answer any more ({reason}); start it and "
+                    "its nodes again (`ray start`): the same command goes on from here"
+                )
+            time.sleep(_TURN_S)
+        self._asked_at = time.monotonic()
+
+    def _reason(self) -> str:
+        """Why it does not answer; empty where it does."""
+        try:
+            socket.create_connection(self._at, _ANSWER_S).close()
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
 
 @contextmanager
@@ -137,14 +181,26 @@ def _join(ray: Any, address: str) -> None:
 def run_stage(job: Job, shards: Sequence[Shard], stopped: Callable[[], bool]) -> None:
     """Has all these shards finished by the nodes' actors. Errors of theirs that the user must fix are raised here.
 
-    stopped: asked every second; SystemExit once it says so.
+    stopped: asked every second; SystemExit once it says so. UserError for whatever Ray itself cannot do.
     """
-    if shards:
-        stage = _Stage(job, shards)
-        try:
-            stage.run(stopped)
-        finally:
-            stage.close()
+    if not shards:
+        return
+    stage, errors = _Stage(job, shards), _ray().exceptions
+    try:
+        stage.run(stopped)
+    except errors.RayError as error:
+        if isinstance(error, errors.RayTaskError):  # a fault in what a worker does
+            raise
+        raise UserError(
+            f"Ray: {_first_line(error)}; see whether the cluster still runs (`ray status`): the same command goes on "
+            "from here"
+        ) from None
+    finally:
+        stage.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 def slots(stage: str, device: str, resources: dict[str, float], gpus: bool) -> int:
@@ -206,6 +262,7 @@ class _Stage:
         self._photos: Counter[int] = Counter()
         self._line = _Line(sum(shard.stop - shard.start for shard in shards), "photos", job.stage.name)
         self._hired_at = self._seen_at = -float("inf")
+        self._why_gone = ""
         self._number = 0
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -229,7 +286,8 @@ class _Stage:
         """Ends the actors: those that are still at a shard of another's are not needed."""
         self._line.close()
         for actor in self._actors.values():
-            self._ray.kill(actor)
+            with suppress(self._ray.exceptions.RayError):  # the cluster may be gone
+                self._ray.kill(actor)
 
     def _call(self, worker: int, method: str, *arguments: Any) -> None:
         self._calls[getattr(self._actors[worker], method).remote(*arguments)] = worker, method
@@ -245,9 +303,10 @@ class _Stage:
         worker, method = self._calls.pop(call)
         try:
             answer = self._ray.get(call)
-        except self._ray.exceptions.RayTaskError:  # a fault in what it does
-            raise
-        except self._ray.exceptions.RayError as error:  # it, its node or its memory came to an end
+        except self._ray.exceptions.RayError as error:  # it, its node or its memory came to an end …
+            of_task = isinstance(error, self._ray.exceptions.RayTaskError)
+            if of_task and not isinstance(error.cause, self._ray.exceptions.RayError):
+                raise  # … or a fault in what it does
             return self._lost(worker, self._why(error))
         if isinstance(answer, Failed):
             raise answer.error()
@@ -259,6 +318,7 @@ class _Stage:
             shard = self._board.at(worker)
             whole = self._shards[shard].stop - self._shards[shard].start
             self._tell(shard, answer._replace(photos=whole))
+            self._starts[self._nodes[worker]] = 0  # workers do well there: what ends one now and then is another thing
             self._board.finished(worker)
         return None
 
@@ -275,20 +335,19 @@ class _Stage:
 
     def _why(self, error: Exception) -> str:
         """What a note adds of why a worker is gone; nothing where all that Ray says is that it is."""
-        if isinstance(error, self._ray.exceptions.RayActorError):
-            return ""
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
-            return " (out of memory)"
-        return " ({})".format(str(error).strip().partition("\n")[0][:200])
+        if isinstance(error, self._ray.exceptions.OutOfMemoryError) or _MEMORY.search(str(error)):
+            return _OUT_OF_MEMORY
+        return "" if isinstance(error, self._ray.exceptions.RayActorError) else f" ({_first_line(error)})"
 
     def _lost(self, worker: int, why: str) -> None:
         if worker in self._actors:
             node = self._nodes.pop(worker)
             self._line.note(f"a worker on node {node[:8]} is gone{why}; its shard goes to another one")
+            self._why_gone = why
             del self._actors[worker]
             self._ready_workers.discard(worker)
             self._calls = {call: at for call, at in self._calls.items() if at[0] != worker}
-            self._board.lost(worker)
+            self._board.lost(worker, why)
             self._hired_at = -float("inf")
 
     def _hire(self) -> None:
@@ -312,7 +371,8 @@ class _Stage:
         if self._actors:
             self._seen_at = time_s
         elif time_s - self._seen_at > _ALONE_S or self._starts:
-            raise UserError("no node of the cluster has a worker that stays alive; see Ray's logs on the nodes")
+            fix = _LESS_MEMORY if self._why_gone == _OUT_OF_MEMORY else "see Ray's logs on the nodes"
+            raise UserError(f"no node of the cluster has a worker that stays alive{self._why_gone}; {fix}")
 
     def _start(self, node: dict[str, Any], workers: int) -> None:
         affinity = importlib.import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
@@ -376,16 +436,17 @@ class Board:
         self._seconds.append(self._clock() - since)
         return shard
 
-    def lost(self, worker: int) -> None:
-        """The worker is gone: its shard waits again, first of all, unless another one has it."""
+    def lost(self, worker: int, why: str = "") -> None:
+        """The worker is gone: its shard waits again, first of all, unless another one has it.
+
+        why: nothing, or " (the reason)". UserError where too many were lost at this shard.
+        """
         if (running := self._running.pop(worker, None)) is None or running.shard not in self._unfinished:
             return
         self._deaths[running.shard] += 1
         if self._deaths[running.shard] == DEATHS:
-            raise UserError(
-                f"{DEATHS} workers died, one after the other, at one shard; see Ray's logs for why (often memory: "
-                "set clip.batch_size and sam.batch_size); the same command goes on from here"
-            )
+            logs = "" if why == _OUT_OF_MEMORY else "see Ray's logs for why; if it is memory, "
+            raise UserError(f"{DEATHS} workers died, one after the other, at one shard{why}; {logs}{_LESS_MEMORY}")
         if running.shard not in {other.shard for other in self._running.values()}:
             self._waiting.appendleft(running.shard)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import labelgen_throughput, relabel, scale
+from benchmarks import labelgen_throughput, relabel, sam_sizes, scale
 from labelgen.core.command import command
 
 
@@ -50,6 +50,20 @@ def test_the_encoder_is_timed_beside_the_ordinary_way(tmp_path: Path, monkeypatc
     for side in ("ordinary", "ours"):
         assert float(cells(said, side)[0].split()[0]) == pytest.approx(sides[side][0]["photos_s"], rel=0.01)
     assert f"photos/s **{sides['ours'][0]['photos_s'] / sides['ordinary'][0]['photos_s']:.3g}" in said
+
+
+def test_sam_is_timed_by_the_size_of_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(module: str, arguments: list[str], *more: Any) -> SimpleNamespace:
+        return SimpleNamespace(out=printed(sam_sizes, *arguments))
+
+    monkeypatch.setattr(sam_sizes, "fresh_process", here)
+    monkeypatch.setattr(sam_sizes, "SIZES_WH", {"0.8": (64, 48)})
+    said = printed(sam_sizes, "--repeats=3", "--most_s=0.0001", f"--out={tmp_path}/f.json")
+    runs = json.loads((tmp_path / "f.json").read_text())["runs"]["0.8"]
+    rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| 0.8")]
+    assert [row[1:3] for row in rows] == [["pixels", "1"], ["outlines", "1"]], "one run took long enough"
+    assert rows[0][5] == "1.00" and runs["pixels"][0]["masks"] == runs["outlines"][0]["masks"] > 0
+    assert len(printed(sam_sizes, "--repeats=2").splitlines()) > 4
 
 
 def test_what_grows_with_the_photos_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

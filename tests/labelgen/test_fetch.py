@@ -4,6 +4,7 @@ import hashlib
 import shutil
 
 import pytest
+from PIL import Image
 
 from labelgen import budget, fetch
 from labelgen.core import download as download_module
@@ -154,6 +155,43 @@ def test_the_budget_of_voc_is_the_sum_of_what_is_missing(tmp_path, monkeypatch, 
         file.truncate(20 * 10**9)  # what was encoded before
     assert tell(*voc_py, "--fetch=voc") == 0
     assert "disk:       12.80 GB more" in capsys.readouterr().out
+
+
+def test_the_budget_grows_with_the_photos_pixels(tmp_path, monkeypatch, capsys):
+    """8 MB and 306 s for 500 x 375 px; a further row 5.5 kB, a further megapixel half a second."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 10**12))
+
+    def told(name, *sizes_wh):
+        (tmp_path / name).mkdir()
+        for i, size in enumerate(sizes_wh):
+            Image.new("L", size).save(tmp_path / name / f"{i}.png")
+        here = [
+            "--config.clip.name=ViT-L-14",
+            f"--config.photos.root={tmp_path / name}",
+            f"--config.weights_dir={tmp_path}",
+            f"--out={tmp_path}",
+        ]
+        assert tell("--config=configs/my_photos.py", *here) == 0
+        return capsys.readouterr().out
+
+    small = told("small", (500, 375))
+    assert "photos:     1, 0.2 megapixels, 0.2 to 0.2 (1 looked at)" in small and "1 photos: 8.0 MB in all" in small
+    assert "GB more" in small and "max_pixels" not in small
+    monkeypatch.setattr(budget, "LOOKED_AT", 2)
+    assert "photos:     5, 1.0 megapixels, 1.0 to 1.0 (2 looked at)" in told("many", *[(1000, 1000)] * 5)
+    large = told("large", (4000, 3000), (8000, 6251))
+    assert "photos:     2, 31.0 megapixels, 12.0 to 50.0 (2 looked at; 1 of these are more than photos.max_pix" in large
+    assert f"2 photos: {2 * (8 + 5.5e-3 * (3000 - 375)):.1f} MB in all" in large  # by those that are used
+
+
+def test_sizes_that_cannot_be_read_are_counted_as_the_measured_one(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    config = load_config("configs/my_photos.py", [f"photos.root={tmp_path}"])
+    assert budget.photos(config) == (1, [])
+    told = budget.Budget(0, 0, 1, True, 0, [], 50_000_000)
+    assert "photos:     1, sizes not known, counted as 500 x 375 px" in budget.lines(told, tmp_path)
+    assert (told.photo_bytes, told.photo_s) == (8 * MB, 306)
 
 
 def test_a_budget_beyond_the_disk_and_an_unknown_archive_are_refused(tmp_path, monkeypatch, capsys):

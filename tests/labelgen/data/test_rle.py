@@ -56,5 +56,26 @@ def test_resized_masks_keep_their_numbers() -> None:
     )
 
 
-def test_resizing_no_masks() -> None:
-    assert len(rle.resized(MaskSet.empty((6, 8)), (3, 4))) == 0
+@pytest.mark.parametrize("size_hw", [(31, 17), (1, 1), (40, 40), (13, 90), (90, 13), (64, 80)])
+def test_resized_masks_are_the_pixels_at_the_centres(size_hw: tuple[int, int]) -> None:
+    masks = np.random.default_rng(5).random((5, 64, 40)) < np.array([0, 0.02, 0.5, 0.98, 1])[:, None, None]
+    rows, columns = (
+        ((np.arange(out) + 0.5) * side / out).astype(int) for out, side in zip(size_hw, (64, 40), strict=True)
+    )
+    found = rle.resized(mask_set(masks), size_hw)
+    wanted = mask_set(masks[:, rows[:, None], columns])
+    assert found.runs.dtype == np.uint32 and found.runs.tolist() == wanted.runs.tolist()
+    assert found.offsets.tolist() == wanted.offsets.tolist()
+
+
+@pytest.mark.parametrize("size_hw", [(3, 4), (60, 80)])
+def test_resizing_no_masks(size_hw: tuple[int, int]) -> None:
+    assert len(rle.resized(MaskSet.empty((6, 8)), size_hw)) == 0
+
+
+def test_runs_from_their_ends() -> None:
+    """Three masks of 6 pixels: a one in between, nothing (two ends at one place cancel), all of it."""
+    ends = np.array([2, 3, 7 + 4, 7 + 4, 14 + 0, 14 + 6])
+    runs, offsets = rle.from_ends(ends, 3, 6)
+    assert (runs.tolist(), offsets.tolist()) == ([2, 1, 3, 6, 0, 6], [0, 3, 4, 6])
+    assert rle.from_ends(ends[:0], 0, 6)[1].tolist() == [0]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from labelgen import quality
 from labelgen.core.command import command
+from labelgen.core.geometry import WORKING_PX
 from labelgen.data.records import EvidenceRow
 from labelgen.labels.corrected import corrected_row, unlabelled_row
-from labelgen.labels.free_labels import WORKING_PX
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import files, run, same
 from tests.worlds.labelgen_run import label_rows as rows

@@ -8,6 +8,7 @@ import torch
 
 from configs.default import get_config
 from labelgen.core.errors import UserError
+from labelgen.core.geometry import WORKING_PX
 from labelgen.data import rle
 from labelgen.models import mobile_sam, sam
 from labelgen.models.libraries import SamAutomaticMaskGenerator, SamPredictor, build_point_grid, sam_model_registry
@@ -20,6 +21,7 @@ POCKET = ROOT / "pocket/weights"
 ROUNDING = 5e-5
 """Share of a mask's pixels at the threshold itself that may fall on its other side: products in another order."""
 SIZES = [(60, 90), (97, 41), (64, 64), (30, 20)]
+LARGE = [(700, WORKING_PX + 1), (1100, 830), (2000, 90)]
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +124,23 @@ def official_defaults(**fields):
     return config
 
 
-@pytest.mark.parametrize("size_hw", SIZES)
+@pytest.mark.parametrize("size_hw", [*SIZES, *LARGE])
 @pytest.mark.parametrize("batch_size", [16, 7])
 def test_automatic_masks_are_the_automatic_generators(encoder, size_hw, batch_size):
     encoder.config.batch_size = batch_size  # the generator's own is 64
     assert check_automatic(tiny_models.sam_model(), encoder, photo(size_hw)) > 0
 
 
-def test_automatic_masks_of_the_pocket_sam_are_the_automatic_generators_at_the_official_defaults(monkeypatch):
+@pytest.mark.parametrize("scale", [1, 8])  # of the scene; 8: more pixels than the working size
+def test_automatic_masks_of_the_pocket_sam_are_the_automatic_generators_at_the_official_defaults(monkeypatch, scale):
     """Trained, it has many masks of all sizes. Its logits are less steep than the official models'."""
     encoder = load_sam(official_defaults(name="sam.json", weights="sam.safetensors"), POCKET, "cpu", "float32")
     for mlp in encoder.model.mask_decoder.output_hypernetworks_mlps:
         mlp.layers[-1].weight *= 40
         mlp.layers[-1].bias *= 40
-    check_official_defaults(encoder, draw(seed=3, index=2, split="eval").photo, monkeypatch)
+    image = draw(seed=3, index=2, split="eval").photo.repeat(scale, 0).repeat(scale, 1)
+    assert (max(image.shape) > WORKING_PX) == (scale > 1)
+    check_official_defaults(encoder, image, monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "seed"), [("vit_b", 3), ("mobile_sam", 1)])  # random weights that make masks
@@ -195,6 +200,37 @@ def test_masks_in_parts_are_the_masks_at_once(encoder, monkeypatch):
     parts = encoder.masks(image)
     np.testing.assert_array_equal(whole.runs, parts.runs)
     np.testing.assert_array_equal(whole.point_masks, parts.point_masks)
+
+
+@pytest.mark.parametrize("size_hw", [*SIZES, (1, 90), (90, 1), (2, 300)])
+def test_masks_by_their_outlines_are_those_of_all_pixels(encoder, size_hw, monkeypatch):
+    image = photo(size_hw)
+    whole = encoder.masks(image)
+    monkeypatch.setattr(sam, "WORKING_PX", 0)
+    outlined = encoder.masks(image)
+    bitmaps, others = (rle.decode(masks, np.arange(len(masks))) for masks in (whole, outlined))
+    assert (bitmaps != others).mean() <= ROUNDING
+    np.testing.assert_array_equal(whole.point_masks, outlined.point_masks)
+    np.testing.assert_array_equal(whole.automatic, outlined.automatic)
+    np.testing.assert_array_equal(whole.boxes, outlined.boxes)
+    np.testing.assert_allclose(whole.stability, outlined.stability, atol=2e-3)  # a pixel in 600
+
+
+def test_of_a_large_photo_no_pixels_are_made(encoder, monkeypatch):
+    """What is enlarged goes no further than SAM's input, however large the photo is."""
+    made = []
+
+    def enlarge(values, size, **how):
+        large = interpolate(values, size, **how)
+        made.append(large.shape[-2] * large.shape[-1])
+        return large
+
+    interpolate = sam.F.interpolate
+    monkeypatch.setattr(sam.F, "interpolate", enlarge)
+    for size_hw in ((600, 900), (1200, 1600)):
+        made.clear()
+        assert len(encoder.masks(photo(size_hw)))
+        assert (max(made) <= 64 * 64) == (max(size_hw) > WORKING_PX)
 
 
 @pytest.mark.parametrize("input_px", [64, 56])  # 32 x 32 answers: with 56 px no whole number of pixels each

@@ -17,7 +17,8 @@ import pytest
 
 from labelgen.core.errors import UserError
 from labelgen.data.shards import Shard
-from labelgen.stages.cluster import Job, Told, run_stage, slots
+from labelgen.stages import cluster as cluster_module
+from labelgen.stages.cluster import Head, Job, Told, run_stage, slots
 from tests.worlds import stub_run
 from tests.worlds.labelgen_run import SCRIPT, process, run, same
 from tests.worlds.paths import ROOT
@@ -196,10 +197,13 @@ class Call:
 class OneNode:
     """Ray with a node of one device, whose workers answer at once; of the shards given out the first ones fail."""
 
-    def __init__(self, exceptions: Any, errors: list[Exception]) -> None:
-        self.exceptions, self._errors = exceptions, errors
+    def __init__(self, exceptions: Any, errors: list[Exception | None], of_ray: Exception | None = None) -> None:
+        """errors: of the shards given out, None where one is finished; of_ray: what asking for the nodes raises."""
+        self.exceptions, self._errors, self._of_ray = exceptions, errors, of_ray
 
     def nodes(self) -> list[dict[str, Any]]:
+        if self._of_ray:
+            raise self._of_ray
         return [{"NodeID": "0a" * 28, "Alive": True, "Resources": {"CPU": 1.0}}]
 
     def remote(self, worker: type) -> Any:
@@ -211,8 +215,8 @@ class OneNode:
         return calls[:num_returns], calls[num_returns:]
 
     def get(self, call: Call) -> Told:
-        if call.method == "do" and self._errors:
-            raise self._errors.pop(0)
+        if call.method == "do" and self._errors and (error := self._errors.pop(0)):
+            raise error
         return Told(0, 0, [])
 
     def kill(self, actor: Any) -> None:
@@ -221,15 +225,20 @@ class OneNode:
 
 @pytest.fixture(name="on_one_node")
 def on_one_node_fixture(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that has a stage of two shards done by OneNode whose workers fail with these errors of Ray."""
+    """A function that has a stage of some shards done by OneNode whose workers fail with these errors of Ray."""
     exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
     pytest.importorskip("ray.util.scheduling_strategies")
 
-    def work(*errors: tuple[Any, ...]) -> None:
-        made = [getattr(exceptions, name)(*arguments) for name, *arguments in errors]
-        monkeypatch.setitem(sys.modules, "ray", OneNode(exceptions, made))
+    def made(error: Any) -> Any:
+        """Of a name and arguments; an argument may be an error too."""
+        if not isinstance(error, tuple):
+            return error
+        return getattr(exceptions, error[0])(*map(made, error[1:]))
+
+    def work(*errors: tuple[Any, ...] | None, of_ray: tuple[Any, ...] | None = None, shards: int = 2) -> None:
+        monkeypatch.setitem(sys.modules, "ray", OneNode(exceptions, [*map(made, errors)], made(of_ray)))
         job = Job(SimpleNamespace(name="encode", config=SimpleNamespace(device="cpu")), "", "")
-        run_stage(job, [Shard("train", i, 2, 2 * i, 2 * i + 2) for i in (0, 1)], lambda: False)
+        run_stage(job, [Shard("train", i, shards, 2 * i, 2 * i + 2) for i in range(shards)], lambda: False)
 
     return work
 
@@ -238,6 +247,10 @@ def on_one_node_fixture(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("error", "why"),
     [
         (("ActorDiedError",), ""),
+        (("ActorUnavailableError", "no answer", None), ""),
+        (("RayActorError", None, "The actor died: its node was running low on memory."), " (out of memory)"),
+        (("ObjectStoreFullError", "the object store is full"), " ("),
+        (("RayTaskError", "do", "", ("OutOfDiskError", "the disk is full")), " ("),
         (("OutOfMemoryError", "Task was killed due to the node running low on memory.\nmore"), " (out of memory)"),
         (("NodeDiedError", "a node\nhas died"), " (a node)"),
         (("WorkerCrashedError",), " (The worker died unexpectedly while executing this task."),
@@ -254,7 +267,39 @@ def test_a_worker_that_ends_for_whatever_reason_gives_its_shard_back(
 
 def test_workers_that_always_end_end_the_command_in_one_line(on_one_node: Any) -> None:
     with pytest.raises(UserError, match="no node of the cluster has a worker that stays alive; see Ray's logs on the"):
+        on_one_node(*[("ActorDiedError",)] * 9)
+    with pytest.raises(
+        UserError, match=r"stays alive \(out of memory\); give Ray fewer CPUs of each node .* same comm"
+    ):
         on_one_node(*[("OutOfMemoryError", "of the node")] * 9)
+
+
+def test_a_node_that_loses_a_worker_now_and_then_goes_on(on_one_node: Any, capsys: Any) -> None:
+    on_one_node(*[("OutOfMemoryError", "of the node"), None] * 9, shards=9)
+    assert capsys.readouterr().err.count("is gone (out of memory); its shard goes to another one") == 9
+
+
+@pytest.mark.parametrize("name", ["RpcError", "RaySystemError", "LocalRayletDiedError"])
+def test_a_cluster_that_cannot_be_asked_ends_the_command_in_one_line(on_one_node: Any, name: str) -> None:
+    said = () if name == "LocalRayletDiedError" else ("Deadline Exceeded\nmore",)
+    with pytest.raises(
+        UserError, match=r"^Ray: .*[^\n]*; see whether the cluster still runs .*the same command goes on"
+    ):
+        on_one_node(of_ray=(name, *said))
+
+
+def test_a_head_that_is_gone_ends_the_command_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_SILENT_S", 0.0)
+    monkeypatch.setattr(cluster_module, "_TURN_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+        head = Head(address)
+        head.check()
+    head.check()  # it was asked just now
+    with pytest.raises(
+        UserError, match=rf"the head of the Ray cluster, {address}, does not answer .*Connection refused"
+    ):
+        Head(address).check()
 
 
 def test_a_fault_in_a_workers_work_is_raised(on_one_node: Any) -> None:
