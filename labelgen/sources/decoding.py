@@ -98,7 +98,9 @@ def upright(image: Image.Image, name: str = "the picture") -> Pixels:
     if seen.mode.startswith("I"):
         grey = np.asarray(seen)
         grey = grey if grey.dtype.itemsize == 2 else grey.astype(np.int64)
-        return np.repeat(_to_8_bits(grey, file, name)[..., None], 3, axis=-1)
+        scaled = _to_8_bits(grey, file, name)
+        white_is_zero = file.tags is not None and file.tags.get(262) == 0  # which Pillow minds in 8 bits alone
+        return np.repeat((255 - scaled if white_is_zero else scaled)[..., None], 3, axis=-1)
     seen = _without_false_alpha(seen, file, name)
     if file.is_deep and (_is_dark(seen) or (file.tags and file.declared)):
         seen = _scaled(seen, file, name)
@@ -137,6 +139,14 @@ class _File(NamedTuple):
         """Whether Pillow drops the lower 8 of 16 bits, and can be had to read them."""
         return self.origin is not None and self.raw[:3] in ("RGB", "LA;") and ";16" in self.raw
 
+    @property
+    def nothing(self) -> int | None:
+        """The value of pixels that nothing was measured at, as GDAL writes it."""
+        try:
+            return int(float(str(self.tags[42113]).strip(" \0"))) if self.tags else None
+        except (KeyError, ValueError, OverflowError):
+            return None
+
     def read_as(self, raw: str) -> Image.Image:
         """The picture by another raw mode, upright."""
         with Image.open(self.origin) as image:
@@ -173,7 +183,8 @@ def _to_8_bits(values: NDArray[np.integer], file: _File, name: str) -> Pixels:
     """0 to 255 of values of any range, of the same shape."""
     low, high = file.declared or (0, 0)
     if not file.declared or (not file.tags and values.max() > high):
-        low, high = _percentiles(values)
+        there = values if file.nothing is None else values[values != file.nothing]
+        low, high = _percentiles(there if there.size else values)
         least, most = int(values.min()), int(values.max())
         if least >= 0 and most < 1 << 16 and (high >= _UNUSED or least == most):
             return (values // 257).astype(np.uint8)

@@ -24,7 +24,7 @@ def tiff(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), ord
     height, width, bands = values.shape
     raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    tags: dict[int, tuple[int, ...]] = {
+    tags: dict[int, Any] = {
         256: (width,), 257: (height,), 258: (values.dtype.itemsize * 8,) * bands, 259: (1,), 262: (photometric,),
         273: (8,), 277: (bands,), 278: (height,), 279: (len(raw),), 284: (1,), 339: (kind,) * bands,
     }  # fmt: skip
@@ -34,10 +34,14 @@ def tiff(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), ord
     at = start + 2 + 12 * len(tags) + 4
     entries, behind = b"", b""
     for tag, numbers in sorted(tags.items()):
-        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        text = isinstance(numbers, str)
+        packed = numbers.encode() + b"\0" if isinstance(numbers, str) else b""
+        packed = packed or struct.pack(f"{order}{len(numbers)}I", *numbers)
+        count = len(packed) if text else len(numbers)
+        packed = packed.ljust(4, b"\0")
         if len(packed) > 4:
             packed, behind = struct.pack(f"{order}I", at + len(behind)), behind + packed
-        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
+        entries += struct.pack(f"{order}HHI", tag, 2 if text else 4, count) + packed
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
     return head + raw + bytes(len(raw) % 2) + directory + behind

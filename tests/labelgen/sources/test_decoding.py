@@ -138,6 +138,23 @@ def test_few_bright_pixels_do_not_make_the_rest_black(tmp_path: Path) -> None:
     assert found[..., 0].mean() == pytest.approx(127, abs=3)
 
 
+@pytest.mark.parametrize("nothing", [-9999, 0])
+def test_pixels_of_nothing_do_not_count_where_the_file_names_them(nothing: int, tmp_path: Path) -> None:
+    heights = (RAMP * 2000 + 500).round().astype(np.int16)[..., None]
+    heights[:, :10] = nothing
+    low, high = np.percentile(heights[:, 10:], (0.5, 99.5), method="nearest")
+    expected = np.rint((heights.astype(float).clip(low, high) - low) * 255 / (high - low)).astype(int)
+    found = everywhere(tiff(heights, 1, t42113=str(nothing)), tmp_path)
+    assert near(found, np.repeat(expected, 3, -1)) and not found[:, :10].any()
+    everywhere(tiff(heights, 1, t42113="nan"), tmp_path)
+    everywhere(tiff(np.full_like(heights, nothing), 1, t42113=str(nothing)), tmp_path)
+
+
+def test_white_is_zero_where_the_file_says_so(tmp_path: Path) -> None:
+    for values in (BITS_12[..., :1], (COLOURS[..., :1] * 65535).astype(np.uint16)):
+        assert np.array_equal(everywhere(tiff(values, 0), tmp_path), 255 - everywhere(tiff(values, 1), tmp_path))
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (7, 0), (40000, 155)])
 def test_one_value_throughout_has_no_range(value: int, expected: int, tmp_path: Path) -> None:
     flat = np.full((4, 4, 1), value, np.uint16)
