@@ -126,6 +126,12 @@ def test_other_splits_and_masks_are_no_photos_of_a_split_around_them(tmp_path: P
     assert sources["train"].left_out.said() == "left out: 4 folders" and sources["val"].left_out.said() == ""
 
 
+def test_cocos_other_splits_and_panoptic_masks_are_no_photos_of_its_root(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "images/val2017/b.jpg", "annotations/panoptic_val2017/b.png")
+    sources = splits(tmp_path, "coco", train=("", ""), val=("val2017", ""))
+    assert list(sources["train"].list()) == ["a"] and list(sources["val"].list()) == ["b"]
+
+
 def test_two_splits_may_have_the_same_folder(tmp_path: Path) -> None:
     sources = splits(touch(tmp_path, "p/a.jpg", "m/a.png"), train=("p", ""), val=("p", "m"))
     assert [list(source.list()) for source in sources.values()] == [["a"], ["a"]]
@@ -186,7 +192,7 @@ def test_nothing_is_written_among_the_photos(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"--out=.* lies within the photos, .*all/val: masks would become photos"):
             check_apart(tmp_path / out, photo_folders(config))
     assert mask_folders(config) == [tmp_path / "all/m"]
-    config.splits = {"train": {"photos": "train", "masks": ""}}
+    config.source, config.splits = "coco", {"train": {"photos": "train", "masks": ""}}
     assert photo_folders(config) == [tmp_path / "all/images/train"] and not mask_folders(config)
     config.splits = {"train": {"photos": "", "masks": ""}}
     assert photo_folders(config) == [tmp_path / "all"]
