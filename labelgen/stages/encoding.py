@@ -190,7 +190,7 @@ class Encoding:
         data = self.stage.data
         if behind := self.unfinished(self.shards):
             return f"{data}: {len(behind)} of {len(self.shards)} shards are left to other workers"
-        if not (data / "dataset.json").exists():
+        if new := not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
             list_failures(data, self.shards, self._left_out())
             finish_data(data, self.shards, self.marker, encoders, self.photos.classes)
@@ -198,8 +198,9 @@ class Encoding:
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
-        listed = f" (see {data / 'failures.jsonl'})" if skipped or left else ""
-        return f"{data}: encoded photos {rows}, {skipped} skipped{f', {left}' * bool(left)}{listed}"
+        listed = f" (see {data / 'failures.jsonl'})"
+        left = f", {left}{listed * new}" * bool(left)  # DATA that was there lists what was there then
+        return f"{data}: encoded photos {rows}, {skipped} skipped{listed * bool(skipped)}{left}"
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for split, source in sorted(self.photos.sources.items()):
