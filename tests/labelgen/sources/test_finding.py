@@ -106,8 +106,9 @@ def test_pictures_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> Non
     assert lines[0] == {
         "file": "b/0.cr2",
         "reason": "2 .cr2 not read, this is the first",
-        "mend": "convert them to JPEG or PNG, or name them so",
+        "mend": "convert them to JPEG or PNG",
     }
+    assert lines[-1]["file"] == "r.jpg?w=800" and lines[-1]["mend"] == "rename them, or fetch them again"
     assert LeftOut.of([left, left]).said() == "left out: 4 .cr2, 2 .jxl, 2 .mpo, 2 .ppm, 6 renamed"
     assert LeftOut().said() == "" and not list(LeftOut().lines())
 
