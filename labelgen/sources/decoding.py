@@ -130,6 +130,9 @@ class _File(NamedTuple):
             return _File(None, "", tags, declared)
         args, origin = image.tile[0].args, image.filename or image.fp
         raw = str(args[0] if isinstance(args, tuple) else args)
+        if tags and len(image.tile) > 1 and raw == "R" and tags.get(258) and set(tags[258]) == {16}:
+            raw = f"{image.mode};16{'L' if tags.prefix == b'II' else 'B'}"
+            _set_raw(image, raw)  # Pillow would take each band's bytes for pixels of 8 bits
         if image.format == "PNG" and ";16" in raw:
             declared = _declared_by_png(image.fp)
         return _File(origin, raw, tags, declared)
@@ -151,9 +154,20 @@ class _File(NamedTuple):
         """The picture by another raw mode, upright."""
         with Image.open(self.origin) as image:
             assert isinstance(image, ImageFile.ImageFile)
-            args = [(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw for tile in image.tile]
-            image.tile = [tile._replace(args=arg) for tile, arg in zip(image.tile, args, strict=True)]
+            _set_raw(image, raw)
             return ImageOps.exif_transpose(image)
+
+
+def _set_raw(image: ImageFile.ImageFile, raw: str) -> None:
+    """Has a picture that is not loaded read by another raw mode; RGB;16L: of separate bands R;16L, G;16L, B;16L."""
+    separate = isinstance(image.tile[0].args, tuple) and image.tile[0].args[0] in ("R", "R;16L", "R;16B")
+    tiles = image.tile[: len(image.mode)] if separate else image.tile
+    modes = [band + raw[raw.index(";") :] for band in image.mode] if separate else [raw] * len(tiles)
+    args = [
+        (mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode
+        for mode, tile in zip(modes, tiles, strict=True)
+    ]
+    image.tile = [tile._replace(args=arg) for tile, arg in zip(tiles, args, strict=True)]
 
 
 def _declared_by_tiff(tags: Any) -> tuple[int, int] | None:
@@ -216,6 +230,10 @@ def _is_dark(upper: Image.Image) -> bool:
 
 def _scaled(upper: Image.Image, file: _File, name: str) -> Image.Image:
     """The picture by all of its 16 bits a channel, colours on one common scale."""
+    if file.tags and file.tags.get(284) == 2 and file.raw.endswith("N"):  # libtiff gives the upper bytes alone
+        raise PhotoError(
+            "16 bits a channel, compressed, in separate planes", "write it anew: gdal_translate -co INTERLEAVE=PIXEL"
+        )
     if file.raw.startswith("LA;"):  # its two values of two bytes, as if they were four of one
         four = np.asarray(file.read_as("RGBA")).astype(np.uint16)
         values = (four[..., ::2] << 8 | four[..., 1::2])[..., [0, 0, 0, 1]]
@@ -261,8 +279,9 @@ def _tags(file: Path | io.BytesIO) -> Any:
         with open(file, "rb") if isinstance(file, Path) else contextlib.nullcontext(file) as opened:
             opened.seek(0)
             head = opened.read(8)
-            if head[:4] not in (b"II*\0", b"MM\0*"):
+            if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 return None
+            head += opened.read(8) if b"+" in head[:4] else b""  # BigTIFF
             tags = TiffImagePlugin.ImageFileDirectory_v2(head)
             opened.seek(tags.next)
             tags.load(opened)

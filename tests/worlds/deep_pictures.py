@@ -45,3 +45,11 @@ def tiff(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), ord
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
     return head + raw + bytes(len(raw) % 2) + directory + behind
+
+
+def separate(values: np.ndarray, photometric: int, extras: tuple[int, ...] = ()) -> bytes:
+    """A TIFF with a strip for each band, as GDAL's INTERLEAVE=BAND writes it."""
+    size, bands = values[..., 0].nbytes, values.shape[-1]
+    strips = {"t273": tuple(8 + i * size for i in range(bands)), "t279": (size,) * bands}
+    whole = tiff(values, photometric, extras, t284=(2,), **strips)
+    return whole[:8] + values.transpose(2, 0, 1).tobytes() + whole[8 + values.nbytes :]

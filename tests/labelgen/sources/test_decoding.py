@@ -14,7 +14,7 @@ from labelgen.core.errors import UserError
 from labelgen.sources import decoding
 from labelgen.sources.decoding import decode_photo, read_photo
 from labelgen.sources.photos import PhotoError
-from tests.worlds.deep_pictures import png, tiff
+from tests.worlds.deep_pictures import png, separate, tiff
 
 RNG = np.random.default_rng(0)
 RAMP = np.linspace(0, 1, 40 * 30).reshape(40, 30)
@@ -180,6 +180,18 @@ def test_colours_are_not_divided_by_near_infrared(tmp_path: Path) -> None:
     deep = np.concatenate([BITS_12, BITS_12[..., :1] // 2 + 500], -1)
     for extras in ((), (0,), (1,), (2,)):
         assert near(everywhere(tiff(deep, 2, extras), tmp_path), stretched(BITS_12))
+
+
+@pytest.mark.parametrize("depth", [1, 16], ids=["12 bits", "16 bits"])
+@pytest.mark.parametrize("extras", [(), (0,), (2,)], ids=["RGB", "unspecified", "alpha"])
+def test_bands_apart_from_each_other_are_the_same_photo(depth: int, extras: tuple[int, ...], tmp_path: Path) -> None:
+    values = BITS_12 * np.uint16(depth)
+    if extras:
+        values = np.concatenate([values, np.full((40, 30, 1), 4095 * depth, np.uint16)], -1)
+        values[:5, :, 3] = 0
+    assert np.array_equal(
+        everywhere(separate(values, 2, extras), tmp_path), everywhere(tiff(values, 2, extras), tmp_path)
+    )
 
 
 def test_alpha_of_a_tiff_shows_white(tmp_path: Path) -> None:
