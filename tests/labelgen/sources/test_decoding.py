@@ -194,6 +194,14 @@ def test_bands_apart_from_each_other_are_the_same_photo(depth: int, extras: tupl
     )
 
 
+def test_compressed_bands_apart_are_refused_where_half_of_each_value_would_be_lost(tmp_path: Path) -> None:
+    full = BITS_12 * np.uint16(16)
+    assert np.array_equal(everywhere(separate(full, 2, deflated=True), tmp_path), full >> 8)
+    with pytest.raises(PhotoError, match="16 bits a channel, compressed, in separate planes") as error:
+        decode_photo(separate(BITS_12, 2, deflated=True), Path("a"), 10**6)
+    assert "INTERLEAVE=PIXEL" in error.value.fix
+
+
 def test_alpha_of_a_tiff_shows_white(tmp_path: Path) -> None:
     alpha = np.full((40, 30, 1), 255, np.uint8)
     alpha[:30] = 0
