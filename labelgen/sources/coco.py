@@ -21,7 +21,7 @@ from labelgen.core.files import encoding_of
 from labelgen.sources.coco_masks import check, is_empty, mask_of
 from labelgen.sources.decoding import read_photo
 from labelgen.sources.finding import LeftOut
-from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, packed
+from labelgen.sources.photos import Photo, Source, check_once, check_size, check_there, found, packed
 
 AS_PUBLISHED = "take the json as it was published"
 Hook = Callable[[dict[str, Any]], Any]
@@ -224,7 +224,7 @@ class JsonSource:
         """UserError when photos that the json lists are missing."""
         self._root, self._folder, self._truth, self._max_pixels = root, find_folder(root, photos), truth, max_pixels
         fix = f"{truth.path} names them: unpack the rest of the photos, or take the json that belongs to them"
-        check_there(root, [self.file(photo_id) for photo_id in truth.pictures], "photo", fix)
+        check_there(root, [f"{self._folder}/{each.file_name}" for each in truth.pictures.values()], "photo", fix)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -244,7 +244,8 @@ class JsonSource:
         return sorted(self._truth.pictures)
 
     def file(self, photo_id: str) -> str:
-        return f"{self._folder}/{self._truth.pictures[photo_id].file_name}"
+        named = f"{self._folder}/{self._truth.pictures[photo_id].file_name}"
+        return found(self._root, named) or named
 
     def load(self, photo_id: str) -> Photo:
         picture = self._truth.pictures[photo_id]

@@ -23,7 +23,7 @@ from labelgen.sources.coco import (
     read_json,
     read_pictures,
 )
-from labelgen.sources.photos import Source, check_size, check_there
+from labelgen.sources.photos import Source, check_size, check_there, found
 
 
 class Segment(NamedTuple):
@@ -68,7 +68,8 @@ def panoptic_truth(folder: Path, name: str, labels: bool = False) -> JsonTruth:
 
     def indices(picture: Picture) -> NDArray[np.int64]:
         segments = of_image[picture.image_id]
-        mask = folder / name / segments.file_name
+        named = f"{name}/{segments.file_name}"
+        mask = folder / (found(folder, named) or named)
         ids = read_segment_ids(mask)
         check_size(str(mask), ids.shape, picture.file_name, picture.size_hw)
         drawn = [each for each in segments.segments if labels or not each.crowd]

@@ -98,7 +98,9 @@ def upright(image: Image.Image, name: str = "the picture") -> Pixels:
     if seen.mode.startswith("I"):
         grey = np.asarray(seen)
         grey = grey if grey.dtype.itemsize == 2 else grey.astype(np.int64)
-        return np.repeat(_to_8_bits(grey, file, name)[..., None], 3, axis=-1)
+        scaled = _to_8_bits(grey, file, name)
+        white_is_zero = file.tags is not None and file.tags.get(262) == 0  # which Pillow minds in 8 bits alone
+        return np.repeat((255 - scaled if white_is_zero else scaled)[..., None], 3, axis=-1)
     seen = _without_false_alpha(seen, file, name)
     if file.is_deep and (_is_dark(seen) or (file.tags and file.declared)):
         seen = _scaled(seen, file, name)
@@ -128,6 +130,9 @@ class _File(NamedTuple):
             return _File(None, "", tags, declared)
         args, origin = image.tile[0].args, image.filename or image.fp
         raw = str(args[0] if isinstance(args, tuple) else args)
+        if tags and len(image.tile) > 1 and raw == "R" and tags.get(258) and set(tags[258]) == {16}:
+            raw = f"{image.mode};16{'L' if tags.prefix == b'II' else 'B'}"
+            _set_raw(image, raw)  # Pillow would take each band's bytes for pixels of 8 bits
         if image.format == "PNG" and ";16" in raw:
             declared = _declared_by_png(image.fp)
         return _File(origin, raw, tags, declared)
@@ -137,13 +142,32 @@ class _File(NamedTuple):
         """Whether Pillow drops the lower 8 of 16 bits, and can be had to read them."""
         return self.origin is not None and self.raw[:3] in ("RGB", "LA;") and ";16" in self.raw
 
+    @property
+    def nothing(self) -> int | None:
+        """The value of pixels that nothing was measured at, as GDAL writes it."""
+        try:
+            return int(float(str(self.tags[42113]).strip(" \0"))) if self.tags else None
+        except (KeyError, ValueError, OverflowError):
+            return None
+
     def read_as(self, raw: str) -> Image.Image:
         """The picture by another raw mode, upright."""
         with Image.open(self.origin) as image:
             assert isinstance(image, ImageFile.ImageFile)
-            args = [(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw for tile in image.tile]
-            image.tile = [tile._replace(args=arg) for tile, arg in zip(image.tile, args, strict=True)]
+            _set_raw(image, raw)
             return ImageOps.exif_transpose(image)
+
+
+def _set_raw(image: ImageFile.ImageFile, raw: str) -> None:
+    """Has a picture that is not loaded read by another raw mode; RGB;16L: of separate bands R;16L, G;16L, B;16L."""
+    separate = isinstance(image.tile[0].args, tuple) and image.tile[0].args[0] in ("R", "R;16L", "R;16B")
+    tiles = image.tile[: len(image.mode)] if separate else image.tile
+    modes = [band + raw[raw.index(";") :] for band in image.mode] if separate else [raw] * len(tiles)
+    args = [
+        (mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode
+        for mode, tile in zip(modes, tiles, strict=True)
+    ]
+    image.tile = [tile._replace(args=arg) for tile, arg in zip(tiles, args, strict=True)]
 
 
 def _declared_by_tiff(tags: Any) -> tuple[int, int] | None:
@@ -173,7 +197,8 @@ def _to_8_bits(values: NDArray[np.integer], file: _File, name: str) -> Pixels:
     """0 to 255 of values of any range, of the same shape."""
     low, high = file.declared or (0, 0)
     if not file.declared or (not file.tags and values.max() > high):
-        low, high = _percentiles(values)
+        there = values if file.nothing is None else values[values != file.nothing]
+        low, high = _percentiles(there if there.size else values)
         least, most = int(values.min()), int(values.max())
         if least >= 0 and most < 1 << 16 and (high >= _UNUSED or least == most):
             return (values // 257).astype(np.uint8)
@@ -205,6 +230,10 @@ def _is_dark(upper: Image.Image) -> bool:
 
 def _scaled(upper: Image.Image, file: _File, name: str) -> Image.Image:
     """The picture by all of its 16 bits a channel, colours on one common scale."""
+    if file.tags and file.tags.get(284) == 2 and file.raw.endswith("N"):  # libtiff gives the upper bytes alone
+        raise PhotoError(
+            "16 bits a channel, compressed, in separate planes", "write it anew: gdal_translate -co INTERLEAVE=PIXEL"
+        )
     if file.raw.startswith("LA;"):  # its two values of two bytes, as if they were four of one
         four = np.asarray(file.read_as("RGBA")).astype(np.uint16)
         values = (four[..., ::2] << 8 | four[..., 1::2])[..., [0, 0, 0, 1]]
@@ -250,8 +279,9 @@ def _tags(file: Path | io.BytesIO) -> Any:
         with open(file, "rb") if isinstance(file, Path) else contextlib.nullcontext(file) as opened:
             opened.seek(0)
             head = opened.read(8)
-            if head[:4] not in (b"II*\0", b"MM\0*"):
+            if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 return None
+            head += opened.read(8) if b"+" in head[:4] else b""  # BigTIFF
             tags = TiffImagePlugin.ImageFileDirectory_v2(head)
             opened.seek(tags.next)
             tags.load(opened)

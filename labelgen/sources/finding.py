@@ -29,6 +29,7 @@ _OTHERS = frozenset(
 """Of pictures that are not read."""
 _RENAMED = re.compile(rf"\.({'|'.join(sorted(SUFFIXES))})[^/.\w]|\.({'|'.join(sorted(SUFFIXES))})\.\w+$", re.IGNORECASE)
 """What loads and copies leave: a.jpg?w=800, a.jpg~, a.jpg.part."""
+_RENAMED_KIND, _FOREIGN = "renamed", " of other names"
 _SYSTEM = frozenset(["lost+found", "System Volume Information", "$RECYCLE.BIN", "@eaDir", "__MACOSX"])
 _DRAWN = re.compile(r"(^|.*[_-])(masks?|labels?|annotations?|gt|ground_?truth|segmentations?(class|object)?)$|.*annot$")
 """What folders of masks are called."""
@@ -71,11 +72,11 @@ class LeftOut:
         """Counts a file that is not read, where it looks like a picture."""
         ending = name.rpartition(".")[2].lower()
         if ending in _OTHERS or _RENAMED.search(name):
-            self.count(f".{ending}" if ending in _OTHERS else "renamed", name)
+            self.count(f".{ending}" if ending in _OTHERS else _RENAMED_KIND, name)
 
     def foreign(self, name: str) -> None:
         """Counts a picture whose name is not as the data set's are."""
-        self.count(f".{name.rpartition('.')[2].lower()} of other names", name)
+        self.count(f".{name.rpartition('.')[2].lower()}{_FOREIGN}", name)
 
     def count(self, kind: str, name: str) -> None:
         """Counts a file of a kind."""
@@ -92,12 +93,10 @@ class LeftOut:
     def lines(self) -> Iterator[dict[str, str]]:
         """For failures.jsonl: a line an ending, a line a folder."""
         for kind, count in sorted(self.files.items()):
-            reason = f"{count} {'files' if kind == 'renamed' else kind} not read, this is the first"
-            yield {
-                "file": os.path.join(self.inside, self.first[kind]),
-                "reason": reason,
-                "mend": "convert them to JPEG or PNG, or name them so",
-            }
+            reason = f"{count} {kind} not read, this is the first"
+            mend = "rename them, or fetch them again" if kind == _RENAMED_KIND else "convert them to JPEG or PNG"
+            mend = "nothing, if they are not its photos; else set photos.source=folder" if _FOREIGN in kind else mend
+            yield {"file": os.path.join(self.inside, self.first[kind]), "reason": reason, "mend": mend}
         for name, reason in sorted(self.folders.items()):
             yield {"file": os.path.join(self.inside, name), "reason": reason, "mend": _MENDS.get(reason, "nothing")}
 

@@ -20,12 +20,12 @@ TFDS = "tfds:"
 
 def photo_folders(photos: ConfigDict) -> list[Path]:
     """Where the photos of config.photos lie, as far as that is there: whatever else lies there may be taken for one."""
-    root = Path(photos.root)
-    below = ("", "images", "leftImg8bit")
-    found = [
-        root / part / split.photos for split in photos.splits.values() for part in below[: 3 if split.photos else 1]
-    ]
-    return [path for path in found if photos.root and path.is_dir()]
+    if not photos.root:
+        return []
+    below = ("",) if photos.source in FOLDERS else ("", "images", "leftImg8bit")
+    names = [split.photos for split in photos.splits.values()]
+    found = [Path(photos.root, part, name) for name in names for part in (below if name else ("",))]
+    return [path for path in found if path.is_dir()]
 
 
 def mask_folders(photos: ConfigDict) -> list[Path]:
@@ -48,10 +48,11 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
     masks = split_config.masks if truth else ""
     if photos.source in FOLDERS:
         meaning = _meaning(root / masks, photos, classes) if masks else None
-        never = [root / folder for each in photos.splits.values() for folder in (each.photos, each.masks) if folder]
+        never = [*photo_folders(photos), *mask_folders(photos)]
         return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning, never)
     if photos.source in JSONS and not masks:  # every picture of the folder
-        return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos))
+        never = [*photo_folders(photos), root / "annotations"]
+        return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos), never=never)
     if photos.source in JSONS:
         return JSONS[photos.source](root, split_config.photos, masks, photos.max_pixels)
     if photos.source.startswith(TFDS):

@@ -243,7 +243,7 @@ class Encoding:
         if behind := self.unfinished(self.shards):
             return f"{data}: {len(behind)} of {len(self.shards)} shards are left to other workers"
         remarks = {split: list(remarks_of(source)) for split, source in self.photos.sources.items()}
-        if not (data / "dataset.json").exists():
+        if new := not (data / "dataset.json").exists():
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
             list_failures(data, self.shards, self._left_out())
             finish_data(data, self.shards, _with(self.marker, remarks), encoders, self.photos.classes)
@@ -252,14 +252,15 @@ class Encoding:
         said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
         nameless = [split for split, fields in splits.items() if fields["truth"] and not fields["truth_classes"]]
         numbers = f"; truth of {', '.join(nameless)} is numbers, which the first words to label it name"
-        return f"{data}: encoded photos {rows}, {self._skipped(splits)}{said}{numbers * bool(nameless)}"
+        return f"{data}: encoded photos {rows}, {self._skipped(splits, new)}{said}{numbers * bool(nameless)}"
 
-    def _skipped(self, splits: Mapping[str, Any]) -> str:
-        """What is no row, and where that is listed."""
+    def _skipped(self, splits: Mapping[str, Any], new: bool) -> str:
+        """What is no row, and where that is listed; new: just now."""
         skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
-        listed = f" (see {self.stage.data / 'failures.jsonl'})" if skipped or left else ""
-        return f"{skipped} skipped{f', {left}' * bool(left)}{listed}"
+        listed = f" (see {self.stage.data / 'failures.jsonl'})"
+        left = f", {left}{listed * new}" * bool(left)  # DATA that was there lists what was there then
+        return f"{skipped} skipped{listed * bool(skipped)}{left}"
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for split, source in sorted(self.photos.sources.items()):

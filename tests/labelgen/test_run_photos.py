@@ -43,7 +43,8 @@ def test_what_is_left_out_is_said_and_listed(
         (photos / "photos" / name).touch()
     assert encoded(world, photos, tmp_path / "data") == 0
     said = capsys.readouterr().out
-    assert "encoded photos 10 train, 3 wild, 2 skipped, left out: 2 .cr2, 1 .jxl, 1 folder (see" in said
+    listed = f"(see {tmp_path / 'data/failures.jsonl'})"
+    assert f"10 train, 3 wild, 2 skipped {listed}, left out: 2 .cr2, 1 .jxl, 1 folder {listed}. " in said
     assert [(line["split"], line["file"]) for line in lines(tmp_path / "data")] == [
         ("train", "photos/train/004.png"), ("train", "photos/train/009.png"),
         ("train", "photos/train/raw/a.cr2"), ("wild", "photos/wild/x.jxl"), ("wild", "photos/wild/here"),
@@ -52,7 +53,8 @@ def test_what_is_left_out_is_said_and_listed(
     assert Dataset.open(tmp_path / "data").count("wild") == 3
     before = files(tmp_path / "data")
     assert encoded(world, photos, tmp_path / "data") == 0
-    assert files(tmp_path / "data") == before and "left out: 2 .cr2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert files(tmp_path / "data") == before and f"skipped {listed}, left out: 2 .cr2, 1 .jxl, 1 folder. " in said
 
 
 def test_nothing_more_is_said_where_there_are_photos_alone(

@@ -21,12 +21,27 @@ def png(values: np.ndarray, significant: int = 0) -> bytes:
 
 def tiff(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), order: str = "<", **more: Any) -> bytes:
     """One strip of [H, W, bands] of any dtype; photometric: 1 grey, 2 RGB; more: further tags, t281=(4095,)."""
+    strip = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    return _file([strip], values, photometric, extras, order, **more)
+
+
+def separate(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), deflated: bool = False) -> bytes:
+    """A TIFF with a strip for each band, as GDAL's INTERLEAVE=BAND writes it."""
+    strips = [band.tobytes() for band in values.transpose(2, 0, 1)]
+    strips = [zlib.compress(strip) for strip in strips] if deflated else strips
+    return _file(strips, values, photometric, extras, "<", t259=(8 if deflated else 1,), t284=(2,))
+
+
+def _file(
+    strips: list[bytes], values: np.ndarray, photometric: int, extras: tuple[int, ...], order: str, **more: Any
+) -> bytes:
     height, width, bands = values.shape
-    raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    raw = b"".join(strips)
+    offsets = (8, *(8 + np.cumsum([len(strip) for strip in strips])[:-1]).tolist())
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    tags: dict[int, tuple[int, ...]] = {
+    tags: dict[int, Any] = {
         256: (width,), 257: (height,), 258: (values.dtype.itemsize * 8,) * bands, 259: (1,), 262: (photometric,),
-        273: (8,), 277: (bands,), 278: (height,), 279: (len(raw),), 284: (1,), 339: (kind,) * bands,
+        273: offsets, 277: (bands,), 278: (height,), 279: tuple(map(len, strips)), 284: (1,), 339: (kind,) * bands,
     }  # fmt: skip
     tags |= {338: extras} if extras else {}
     tags |= {int(name[1:]): value for name, value in more.items()}
@@ -34,10 +49,14 @@ def tiff(values: np.ndarray, photometric: int, extras: tuple[int, ...] = (), ord
     at = start + 2 + 12 * len(tags) + 4
     entries, behind = b"", b""
     for tag, numbers in sorted(tags.items()):
-        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        text = isinstance(numbers, str)
+        packed = numbers.encode() + b"\0" if isinstance(numbers, str) else b""
+        packed = packed or struct.pack(f"{order}{len(numbers)}I", *numbers)
+        count = len(packed) if text else len(numbers)
+        packed = packed.ljust(4, b"\0")
         if len(packed) > 4:
             packed, behind = struct.pack(f"{order}I", at + len(behind)), behind + packed
-        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + packed
+        entries += struct.pack(f"{order}HHI", tag, 2 if text else 4, count) + packed
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
     directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
     return head + raw + bytes(len(raw) % 2) + directory + behind

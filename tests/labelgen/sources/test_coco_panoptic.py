@@ -60,6 +60,17 @@ def test_segments_have_the_classes_of_their_categories_void_and_crowds_none(root
     assert other is not None and (other == 2).all()
 
 
+def test_photos_and_masks_may_end_in_another_case_than_in_the_json(root: Path) -> None:
+    for path in [*root.rglob("*.jpg"), *root.rglob("*.png")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    splits = {"val": {"photos": "val2017", "masks": "panoptic_val2017"}}
+    photos = {"root": str(root), "source": "coco_panoptic", "max_pixels": 10**6, "ignore_index": 255}
+    source = open_source(ConfigDict(photos | {"splits": splits}), "val")
+    label_map = source.load("000000000002").label_map
+    assert label_map is not None and (label_map == 2).all()
+    assert source.file("000000000002").endswith("000000000002.JPG")
+
+
 def test_without_masks_no_json_is_needed(root: Path) -> None:
     (root / "annotations/panoptic_val2017.json").unlink()
     splits = {"val": {"photos": "val2017", "masks": ""}}

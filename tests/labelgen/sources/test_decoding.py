@@ -14,7 +14,7 @@ from labelgen.core.errors import UserError
 from labelgen.sources import decoding
 from labelgen.sources.decoding import decode_photo, read_photo
 from labelgen.sources.photos import PhotoError
-from tests.worlds.deep_pictures import png, tiff
+from tests.worlds.deep_pictures import png, separate, tiff
 
 RNG = np.random.default_rng(0)
 RAMP = np.linspace(0, 1, 40 * 30).reshape(40, 30)
@@ -138,6 +138,23 @@ def test_few_bright_pixels_do_not_make_the_rest_black(tmp_path: Path) -> None:
     assert found[..., 0].mean() == pytest.approx(127, abs=3)
 
 
+@pytest.mark.parametrize("nothing", [-9999, 0])
+def test_pixels_of_nothing_do_not_count_where_the_file_names_them(nothing: int, tmp_path: Path) -> None:
+    heights = (RAMP * 2000 + 500).round().astype(np.int16)[..., None]
+    heights[:, :10] = nothing
+    low, high = np.percentile(heights[:, 10:], (0.5, 99.5), method="nearest")
+    expected = np.rint((heights.astype(float).clip(low, high) - low) * 255 / (high - low)).astype(int)
+    found = everywhere(tiff(heights, 1, t42113=str(nothing)), tmp_path)
+    assert near(found, np.repeat(expected, 3, -1)) and not found[:, :10].any()
+    everywhere(tiff(heights, 1, t42113="nan"), tmp_path)
+    everywhere(tiff(np.full_like(heights, nothing), 1, t42113=str(nothing)), tmp_path)
+
+
+def test_white_is_zero_where_the_file_says_so(tmp_path: Path) -> None:
+    for values in (BITS_12[..., :1], (COLOURS[..., :1] * 65535).astype(np.uint16)):
+        assert np.array_equal(everywhere(tiff(values, 0), tmp_path), 255 - everywhere(tiff(values, 1), tmp_path))
+
+
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (7, 0), (40000, 155)])
 def test_one_value_throughout_has_no_range(value: int, expected: int, tmp_path: Path) -> None:
     flat = np.full((4, 4, 1), value, np.uint16)
@@ -163,6 +180,26 @@ def test_colours_are_not_divided_by_near_infrared(tmp_path: Path) -> None:
     deep = np.concatenate([BITS_12, BITS_12[..., :1] // 2 + 500], -1)
     for extras in ((), (0,), (1,), (2,)):
         assert near(everywhere(tiff(deep, 2, extras), tmp_path), stretched(BITS_12))
+
+
+@pytest.mark.parametrize("depth", [1, 16], ids=["12 bits", "16 bits"])
+@pytest.mark.parametrize("extras", [(), (0,), (2,)], ids=["RGB", "unspecified", "alpha"])
+def test_bands_apart_from_each_other_are_the_same_photo(depth: int, extras: tuple[int, ...], tmp_path: Path) -> None:
+    values = BITS_12 * np.uint16(depth)
+    if extras:
+        values = np.concatenate([values, np.full((40, 30, 1), 4095 * depth, np.uint16)], -1)
+        values[:5, :, 3] = 0
+    assert np.array_equal(
+        everywhere(separate(values, 2, extras), tmp_path), everywhere(tiff(values, 2, extras), tmp_path)
+    )
+
+
+def test_compressed_bands_apart_are_refused_where_half_of_each_value_would_be_lost(tmp_path: Path) -> None:
+    full = BITS_12 * np.uint16(16)
+    assert np.array_equal(everywhere(separate(full, 2, deflated=True), tmp_path), full >> 8)
+    with pytest.raises(PhotoError, match="16 bits a channel, compressed, in separate planes") as error:
+        decode_photo(separate(BITS_12, 2, deflated=True), Path("a"), 10**6)
+    assert "INTERLEAVE=PIXEL" in error.value.fix
 
 
 def test_alpha_of_a_tiff_shows_white(tmp_path: Path) -> None:

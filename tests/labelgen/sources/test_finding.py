@@ -106,8 +106,9 @@ def test_pictures_that_are_not_read_are_counted_by_ending(tmp_path: Path) -> Non
     assert lines[0] == {
         "file": "b/0.cr2",
         "reason": "2 .cr2 not read, this is the first",
-        "mend": "convert them to JPEG or PNG, or name them so",
+        "mend": "convert them to JPEG or PNG",
     }
+    assert lines[-1]["file"] == "r.jpg?w=800" and lines[-1]["mend"] == "rename them, or fetch them again"
     assert LeftOut.of([left, left]).said() == "left out: 4 .cr2, 2 .jxl, 2 .mpo, 2 .ppm, 6 renamed"
     assert LeftOut().said() == "" and not list(LeftOut().lines())
 
@@ -124,6 +125,12 @@ def test_other_splits_and_masks_are_no_photos_of_a_split_around_them(tmp_path: P
     assert list(sources["train"].list()) == ["a", "holiday/b"] and list(sources["val"].list()) == ["c"]
     assert sorted(sources["train"].left_out.folders) == ["linked", "masks", "val", "val_masks"]
     assert sources["train"].left_out.said() == "left out: 4 folders" and sources["val"].left_out.said() == ""
+
+
+def test_cocos_other_splits_and_panoptic_masks_are_no_photos_of_its_root(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "images/val2017/b.jpg", "annotations/panoptic_val2017/b.png")
+    sources = splits(tmp_path, "coco", train=("", ""), val=("val2017", ""))
+    assert list(sources["train"].list()) == ["a"] and list(sources["val"].list()) == ["b"]
 
 
 def test_two_splits_may_have_the_same_folder(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_nothing_is_written_among_the_photos(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"--out=.* lies within the photos, .*all/val: masks would become photos"):
             check_apart(tmp_path / out, photo_folders(config))
     assert mask_folders(config) == [tmp_path / "all/m"]
-    config.splits = {"train": {"photos": "train", "masks": ""}}
+    config.source, config.splits = "coco", {"train": {"photos": "train", "masks": ""}}
     assert photo_folders(config) == [tmp_path / "all/images/train"] and not mask_folders(config)
     config.splits = {"train": {"photos": "", "masks": ""}}
     assert photo_folders(config) == [tmp_path / "all"]

@@ -149,6 +149,8 @@ def test_what_is_not_named_as_the_data_sets_photos_is_counted(tmp_path: Path) ->
     source = opened(tmp_path, "ade20k", "validation")
     assert source.list() == ["a"]
     assert source.left_out.said() == "left out: 1 .jpeg of other names, 1 .png of other names, 1 .webp of other names"
+    line = next(iter(source.left_out.lines()))
+    assert line["file"] == str(tmp_path / "images/validation/d.jpeg") and "set photos.source=folder" in line["mend"]
     photo(tmp_path / "images/validation/a.JPG")
     with pytest.raises(UserError, match=r"validation: a.jpg is there twice, with its ending in another case"):
         opened(tmp_path, "ade20k", "validation")
