@@ -323,10 +323,14 @@ def label_studio_polygons(world: World) -> Maps:
     (world.scratch / "tasks.json").write_text(json.dumps(tasks))
     values = "".join(f'<Label value="{name}"/>' for name in world.index)
     view = f'<View><Image name="i" value="$image"/><PolygonLabels name="l" toName="i">{values}</PolygonLabels></View>'
-    converter = import_module("label_studio_sdk.converter").Converter(
-        view, str(world.scratch), download_resources=False
-    )
+    kind = import_module("label_studio_sdk.converter").Converter
+    converter = kind(view, str(world.scratch), download_resources=False)
     converter.convert_to_coco(str(world.scratch / "tasks.json"), str(world.back), is_dir=False)
+    file = world.back / "result.json"
+    read = json.loads(file.read_text())
+    for image in read["images"]:  # it puts DIGEST__ before each name
+        image["file_name"] = image["file_name"].rpartition("__")[2]
+    file.write_text(json.dumps(read))
     return maps
 
 

@@ -60,7 +60,7 @@ TRIPS = {
     "panopticapi": Trip("coco/panoptic.json", 0),
     "supervision-coco": Trip("coco/semantic.json", 0, 4, f"back: {CENTRES}"),
     "supervision-yolo": Trip("yolo", 4, None, f"{HOLES}; {OUTLINES}"),
-    "datumaro-coco": Trip("coco/semantic.json", 0, 0),
+    "datumaro-coco": Trip("coco/semantic.json", 0, 4, f"back: {CENTRES}"),
     "datumaro-panoptic": Trip("coco/panoptic.json", 0, 0),
     "datumaro-cvat": Trip("cvat/annotations.xml", 0, 0),
     "datumaro-voc": Trip("coco/semantic.json, back VOC's PNGs", 0, 0),
@@ -128,7 +128,7 @@ def make_world(world: Path) -> None:
     photos, data, config = world / "photos", world / "data", ["--config=configs/pocket.py"]
     config.append(f"--config.photos.root={photos}")
     if not (world / "export/classes.json").is_file():
-        run(sys.executable, "-m", "pocket.scenes", f"--out={photos}", "--train=6", "--eval=1", "--held_out=1")
+        run(sys.executable, "-m", "pocket.scenes", f"--out={photos}", "--train=12", "--eval=1", "--held_out=1")
         run(sys.executable, "-m", "labelgen.run", *config, f"--out={data}")
         formats = "--format=coco,labelme,cvat,yolo,png"
         run(sys.executable, "-m", "labelgen.export", *config, f"--data={data}", f"--out={world / 'export'}", formats)
