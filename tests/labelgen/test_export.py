@@ -78,3 +78,16 @@ def test_the_next_command_can_be_typed_and_keeps_what_was_set(
         f"--labels_from={out}/labelme",
         "--config.labels.name=corrected",
     ]
+
+
+@pytest.mark.parametrize(
+    ("formats", "back"),
+    [
+        (("yolo", "cvat"), "OUT/cvat/annotations.xml"),
+        (("labelme", "png"), "OUT/labelme"),
+        (("coco",), "OUT/coco/semantic.json"),
+        (("yolo",), "FOLDER"),
+    ],
+)
+def test_what_comes_back(formats: tuple[str, ...], back: str) -> None:
+    assert export.come_back("OUT", formats) == back
