@@ -228,7 +228,8 @@ def ultralytics_drawn(world: World) -> Maps:
 
     def draw(size_hw: tuple[int, int], numbers: list[int], rings: list[NDArray[Any]]) -> Map:
         masks, order = import_module("ultralytics.data.utils").polygons2masks_overlap(size_hw, rings)
-        return np.array([-1, *(numbers[i] for i in order)], np.int32)[masks]
+        label_map: Map = np.array([-1, *(numbers[i] for i in order)], np.int32)[masks]
+        return label_map
 
     return of_ultralytics(world, draw)
 
@@ -305,7 +306,8 @@ def label_studio_brush(world: World) -> Maps:
 
 def label_studio_polygons(world: World) -> Maps:
     """The polygons of cvat/annotations.xml as tasks of Label Studio; back: its converter's COCO."""
-    root, tasks, maps = ElementTree.parse(world.export / "cvat/annotations.xml").getroot(), [], {}
+    root, maps = ElementTree.parse(world.export / "cvat/annotations.xml").getroot(), {}
+    tasks: list[dict[str, Any]] = []
     for image in root.iterfind("image"):
         width, height = int(image.attrib["width"]), int(image.attrib["height"])
         found, drawn = [], []
