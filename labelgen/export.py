@@ -4,8 +4,8 @@
 
 Writes labels/NAME of DATA (labels.name of the config) for every labelled split, with the confidence beside them, and
 the names of the pictures as they are under photos.root. What is unlabelled stays so where the format can say it;
-docs/formats.md says what each keeps and loses, the last line what these files lost. Corrected PNGs, LabelMe's files or
-a COCO json come back by `python -m labelgen.run --labels_from=FOLDER`.
+docs/formats.md says what each keeps and loses, the last line what these files lost. Corrected PNGs, LabelMe's files, a
+COCO json or CVAT's xml come back by `python -m labelgen.run --labels_from=FOLDER`.
 """
 
 if __name__ == "__main__":
@@ -94,7 +94,7 @@ def labelled(data: Dataset, config: ConfigDict, splits: list[str]) -> Iterator[A
 
 def come_back(out: str, formats: Sequence[str]) -> str:
     """What is to be given to labelgen.run once it is corrected; what a tool writes where it is none of these files."""
-    back = {"png": "masks", "coco": "coco/semantic.json", "labelme": "labelme"}
+    back = {"png": "masks", "coco": "coco/semantic.json", "labelme": "labelme", "cvat": "cvat/annotations.xml"}
     return next((f"{out}/{back[name]}" for name in formats if name in back), "FOLDER")
 
 

@@ -269,7 +269,7 @@ def box_xywh(mask: NDArray[np.bool_]) -> list[int]:
     return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
 
 
-_HOLES, _PIXELS, _NAMES = "polygons with holes", "unlabelled pixels", "names"
+_POLYGONS, _HOLES, _PIXELS, _NAMES = "polygons", "polygons with holes", "unlabelled pixels", "names"
 
 
 class LabelmeWriter:
@@ -299,7 +299,7 @@ class LabelmeWriter:
         pass
 
     def remarks(self, counts: Counter[str]) -> list[str]:
-        return _painted(counts)
+        return _painted(counts) + _drawn(counts)
 
     def _shape(self, region: Region) -> dict[str, Any]:
         confidence = rounded(region.confidence)
@@ -404,10 +404,11 @@ class YoloWriter:
 
     def remarks(self, counts: Counter[str]) -> list[str]:
         lost = f"{counts[_PIXELS]} unlabelled pixels in holes count as the class around them"
-        return _painted(counts) + [lost] * bool(counts[_PIXELS])
+        return _painted(counts) + [lost] * bool(counts[_PIXELS]) + _drawn(counts)
 
 
 def _count(state: State, outlines: Outlines) -> None:
+    state.counts[_POLYGONS] += len(outlines.regions)
     state.counts[_HOLES] += outlines.with_holes
     state.counts[_PIXELS] += outlines.unlabelled_px
 
@@ -415,6 +416,12 @@ def _count(state: State, outlines: Outlines) -> None:
 def _painted(counts: Counter[str]) -> list[str]:
     """What is to be said where a polygon has a hole."""
     return [f"{counts[_HOLES]} polygons have holes, which polygons after them are to paint over"] * bool(counts[_HOLES])
+
+
+def _drawn(counts: Counter[str]) -> list[str]:
+    """What is to be said of a tool that draws polygons with their outlines."""
+    said = "the tool itself draws outlines as inside, up to a pixel more to the right and below"
+    return [said] * bool(counts[_POLYGONS])
 
 
 def _label(classes: Sequence[ClassInfo], region: Region) -> str:

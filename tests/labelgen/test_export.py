@@ -91,3 +91,16 @@ def test_a_folder_belongs_to_its_labels(world: Path, copy: Path, tmp_path: Path,
     assert exported(world, copy, out, *more) == 2
     assert f"{out} was made with classes = " in capsys.readouterr().err
     assert run(world, copy, "--config.labels.name=back", f"--labels_from={out}/masks") == 0
+
+
+@pytest.mark.parametrize(
+    ("formats", "back"),
+    [
+        (("yolo", "cvat"), "OUT/cvat/annotations.xml"),
+        (("labelme", "png"), "OUT/labelme"),
+        (("coco",), "OUT/coco/semantic.json"),
+        (("yolo",), "FOLDER"),
+    ],
+)
+def test_what_comes_back(formats: tuple[str, ...], back: str) -> None:
+    assert export.come_back("OUT", formats) == back

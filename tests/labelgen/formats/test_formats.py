@@ -254,6 +254,7 @@ def test_what_is_lost_is_said(tmp_path: Path) -> None:
         "; coco: panoptic.json calls 'sky: blue' a thing, as pq_compute wants both kinds "
         "(eval.groups.things and .stuff say which are)"
         "; labelme, yolo: 3 polygons have holes, which polygons after them are to paint over"
+        "; labelme, yolo: the tool itself draws outlines as inside, up to a pixel more to the right and below"
         "; yolo: 12 unlabelled pixels in holes count as the class around them"
     )
     assert Export(tmp_path / "none", ("labelme",), CLASSES).remarks([]) == ""
