@@ -99,17 +99,21 @@ def main(args: argparse.Namespace) -> int:
         restored = restore_run(run)
     check_fits(restored, data)
     embed = Embedder(restored, config.eval.batch_size)
-    for split in config.eval.splits:
-        evaluate_split(config, data, split, run, restored, embed, times)
+    failed = [evaluate_split(config, data, split, run, restored, embed, times) for split in config.eval.splits]
     hosts.say(f"time: {times.summary()}")
+    if error := next(filter(None, failed), None):
+        raise error  # once all tables are printed
     hosts.say(f"wrote {run.name}/eval; next: {look}")
     return 0
 
 
 def evaluate_split(
     config: ConfigDict, data: Dataset, split: str, run: Run, restored: Restored, embed: Embedder, times: StageTimes
-) -> None:
-    """Counts a split, writes its two files into RUN/eval and prints its table. All hosts must call it."""
+) -> OSError | UserError | None:
+    """Counts a split, prints its table and writes its two files into RUN/eval; why it could not, if so.
+
+    All hosts must call it.
+    """
     data.stage(split, ("features", "evidence", "truth"), hosts.own_rows(data.count(split)))
     words, threshold = split_words(data, restored, config, split), config.eval.background_threshold
     names = class_names(words.ontology, threshold)
@@ -123,26 +127,33 @@ def evaluate_split(
     meaning = protocol(data, split, restored, names, words.source + new, config)
     beyond = int(hosts.total(np.array([sum(truth.beyond.values())]))[0])
     meaning["truth"] = ", ".join(filter(None, [meaning["truth"], truth.said(beyond)]))
-    write_split(run, split, tally, names, meaning, config.eval.groups)
+    return write_split(run, split, tally, names, meaning, config.eval.groups)
 
 
 def write_split(
     run: Run, split: str, tally: Tally, names: tuple[str, ...], meaning: dict[str, Any], groups: Mapping[str, Any]
-) -> None:
-    """RUN/eval/SPLIT.json and SPLIT.npz, and the table. meaning: the protocol; groups: eval.groups."""
+) -> OSError | UserError | None:
+    """The table, and RUN/eval/SPLIT.json and SPLIT.npz; why these could not be written, as into a read-only RUN.
+
+    meaning: the protocol; groups: eval.groups.
+    """
     rows = {reading: scores(counts, names, groups).to_json() for reading, counts in tally.counts.items()}
     quotients = ratios({reading: row["miou"] for reading, row in rows.items()})
     titled = {reading.title: row for reading, row in rows.items()}
     rounded = {name: round(value, 4) for name, value in quotients.items()}
-    path = run.path / "eval" / f"{split}.json"
-    if hosts.is_first():
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, {"protocol": meaning, "readings": titled, "ratios": rounded})
-        tally.write(path.with_suffix(".npz"), names)
-        run.send()
     hosts.say(table(f"{split}, {meaning['photos']} photos", titled))
     hosts.say("  " + ", ".join(f"{name} {value:.2f}" for name, value in rounded.items()))
     hosts.say("  " + summary(meaning))
+    path = run.path / "eval" / f"{split}.json"
+    try:
+        if hosts.is_first():
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, {"protocol": meaning, "readings": titled, "ratios": rounded})
+            tally.write(path.with_suffix(".npz"), names)
+            run.send()
+    except (OSError, UserError) as error:
+        return error
+    return None
 
 
 def count_split(

@@ -12,7 +12,7 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     classes.json        png: name -> index, colour, words
     coco/ labelme/ cvat/ yolo/      the same for other tools; docs/formats.md says what each keeps and loses
     overlays/ID.jpg     the photo tinted by its mask
-    failures.jsonl      one line a photo that could not be read: file, reason, fix
+    failures.jsonl      one line a photo that could not be read, or is another than was encoded: file, reason, fix
     made_by.json        which RUN and words MASKS belongs to, others are refused; "whole" once all of it is there
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
@@ -50,6 +50,7 @@ from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
+from labelgen.data.thumbnail import is_same
 from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
@@ -80,11 +81,14 @@ class Item(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """This host's share of what there is to predict; `failures` (the photo's number, why) fill up as `rows` is read."""
+    """This host's share of what there is to predict; `failures` and `replaced` (the photo's number, why) fill up as
+    `rows` is read: photos that cannot be read, and pictures that are no longer those that were encoded."""
 
     total: int
     rows: Iterator[Item]
     failures: list[tuple[int, Failure]]
+    replaced: list[tuple[int, Failure]]
+    """Pictures that are others than those of DATA."""
     left_out: LeftOut
     """What lies among them and is no photo."""
 
@@ -175,6 +179,8 @@ def encoded(restored: Restored, path: str) -> Photos:
     data = open_data(path, config.get("data_cache", ""))
     check_fits(restored, data)
 
+    replaced: list[tuple[int, Failure]] = []
+
     def rows() -> Iterator[Item]:
         before = 0
         for split in data.splits:
@@ -185,19 +191,28 @@ def encoded(restored: Restored, path: str) -> Photos:
                 row = FeatureRow.decode(reader[i])
                 name = f"{split}/{row.photo_id}"
                 image = None if source is None else picture(source, row)
+                if source and image is not None and not is_same(image, row.size_hw, row.thumbnail):
+                    replaced.append((before + i, {"file": source.file(row.photo_id), **_REPLACED}))
+                    image = None
                 yield Item(before + i, name, row, image, *locate(config.photos.root, source, row.photo_id, name))
             before += len(reader)
 
-    return Photos(sum(len(hosts.own_rows(data.count(split))) for split in data.splits), rows(), [], LeftOut())
+    count = sum(len(hosts.own_rows(data.count(split))) for split in data.splits)
+    return Photos(count, rows(), [], replaced, LeftOut())
+
+
+_REPLACED = {
+    "reason": "another picture than the one that DATA was encoded with; the mask is of that one",
+    "mend": "put that one back, or encode into a new DATA",
+}
 
 
 def picture(source: Source, row: FeatureRow) -> Pixels | None:
-    """The photo of a row uint8 [H, W, 3], None where it is not there any more or has another size."""
+    """The picture of a row's name uint8 [H, W, 3], None where it is not there any more."""
     try:
-        image = source.load(row.photo_id).image
+        return source.load(row.photo_id).image
     except (PhotoError, KeyError):
         return None
-    return image if image.shape[:2] == row.size_hw else None
 
 
 def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
@@ -220,7 +235,7 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
                 continue
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.own_rows(len(names))), rows(), failures, source.left_out)
+    return Photos(len(hosts.own_rows(len(names))), rows(), failures, [], source.left_out)
 
 
 def next_step(args: argparse.Namespace) -> str:
@@ -231,6 +246,11 @@ def next_step(args: argparse.Namespace) -> str:
     weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
     again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
     return f"next: look at {args.out}; other words: {command_line('fmbseg_jax.predict', *again)}"
+
+
+def in_order(found: list[tuple[int, Failure]]) -> list[Failure]:
+    """All hosts' lines, in the order of the photos. All must call it."""
+    return [line for _, line in sorted(chain.from_iterable(hosts.gather(found)), key=lambda pair: pair[0])]
 
 
 def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:
@@ -267,28 +287,33 @@ class Masks:
 
         UserError when no photo could be used.
         """
-        failures = [
-            failure
-            for _, failure in sorted(chain.from_iterable(hosts.gather(photos.failures)), key=lambda pair: pair[0])
-        ]
-        masks, overlays = hosts.total(np.array([self._masks, self._overlays]))
+        failures, replaced = in_order(photos.failures), in_order(photos.replaced)
+        masks, overlays = (int(n) for n in hosts.total(np.array([self._masks, self._overlays])))
         states = hosts.gather(self._export.state())
         left = photos.left_out
-        lines = "".join(json.dumps(failure, sort_keys=True) + "\n" for failure in [*failures, *left.lines()])
+        lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in [*failures, *replaced, *left.lines()])
+        counts = {"masks": masks, "overlays": overlays, "skipped": len(failures), "replaced": len(replaced)}
         if hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._export.finish(states)
             write_atomic(self._folder / "failures.jsonl", lines.encode())
-            counts = {"masks": int(masks), "overlays": int(overlays), "skipped": len(failures)}
             say_whole(self._folder, made_by, counts)
         if failures and not masks:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
-        skipped = f"; skipped {len(failures)} photos, see {self._folder / 'failures.jsonl'}" if failures else ""
-        skipped += f"; {left.said()}, see {self._folder / 'failures.jsonl'}" * bool(left.said())
-        without = "" if overlays else " (no overlays: the photos are not at photos.root any more)"
         kinds = "" if self._formats == ("png",) else f" ({', '.join(self._formats)})"
-        remarks = self._export.remarks(states)
-        return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{skipped}{remarks}"
+        listed = f"; {left.said()}, see {self._folder / 'failures.jsonl'}" * bool(left.said())
+        remarks = self._remarks(counts) + listed + self._export.remarks(states)
+        without = "" if overlays or replaced else " (no overlays: the photos are not at photos.root any more)"
+        return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{remarks}"
+
+    def _remarks(self, counts: Mapping[str, int]) -> str:
+        """What the last line must say of photos that have no mask, or no overlay."""
+        see, skipped, replaced = f", see {self._folder / 'failures.jsonl'}", counts["skipped"], counts["replaced"]
+        gone = counts["masks"] - counts["overlays"] - replaced
+        said = f"; skipped {skipped} photos{see}" * bool(skipped)
+        said += f"; {replaced} pictures are others than were encoded, no overlays{see}" * bool(replaced)
+        some = counts["overlays"] or replaced
+        return said + f"; {gone} pictures are not at photos.root any more, no overlays" * bool(gone and some)
 
 
 def probability(text: str) -> float:

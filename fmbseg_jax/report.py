@@ -47,6 +47,7 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset, SplitReader
 from labelgen.data.records import EvidenceRow, FeatureRow, LabelRow, check_same_photo
 from labelgen.data.staging import open_data
+from labelgen.data.thumbnail import is_same
 from labelgen.formats.exporter import split_source
 from labelgen.formats.palette import palette
 from labelgen.labels.free_labels import LabelSettings
@@ -74,7 +75,10 @@ def main(args: argparse.Namespace) -> int:
     fields["photos"] = [photo for split in subject.splits() for photo in split_photos(subject, split, args.photos, out)]
     write_atomic(out / "index.html", page(fields).encode())
     pictures = sum(photo["picture"] for photo in fields["photos"])
+    lost = len(fields["photos"]) - pictures
     without = "" if pictures else ", without the pictures, which are not at photos.root any more"
+    if pictures and lost:
+        without = f", {lost} of them without the picture, which is not at photos.root any more, or is another one now"
     print(f"wrote {out / 'index.html'}: {len(fields['photos'])} photos{without}; open it in a browser")
     return 0
 
@@ -211,7 +215,8 @@ def split_photos(subject: Subject, split: str, limit: int, out: Path) -> Iterato
         check_same_photo(split, i, row.photo_id, evidence.photo_id, *(r.photo_id for r in (labels, truth) if r))
         dense_z = None if look.vocabulary.by_head else embed.dense(row)
         shown = look(embed([row])[0], dense_z, evidence, labels, None if truth is None else truth.label_map)
-        yield {"key": f"{split}-{i}", "split": split, **write_photo(subject, out, f"{split}-{i}", shown, source)}
+        image = None if source is None else picture(source, row)
+        yield {"key": f"{split}-{i}", "split": split, **write_photo(subject, out, f"{split}-{i}", shown, image)}
         progress.add()
     progress.close()
 
@@ -240,10 +245,9 @@ def choose(miou: NDArray[np.float32] | None, count: int, limit: int) -> list[int
     return sorted([*order[:ends], *(between[i] for i in sample(len(between), rest)), *order[len(order) - ends :]])
 
 
-def write_photo(subject: Subject, out: Path, key: str, look: Look, source: Source | None) -> Json:
+def write_photo(subject: Subject, out: Path, key: str, look: Look, image: bytes | None) -> Json:
     """The photo's two files; what the page lists of it. The page is written last, so these need not be atomic."""
     classes = len(subject.names)
-    image = None if source is None else picture(source, look)
     files = {"js": script(key, payload(look, classes)).encode()} | ({} if image is None else {"jpg": image})
     for suffix, content in files.items():
         path = out / "files" / f"{key}.{suffix}"
@@ -252,15 +256,15 @@ def write_photo(subject: Subject, out: Path, key: str, look: Look, source: Sourc
     return {**summary(look, classes), "picture": image is not None}
 
 
-def picture(source: Source, look: Look) -> bytes | None:
-    """The photo as the page shows it, a JPEG; None where it is not there any more or has another size."""
+def picture(source: Source, row: FeatureRow) -> bytes | None:
+    """The photo as the page shows it, a JPEG; None where it is not there any more or is another one."""
     try:
-        image = source.load(look.photo_id).image
+        image = source.load(row.photo_id).image
     except (PhotoError, KeyError):
         return None
-    if image.shape[:2] != look.size_hw:
+    if not is_same(image, row.size_hw, row.thumbnail):
         return None
-    height, width = shown_size(look.size_hw)
+    height, width = shown_size(row.size_hw)
     buffer = io.BytesIO()
     Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -44,6 +44,7 @@ from labelgen.data.manifest import claim, sizes
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
 from labelgen.data.tfrecord import ShardReader, ShardWriter
+from labelgen.data.thumbnail import is_same
 from labelgen.sources.photos import Photo, PhotoError, Source
 from labelgen.sources.registry import open_source
 from labelgen.stages.encoding import READ_AHEAD, READERS, claim_encoders
@@ -223,6 +224,11 @@ class OtherView:
             raise UserError(
                 f"{file}: {photo.image.shape[1]} x {photo.image.shape[0]} px, but it had {row.size_hw[1]} x "
                 f"{row.size_hw[0]} when DATA was encoded; put the photos of then back, or encode a DATA anew"
+            )
+        if not is_same(photo.image, row.size_hw, row.thumbnail):
+            raise UserError(
+                f"{file}: is another photo than the one of that name that DATA was encoded with; put that one back, or "
+                "encode a DATA anew"
             )
         return row, photo
 

@@ -22,6 +22,7 @@ from labelgen.core.ontology import label_dtype
 from labelgen.data.records import FORMAT
 from labelgen.data.shards import Shard, failures_path, sweep
 from labelgen.data.tfrecord import ShardReader
+from labelgen.data.thumbnail import SIDE
 
 FAMILIES = ("features", "evidence", "truth")
 _DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
@@ -226,7 +227,9 @@ _MASKS = {
 def feature_spec(grid_hw: tuple[int, int], width: int, dtype: str) -> dict[str, Any]:
     """features.json of FeatureRow: features [h, w, D]."""
     box = _tensor("float32", 4, encoding="none")
-    return _dict({**_PHOTO, "box_xyxy": box, "features": _tensor(dtype, *grid_hw, width)})
+    thumbnail = _tensor("uint8", SIDE, SIDE, 3)
+    features = _tensor(dtype, *grid_hw, width)
+    return _dict({**_PHOTO, "box_xyxy": box, "features": features, "thumbnail": thumbnail})
 
 
 def evidence_spec(width: int, variants: Sequence[str]) -> dict[str, Any]:

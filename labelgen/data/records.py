@@ -31,6 +31,7 @@ FEATURE_DTYPES = {
 }
 SLOTS = 3
 """Classes kept for a patch's soft target."""
+_THUMBNAIL = (8, 8, 3)
 Value = bytes | NDArray[Any]
 
 
@@ -47,6 +48,8 @@ class FeatureRow:
     """Valid patches h', w': the top-left part of the fixed grid h x w."""
     features: NDArray[Any]
     """[h, w, D] bfloat16, float16 or float32; zeros outside grid_hw."""
+    thumbnail: NDArray[np.uint8] | None = None
+    """[8, 8, 3], see labelgen.data.thumbnail; None, as zeros, where it is not known: DATA from before it was kept."""
 
     @property
     def finite(self) -> bool:
@@ -60,6 +63,7 @@ class FeatureRow:
                 **_photo(self.photo_id, self.size_hw, self.grid_hw),
                 "box_xyxy": np.array(self.box_xyxy, np.float32),
                 **_pack("features", self.features),
+                **_pack("thumbnail", np.zeros(_THUMBNAIL, np.uint8) if self.thumbnail is None else self.thumbnail),
             }
         )
 
@@ -68,12 +72,14 @@ class FeatureRow:
         """The row of a record. UserError where it is of another family."""
         values = decode(data)
         box = _get(values, "box_xyxy").tolist()
+        thumbnail = _unpack(values, "thumbnail") if "thumbnail" in values else np.zeros(_THUMBNAIL, np.uint8)
         return FeatureRow(
             _text(values, "photo_id"),
             _pair(values, "size_hw"),
             (box[0], box[1], box[2], box[3]),
             _pair(values, "grid_hw"),
             _unpack(values, "features"),
+            thumbnail if thumbnail.any() else None,
         )
 
 
@@ -197,7 +203,12 @@ PhotoRows = tuple[FeatureRow, EvidenceRow, TruthRow | None]
 
 
 def feature_row(
-    photo_id: str, size_hw: HW, features: NDArray[np.float32], grid_hw: HW, dtype: np.dtype[Any]
+    photo_id: str,
+    size_hw: HW,
+    features: NDArray[np.float32],
+    grid_hw: HW,
+    dtype: np.dtype[Any],
+    thumbnail: NDArray[np.uint8] | None = None,
 ) -> FeatureRow:
     """The features float32 [h', w', D] of a whole photo of size_hw px, laid on the fixed grid in the DATA's type.
 
@@ -209,7 +220,7 @@ def feature_row(
         padded[:h, :w] = features
     whole = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
     check_finite(photo_id, {"patch features": padded})
-    return FeatureRow(photo_id, size_hw, whole, (h, w), padded)
+    return FeatureRow(photo_id, size_hw, whole, (h, w), padded, thumbnail)
 
 
 def check_finite(photo_id: str, arrays: Mapping[str, NDArray[Any]]) -> None:

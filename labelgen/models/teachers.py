@@ -19,6 +19,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
 from labelgen.core.progress import StageTimes
 from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, PhotoRows, TruthRow, check_finite, feature_row
+from labelgen.data.thumbnail import thumbnail
 from labelgen.models import clip, compute, sam, trunks
 from labelgen.models.clip import ClipEncoder, load_clip
 from labelgen.models.dense_clip import check_variants, window_maps
@@ -89,7 +90,7 @@ class Encoders:
         with self.times("sam"):
             masks = self._sam.masks(image)
         check_finite(photo.photo_id, {"crops": crops} | {f"dense maps {name}": each for name, each in dense.items()})
-        row = feature_row(photo.photo_id, photo.image.shape[:2], features, self.grid_hw, self._dtype)
+        row = feature_row(photo.photo_id, size_hw, features, self.grid_hw, self._dtype, thumbnail(image))
         return (
             row,
             EvidenceRow(photo.photo_id, size_hw, row.grid_hw, crops, boxes, dense, masks),

@@ -1,6 +1,7 @@
 """Evaluation of a head whose every answer is known: scores, readings, words, protocol, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def test_protocol_says_what_the_figures_mean(result: Any) -> None:
 def test_own_photos_are_called_so(data: Path, run: Path) -> None:
     assert evaluated(data, run, splits="train") == 0
     assert json.loads((run / "eval/train.json").read_text())["protocol"]["use"] == "own photos"
+
+
+def test_a_run_that_cannot_be_written_has_its_tables_printed(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a read-only one; there is a file in the place of the folder here, since root may write anywhere."""
+    mine = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("eval")))
+    (mine / "eval").touch()
+    capsys.readouterr()
+    assert evaluated(data, mine, splits="eval,train") == 2
+    printed = capsys.readouterr()
+    assert "eval, 5 photos" in printed.out and "train, 2 photos" in printed.out
+    assert "wrote" not in printed.out
+    assert f"error: {mine}/eval: File exists; there is a file where a folder is wanted" in printed.err
 
 
 def test_an_untrained_head_is_seen(data: Path, tmp_path: Path, result: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,14 @@ from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
+from labelgen.data.dataset import Dataset
+from labelgen.data.thumbnail import thumbnail
 from labelgen.formats.exporter import class_infos
 from labelgen.formats.palette import palette
 from labelgen.models.clip import load_clip
 from labelgen.models.trunks import load_timm
 from tests.worlds import tiny, tiny_models
+from tests.worlds.data import write_family
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
 from tests.worlds.reference import pixel_logits
@@ -73,6 +77,35 @@ def test_overlays_of_encoded_photos_that_are_still_there(data: Path, tmp_path: P
     overlays = {str(path.relative_to(tmp_path / "out/overlays")) for path in (tmp_path / "out").rglob("*.jpg")}
     assert overlays == {"eval/p0.jpg", "eval/p2.jpg", "eval/p3.jpg"}
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 7
+
+
+def test_a_picture_replaced_under_its_name_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    rows = []
+    for i in range(4):
+        picture = photo(*tiny.features(i).size_hw, seed=i)
+        rows.append(replace(tiny.features(i), thumbnail=thumbnail(np.asarray(picture))))
+        decoded = np.asarray(picture).astype(int) + np.random.default_rng(i).integers(-2, 3, (*picture.size[::-1], 3))
+        Image.fromarray(decoded.clip(0, 255).astype(np.uint8)).save(tmp_path / f"photos/p{i}.png")  # another decoder's
+    photo(*tiny.features(2).size_hw, seed=9).save(tmp_path / "photos/p2.png")
+    (tmp_path / "photos/p3.png").unlink()
+    data = tiny.write_data(tmp_path / "data")
+    counts = Dataset.open(data).info["splits"]["eval"]["rows"]
+    rows.append(tiny.features(4))
+    shards = [rows[start:end] for start, end in zip([0, *np.cumsum(counts)], np.cumsum(counts), strict=False)]
+    write_family(data / "features", "eval", shards)
+    config = load_config(str(ROOT / "configs/default.py"))
+    with config.unlocked():
+        config.photos.root = str(tmp_path)
+        config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
+    run, out = write_run(tmp_path / "run", config), tmp_path / "out"
+    assert predicted(f"--workdir={run}", f"--data={data}", f"--out={out}") == 0
+    assert {path.stem for path in (out / "overlays").rglob("*.jpg")} == {"p0", "p1"}
+    said = capsys.readouterr().out
+    assert f"; 1 pictures are others than were encoded, no overlays, see {out}/failures.jsonl" in said
+    assert "; 4 pictures are not at photos.root any more, no overlays" in said
+    assert "another picture than the one that DATA was encoded with" in (out / "failures.jsonl").read_text()
+    assert json.loads((out / "made_by.json").read_text())["replaced"] == 1
 
 
 def test_classes_json_says_what_the_colours_mean(data: Path, run: Path, tmp_path: Path) -> None:

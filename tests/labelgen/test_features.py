@@ -72,6 +72,16 @@ def test_rows_are_the_encoders_features_on_datas_own_grid(
             assert after.features.dtype == before.features.dtype and np.array_equal(after.features, expected)
 
 
+def test_a_photo_replaced_under_its_name_is_refused(
+    world: Path, whole: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = Path(shutil.copytree(world / "photos", tmp_path / "w/photos"))
+    path = mine / "train/006.png"
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert lay(world, weights, whole, tmp_path / "data2", f"--config.photos.root={tmp_path}/w") == 2
+    assert "006.png: is another photo than the one of that name that DATA was encoded with" in capsys.readouterr().err
+
+
 def test_evidence_truth_and_labels_are_the_same_files(whole: Path, second: Path) -> None:
     theirs, ours = files(whole), files(second)
     assert theirs.keys() - {"features"} <= ours.keys()

@@ -35,7 +35,8 @@ def feature_row(
     """A photo of 30 x 40 px: 3 x 4 patches are valid on the grid of grid x grid."""
     features = np.random.default_rng(seed).normal(size=(grid, grid, width))
     features[grid - 1 :] = 0
-    return FeatureRow(photo_id, (30, 40), (0.0, 0.0, 40.0, 30.0), (grid - 1, grid), features.astype(dtype))
+    thumbnail = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return FeatureRow(photo_id, (30, 40), (0.0, 0.0, 40.0, 30.0), (grid - 1, grid), features.astype(dtype), thumbnail)
 
 
 def evidence_row(photo_id: str = "a/photo", seed: int = 0, width: int = 5) -> EvidenceRow:

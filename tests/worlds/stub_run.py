@@ -26,6 +26,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.progress import StageTimes
 from labelgen.core.threads import in_order
 from labelgen.data.records import EvidenceRow, FeatureRow, TruthRow
+from labelgen.data.thumbnail import thumbnail
 from labelgen.sources.photos import Photo
 from labelgen.stages import cluster
 from tests.worlds.rows import mask_set
@@ -70,7 +71,14 @@ class StubEncoders:
         boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (4, 1))
         size_hw, grid_hw = (height, width), (GRID, GRID)
         return (
-            FeatureRow(photo.photo_id, size_hw, (0.0, 0.0, float(width), float(height)), grid_hw, features),
+            FeatureRow(
+                photo.photo_id,
+                size_hw,
+                (0.0, 0.0, float(width), float(height)),
+                grid_hw,
+                features,
+                thumbnail(photo.image),
+            ),
             EvidenceRow(photo.photo_id, size_hw, grid_hw, crops.astype(np.float16), boxes, dense, masks),
             None if photo.label_map is None else TruthRow(photo.photo_id, photo.label_map),
         )
