@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,8 @@ class Corrections(Protocol):
     """Label maps by name: a name is the photo's file, with folders in front of it or without."""
 
     @property
-    def remarks(self) -> Mapping[str, int]:
-        """What was left out or taken as something else, and how often: complete once all were loaded once."""
+    def remarks(self) -> Counter[str]:
+        """What was left out or taken as something else, and how often (0: never); whole once all were loaded once."""
 
     def names(self) -> Sequence[str]:
         """All there are, sorted; those with nothing drawn are left out where a format lists photos."""
@@ -55,17 +55,6 @@ class Classes:
             fix = "fix it, or take the file of words that the labels were exported with"
             raise UserError(f"{where}: class {name!r}, which the words do not have ({', '.join(self._names)}); {fix}")
         return self._index[name]
-
-
-class Remarks(Counter[str]):
-    """Counts by remark."""
-
-    def of(self, remark: str, where: Sequence[str], drawn: Sequence[str], fix: str) -> None:
-        """Counts photos without anything drawn. UserError when there are no others."""
-        if where and not drawn:
-            raise UserError(f"{where[0]}: {len(where)} photos {remark} and not one with; {fix}")
-        if where:
-            self[remark] += len(where)
 
 
 def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,8 @@ def test_polygons_of_labelme_are_painted_in_their_order(world: Path, copy: Path,
 class Named:
     """Corrections of these names."""
 
-    remarks: Mapping[str, int] = {}
-
     def __init__(self, *names: str) -> None:
+        self.remarks = Counter[str]()
         self._names = names
 
     def names(self) -> tuple[str, ...]:
@@ -303,7 +303,7 @@ def panoptic(folder: Path, name: str) -> None:
 def test_a_panoptic_folder_of_another_tool(tmp_path: Path, given: str) -> None:
     panoptic(tmp_path, "panoptic_val2017")
     corrections = open_corrections(tmp_path / given, WORDS)
-    assert corrections.names() == ["000.jpg"] and dict(corrections.remarks) == {"listed without an annotation": 1}
+    assert corrections.names() == ["000.jpg"] and +corrections.remarks == {"listed without an annotation": 1}
     wanted = np.full((12, 20), -1)
     wanted[:2, :3], wanted[5:] = 2, 0
     assert np.array_equal(corrections.load("000.jpg"), wanted)
