@@ -60,10 +60,10 @@ class Classes:
 def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
     """Files of these suffixes, in any case, at any depth, sorted; folders behind links too, each once.
 
-    Hidden ones are no labels, as macOS' `._x.png` are not.
+    Hidden ones are no labels, as macOS' `._x.png` are not. UserError for a folder that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    for inside, folders, files in os.walk(folder, followlinks=True):
+    for inside, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         status = os.stat(inside)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -73,3 +73,7 @@ def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and name.rpartition(".")[2].lower() in suffixes:
                 yield Path(inside, name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); let this user read it") from None

@@ -1,6 +1,8 @@
 """Corrected labels of every kind: whose photo, which classes, what lies on what; and what is refused, by its file."""
 
+import errno
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -230,6 +232,19 @@ def test_a_folder_of_labels_may_be_a_link_and_a_link_to_itself_ends(out: Path, t
     (out / "masks/train/here").symlink_to(out / "masks")
     names = open_corrections(tmp_path / "given", words).names()
     assert len(names) == 10 and names[0] == "train/000.png"
+
+
+def test_a_folder_of_labels_that_cannot_be_read_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith("train"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(UserError, match=r"masks/train: the folder cannot be read \(Input/output error\)"):
+        open_corrections(out / "masks", WORDS).names()
 
 
 def photos_of(folder: Path, *names: str) -> None:
