@@ -15,8 +15,9 @@ a disk that all nodes share. A DATA belongs to the config it was begun with, and
 take another --out or labels.name. Photos that cannot be used are skipped, counted and listed with the reason in
 DATA/failures.jsonl.
 
---labels_from: labels that labelgen.export wrote and a person corrected, PNGs, LabelMe's files or a COCO json, take the
-place of the free ones. Photos without a file keep the free ones; with --only_corrected they have none.
+--labels_from: labels that labelgen.export wrote and a person corrected, or a tool's (PNGs, LabelMe's files, a COCO
+json, CVAT's xml), take the place of the free ones. Photos without a file, or without an annotation, keep the free ones;
+with --only_corrected they have none.
 """
 
 if __name__ == "__main__":
@@ -176,7 +177,10 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--stage", choices=("encode", "label", "both"), default="both")
     flags.add_argument("--worker", type=share, default=(0, 1), metavar="i/n", help="share i of n, for job arrays")
     flags.add_argument(
-        "--labels_from", default="", metavar="FOLDER", help="corrected labels: PNGs, LabelMe's files, a COCO json"
+        "--labels_from",
+        default="",
+        metavar="FOLDER",
+        help="corrected labels: PNGs, LabelMe's files, a COCO json, CVAT's xml",
     )
     flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
     flags.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the shards")

@@ -143,6 +143,8 @@ def open_corrected(
     source = open_corrections(origin.folder, words, colours)
     photos = dict(sizes(data, shards))
     names = match(source, photos)
+    if origin.only and not names:
+        raise UserError(f"{origin.folder}: nothing is drawn there, so --only_corrected would leave all unlabelled")
     content = hashlib.sha256()
     for key, name in sorted(names.items()):
         size_hw = photos[key]
@@ -154,7 +156,7 @@ def open_corrected(
             )
         content.update("/".join(key).encode() + b"\0" + label_map.tobytes())
     height, width = read_json(data / "encoders.json", "nothing is encoded there: run the encode stage first")["grid_hw"]
-    digest, remarks = content.hexdigest(), dict(source.remarks)
+    digest, remarks = content.hexdigest(), {remark: count for remark, count in source.remarks.items() if count}
     return Corrected(source, names, digest, remarks, origin.only, len(words.names), (height, width))
 
 

@@ -52,8 +52,8 @@ class JsonTruth(NamedTuple):
     """Class indices [H, W] of a picture, -1 not annotated; UserError for truth that cannot be right."""
     remarks: tuple[str, ...] = ()
     """What is to be said of annotations that are no truth; the same wherever the json lies."""
-    bare: tuple[str, ...] = ()
-    """File names of images without an annotation, which are not among the pictures."""
+    bare: int = 0
+    """Images without an annotation, which are not among the pictures."""
 
 
 class Annotation(NamedTuple):

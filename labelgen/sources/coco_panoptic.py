@@ -79,8 +79,7 @@ def panoptic_truth(folder: Path, name: str, labels: bool = False) -> JsonTruth:
     segments = [each for of_one in of_image.values() for each in of_one.segments]
     remarks = tuple(crowds(path, sum(each.crowd for each in segments), len(segments)))
     there = {photo_id: each for photo_id, each in pictures.items() if each.image_id in of_image}
-    bare = tuple(each.file_name for each in pictures.values() if each.image_id not in of_image)
-    return JsonTruth(path, there, tuple(categories.values()), indices, remarks, bare)
+    return JsonTruth(path, there, tuple(categories.values()), indices, remarks, len(pictures) - len(there))
 
 
 def _by_image(

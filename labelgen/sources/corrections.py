@@ -8,6 +8,7 @@ file.
 import contextlib
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from labelgen.sources.coco import AS_PUBLISHED, Annotation, read_annotations
 from labelgen.sources.coco_masks import mask_of
 from labelgen.sources.coco_panoptic import panoptic_truth
 from labelgen.sources.cvat import CvatXml
-from labelgen.sources.drawn import WITHOUT, Classes, Corrections, DrawnMap, Remarks, label_files
+from labelgen.sources.drawn import WITHOUT, Classes, Corrections, DrawnMap, label_files
 from labelgen.sources.labelme import LabelmeFolder
 from labelgen.sources.legends import (
     CLASSES,
@@ -41,7 +42,6 @@ from labelgen.sources.legends import (
 EMPTY = "with an empty segmentation left out"
 UNDER = "with background taken as unlabelled, which the words do not have"
 _EXPORT = "export it again as COCO's json of instances"
-_DRAW = "name the file with the annotations; who means that all of a photo is background or __ignore__ draws it"
 
 
 def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = ()) -> Corrections:
@@ -150,15 +150,13 @@ class PngFolder:
     """
 
     def __init__(self, folder: Path, words: Ontology, colours: Sequence[Colour] = ()) -> None:
-        self._folder, self._classes, self.remarks = folder, Classes(words), Remarks()
+        self._folder, self._classes, self.remarks = folder, Classes(words), Counter[str]()
         self._lines, self._colours = words.names, colours
         self._legend = find_legend(folder)
         self._under = bool(self._legend and is_foreign(self._legend)) and BACKGROUND not in self._classes
         names = sorted(path.relative_to(folder).as_posix() for path in label_files(folder, "png"))
         self._names = [name for name in names if not self._under or (self.load(name) >= 0).any()]
-        bare = [self.where(name) for name in names if name not in set(self._names)]
-        self.remarks.clear()
-        self.remarks.of(WITHOUT, bare, self._names, _DRAW)
+        self.remarks = Counter({WITHOUT: len(names) - len(self._names)})
 
     def names(self) -> Sequence[str]:
         """See labelgen.sources.drawn.Corrections; so the other methods."""
@@ -207,16 +205,13 @@ class CocoJson:
     """
 
     def __init__(self, path: Path, words: Ontology) -> None:
-        """UserError when not one photo has an annotation."""
-        self._path, self._classes, self.remarks = path, Classes(words), Remarks()
+        self._path, self._classes = path, Classes(words)
         with _exported():
             self._annotations = read_annotations(path)
         pictures = {picture.file_name: picture for picture in self._annotations.pictures.values()}
         drawn = {name: each for name, each in pictures.items() if each.image_id in self._annotations.of_image}
         self._pictures = drawn
-        bare = [f"{path}: image {name!r}" for name in pictures if name not in drawn]
-        self.remarks.of(WITHOUT, bare, list(drawn), _DRAW)
-        self.remarks.update({EMPTY: self._annotations.empty} if self._annotations.empty else {})
+        self.remarks = Counter({WITHOUT: len(pictures) - len(drawn), EMPTY: self._annotations.empty})
 
     def names(self) -> Sequence[str]:
         """See labelgen.sources.drawn.Corrections; so the other methods."""
@@ -246,12 +241,11 @@ class PanopticJson:
     """COCO's panoptic json with its PNGs in a folder of its name beside it; crowds are of their category too."""
 
     def __init__(self, path: Path, words: Ontology) -> None:
-        self._path, self._classes, self.remarks = path, Classes(words), Remarks()
+        self._path, self._classes = path, Classes(words)
         with _exported():
             self._truth = panoptic_truth(path.parent, path.stem, labels=True)
         self._pictures = {picture.file_name: picture for picture in self._truth.pictures.values()}
-        bare = [f"{path}: image {name!r}" for name in self._truth.bare]
-        self.remarks.of(WITHOUT, bare, list(self._pictures), _DRAW)
+        self.remarks = Counter({WITHOUT: self._truth.bare})
 
     def names(self) -> Sequence[str]:
         """See labelgen.sources.drawn.Corrections; so the other methods."""

@@ -5,6 +5,7 @@ first.
 """
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.sources.coco_masks import polygon_mask
-from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap, Remarks
+from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap
 from labelgen.sources.labelme import ellipse_mask
 
 _FIX = "export it from CVAT again, as *CVAT for images 1.1*"
@@ -36,8 +37,8 @@ class CvatXml:
     """All photos of a task or project; what no shape covers, or __ignore__, is unlabelled."""
 
     def __init__(self, path: Path, words: Ontology) -> None:
-        """UserError for another kind of file, and when not one photo has a shape."""
-        self._path, self._classes, self.remarks = path, Classes(words), Remarks()
+        """UserError for another kind of file."""
+        self._path, self._classes, self.remarks = path, Classes(words), Counter[str]()
         try:
             images = self._read()
         except ElementTree.ParseError as error:
@@ -45,8 +46,7 @@ class CvatXml:
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: an image without name or size ({error!r}); {_FIX}") from None
         self._images = {name: image for name, image in images.items() if image.shapes}
-        bare = [f"{path}: image {name!r}" for name, image in images.items() if not image.shapes]
-        self.remarks.of(WITHOUT, bare, list(self._images), _FIX)
+        self.remarks[WITHOUT] = len(images) - len(self._images)
 
     def _read(self) -> dict[str, _Image]:
         images: dict[str, _Image] = {}

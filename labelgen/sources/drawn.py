@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +23,8 @@ class Corrections(Protocol):
     """Label maps by name: a name is the photo's file, with folders in front of it or without."""
 
     @property
-    def remarks(self) -> Mapping[str, int]:
-        """What was left out or taken as something else, and how often: complete once all were loaded once."""
+    def remarks(self) -> Counter[str]:
+        """What was left out or taken as something else, and how often (0: never); whole once all were loaded once."""
 
     def names(self) -> Sequence[str]:
         """All there are, sorted; those with nothing drawn are left out where a format lists photos."""
@@ -57,24 +57,13 @@ class Classes:
         return self._index[name]
 
 
-class Remarks(Counter[str]):
-    """Counts by remark."""
-
-    def of(self, remark: str, where: Sequence[str], drawn: Sequence[str], fix: str) -> None:
-        """Counts photos without anything drawn. UserError when there are no others."""
-        if where and not drawn:
-            raise UserError(f"{where[0]}: {len(where)} photos {remark} and not one with; {fix}")
-        if where:
-            self[remark] += len(where)
-
-
 def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
     """Files of these suffixes, in any case, at any depth, sorted; folders behind links too, each once.
 
-    Hidden ones are no labels, as macOS' `._x.png` are not.
+    Hidden ones are no labels, as macOS' `._x.png` are not. UserError for a folder that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    for inside, folders, files in os.walk(folder, followlinks=True):
+    for inside, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         status = os.stat(inside)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -84,3 +73,7 @@ def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and name.rpartition(".")[2].lower() in suffixes:
                 yield Path(inside, name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); let this user read it") from None

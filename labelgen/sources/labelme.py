@@ -6,6 +6,7 @@ this project (LabelMe's own masks count the outline as inside). The shape `mask`
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from labelgen.core.files import read_json
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.sources.coco_masks import polygon_mask
-from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap, Remarks, label_files
+from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap, label_files
 
 _FIX = "draw polygons with LabelMe, and save it again"
 _POLYGONS = ("polygon", "oriented_rectangle")
@@ -29,13 +30,13 @@ class LabelmeFolder:
     """LabelMe's files at any depth; what no shape covers, or __ignore__, is unlabelled."""
 
     def __init__(self, folder: Path, words: Ontology) -> None:
-        """folder: or one file. UserError when not one has a shape."""
+        """folder: or one file."""
         self._folder = folder.parent if folder.is_file() else folder
-        self._classes, self.remarks = Classes(words), Remarks()
+        self._classes = Classes(words)
         files = [folder] if folder.is_file() else list(label_files(folder, "json"))
         drawn = [path for path in files if read_json(path, _FIX).get("shapes") != []]
         self._names = sorted(path.relative_to(self._folder).as_posix() for path in drawn)
-        self.remarks.of(WITHOUT, [str(path) for path in files if path not in drawn], self._names, _FIX)
+        self.remarks = Counter({WITHOUT: len(files) - len(drawn)})
 
     def names(self) -> Sequence[str]:
         """See labelgen.sources.drawn.Corrections; so the other methods."""

@@ -68,8 +68,10 @@ def read_drawn(path: Path) -> Drawn:
 
 
 def find_legend(folder: Path) -> Legend | None:
-    """That of the masks in a folder: it lies there, or beside the folder. UserError for two in one place."""
-    for place in (folder, folder.parent):
+    """That of the masks in a folder: it lies there, or beside the folder, or beside the one above. UserError for two
+    in one place.
+    """
+    for place in (folder, *folder.parents[:2]):
         there = [place / name for name in (LABELMAP, LABEL_COLORS, CLASSES) if (place / name).is_file()]
         if len(there) > 1:
             raise UserError(f"{there[0]}: and {there[1]} too; take away the one that is not of these masks")
@@ -183,7 +185,7 @@ def _by_palette(path: Path, pixels: NDArray[Any], palette: NDArray[np.uint8], le
         raise _foreign(path, strays[0], _colour(palette, strays[0]), legend)
     lookup = np.zeros(256, np.int32)
     for value in used:
-        lookup[value] = found[value]
+        lookup[value] = found[value] or 0
     drawn: NDArray[np.int32] = lookup[pixels]
     return drawn
 

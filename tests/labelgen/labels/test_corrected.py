@@ -124,7 +124,7 @@ def test_all_of_a_photo_is_unlabelled_where_somebody_says_so(world: Path, copy: 
 
 
 @pytest.mark.parametrize("kind", ["coco/semantic.json", "labelme", "cvat/annotations.xml"])
-def test_photos_that_are_listed_and_nothing_else_are_no_corrections(
+def test_a_list_of_photos_with_nothing_drawn_changes_nothing(
     world: Path, copy: Path, out: Path, kind: str, capsys: Any
 ) -> None:
     """An image_info_*.json, a task that nobody has begun."""
@@ -136,9 +136,14 @@ def test_photos_that_are_listed_and_nothing_else_are_no_corrections(
             fields = json.loads(text)
             text = json.dumps(fields | {key: [] for key in ("annotations", "shapes") if key in fields})
         path.write_text(text)
-    assert run(world, copy, *LABEL, f"--labels_from={out / kind}") == 2
+    assert run(world, copy, *LABEL, f"--labels_from={out / kind}") == 0
+    line = "0 photos as corrected; 10 listed without an annotation, which keep their free labels. "
+    assert line in capsys.readouterr().out and shards(copy, "new") == shards(copy, "default")
+    only = ("--stage=label", "--config.labels.name=only", "--only_corrected", f"--labels_from={out / kind}")
+    assert run(world, copy, *only) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "10 photos listed without an annotation and not one with" in error and not (copy / "labels/new").exists()
+    assert "nothing is drawn there, so --only_corrected would leave all unlabelled" in error
+    assert not (copy / "labels/only").exists()
 
 
 def test_quality_has_a_line_for_the_labels_as_they_are(world: Path, copy: Path, out: Path) -> None:

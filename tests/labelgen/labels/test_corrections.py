@@ -1,8 +1,11 @@
 """Corrected labels of every kind: whose photo, which classes, what lies on what; and what is refused, by its file."""
 
+import errno
 import json
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +163,8 @@ def test_polygons_of_labelme_are_painted_in_their_order(world: Path, copy: Path,
 class Named:
     """Corrections of these names."""
 
-    remarks: Mapping[str, int] = {}
-
     def __init__(self, *names: str) -> None:
+        self.remarks = Counter[str]()
         self._names = names
 
     def names(self) -> tuple[str, ...]:
@@ -230,6 +232,19 @@ def test_a_folder_of_labels_may_be_a_link_and_a_link_to_itself_ends(out: Path, t
     (out / "masks/train/here").symlink_to(out / "masks")
     names = open_corrections(tmp_path / "given", words).names()
     assert len(names) == 10 and names[0] == "train/000.png"
+
+
+def test_a_folder_of_labels_that_cannot_be_read_is_named(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith("train"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(UserError, match=r"masks/train: the folder cannot be read \(Input/output error\)"):
+        open_corrections(out / "masks", WORDS).names()
 
 
 def photos_of(folder: Path, *names: str) -> None:
@@ -303,7 +318,7 @@ def panoptic(folder: Path, name: str) -> None:
 def test_a_panoptic_folder_of_another_tool(tmp_path: Path, given: str) -> None:
     panoptic(tmp_path, "panoptic_val2017")
     corrections = open_corrections(tmp_path / given, WORDS)
-    assert corrections.names() == ["000.jpg"] and dict(corrections.remarks) == {"listed without an annotation": 1}
+    assert corrections.names() == ["000.jpg"] and +corrections.remarks == {"listed without an annotation": 1}
     wanted = np.full((12, 20), -1)
     wanted[:2, :3], wanted[5:] = 2, 0
     assert np.array_equal(corrections.load("000.jpg"), wanted)

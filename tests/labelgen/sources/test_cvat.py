@@ -63,7 +63,7 @@ def test_what_has_no_area_and_photos_without_a_shape_are_counted(tmp_path: Path)
     box = '<box label="ball" xtl="1" ytl="1" xbr="4" ybr="3"/>'
     flat = '<tag label="ball"/><polyline label="ball" points="1,1;2,2"/>'
     corrections = opened(tmp_path, IMAGE.format(box + flat), EMPTY, bom="\ufeff")
-    assert corrections.names() == ["a.jpg"] and dict(corrections.remarks) == {
+    assert corrections.names() == ["a.jpg"] and +corrections.remarks == {
         "listed without an annotation": 1,
         "shapes without an area left out": 2,
     }

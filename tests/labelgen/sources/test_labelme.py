@@ -111,6 +111,6 @@ def test_files_without_a_shape_are_counted_and_have_no_label_map(tmp_path: Path)
     load(tmp_path, shape("polygon", RING))
     (tmp_path / "b.json").write_text('{"shapes": []}')
     corrections = LabelmeFolder(tmp_path, WORDS)
-    assert corrections.names() == ["a.json"] and dict(corrections.remarks) == {"listed without an annotation": 1}
+    assert corrections.names() == ["a.json"] and +corrections.remarks == {"listed without an annotation": 1}
     one = LabelmeFolder(tmp_path / "a.json", WORDS)
     assert one.names() == ["a.json"] and (one.load("a.json") == 2).sum() == 6

@@ -66,14 +66,21 @@ def test_a_label_map_names_the_masks_of_corrections(tmp_path: Path, image: Image
     assert corrections.names() == ["a.png"]
     drawn = corrections.load("a.png")
     assert drawn.dtype == np.int32 and drawn.tolist() == MEANT
-    assert dict(corrections.remarks) == {"with background taken as unlabelled, which the words do not have": 1}
+    assert +corrections.remarks == {"with background taken as unlabelled, which the words do not have": 1}
+
+
+def test_the_label_map_of_a_splits_folder_lies_above_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "SegmentationClass/train").mkdir(parents=True)
+    coloured(DRAWN).save(tmp_path / "SegmentationClass/train/a.png")
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    assert open_corrections(tmp_path / "SegmentationClass/train", WORDS).load("a.png").tolist() == MEANT
 
 
 def test_background_that_is_a_class_of_the_words_is_one(tmp_path: Path) -> None:
     coloured(DRAWN).save(tmp_path / "a.png")
     (tmp_path / "labelmap.txt").write_text(LABELMAP)
     corrections = open_corrections(tmp_path, parse_words(["background: wall", "dog", "cat", "person"], "words"))
-    assert corrections.load("a.png").tolist() == [[2, 2, 0], [1, 3, 0]] and not corrections.remarks
+    assert corrections.load("a.png").tolist() == [[2, 2, 0], [1, 3, 0]] and not +corrections.remarks
 
 
 def test_masks_that_are_all_background_are_of_photos_that_nobody_has_drawn(tmp_path: Path) -> None:
