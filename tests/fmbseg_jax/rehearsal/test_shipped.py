@@ -15,7 +15,7 @@ from tests.worlds.paths import ROOT
 
 SHIPPED = tuple(case for case in CASES if case != BLOCK)
 FORMS = ("voc", "cityscapes", "camvid", "pocket")
-"""Those that differ in more than the number of words and photos."""
+"""Those that differ in more than the number of words and photos: a TPU's compiler takes most of a minute for each."""
 
 
 def test_every_shipped_config_is_among_them() -> None:
@@ -27,7 +27,7 @@ def test_every_shipped_config_is_among_them() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "cases", "most_kernels"),
-    [("h100:8", SHIPPED, 40), ("v5e:2x2", SHIPPED, 70), ("v5e:16x16", FORMS, 70)],
+    [("h100:8", SHIPPED, 40), ("v5e:2x2", FORMS, 80), ("v5e:16x16", ("voc", "pocket"), 80)],
 )
 def test_a_step_exchanges_float32_once_and_reuses_its_state(
     topology: str, cases: tuple[str, ...], most_kernels: int
