@@ -152,6 +152,6 @@ def _sampled(
     before_row, before_column = (
         np.searchsorted(taken, np.arange(side + 1)) for taken, side in ((rows, height), (columns, width))
     )
-    taken = np.append(np.diff(before_row), 0)[y]  # whether the row itself is
-    place = before_row[y] * len(columns) + taken * before_column[x]
-    return from_ends(mask * (pixels + 1) + place, len(masks), pixels)
+    itself = np.diff(before_row, append=before_row[-1:])[y]  # 1 where the row is taken
+    place = before_row[y] * len(columns) + itself * before_column[x]
+    return from_ends(np.asarray(mask * (pixels + 1) + place, np.int64), len(masks), pixels)

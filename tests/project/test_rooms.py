@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "pocket": ("labelgen",),
     "configs": (),
-    "benchmarks": ("labelgen", "fmbseg_jax"),
+    "benchmarks": ("labelgen", "fmbseg_jax", "pocket"),
     "experiments": ("labelgen", "fmbseg_jax", "benchmarks"),
     "tools": ("labelgen", "fmbseg_jax", "benchmarks", "experiments"),
 }

@@ -131,10 +131,13 @@ def test_automatic_masks_are_the_automatic_generators(encoder, size_hw, batch_si
     assert check_automatic(tiny_models.sam_model(), encoder, photo(size_hw)) > 0
 
 
-@pytest.mark.parametrize("scale", [1, 8])  # of the scene; 8: more pixels than the working size
-def test_automatic_masks_of_the_pocket_sam_are_the_automatic_generators_at_the_official_defaults(monkeypatch, scale):
+@pytest.mark.parametrize(("scale", "points"), [(1, 32), (6, 8)])  # of the scene; 6: beyond the working size
+def test_automatic_masks_of_the_pocket_sam_are_the_automatic_generators_at_the_official_defaults(
+    monkeypatch, scale, points
+):
     """Trained, it has many masks of all sizes. Its logits are less steep than the official models'."""
-    encoder = load_sam(official_defaults(name="sam.json", weights="sam.safetensors"), POCKET, "cpu", "float32")
+    config = official_defaults(name="sam.json", weights="sam.safetensors", points_per_side=points)
+    encoder = load_sam(config, POCKET, "cpu", "float32")
     for mlp in encoder.model.mask_decoder.output_hypernetworks_mlps:
         mlp.layers[-1].weight *= 40
         mlp.layers[-1].bias *= 40
