@@ -12,6 +12,7 @@ import numpy as np
 
 from fmbseg_jax.reporting.evaluation import Tallied, read_tally, summary
 from fmbseg_jax.reporting.readings import HEAD, ORACLE, REFINED, best_dense, by_reading, dense_clip
+from labelgen.core.errors import UserError
 from labelgen.core.files import read_json
 from labelgen.labels.scores import Counts
 
@@ -32,7 +33,10 @@ def evaluations(run: Path) -> dict[str, Json]:
 
 
 def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> Json:
-    """One split: its readings, the IoU of each class in four of them, what is confused. oracle: of a RUN on truth."""
+    """One split: its readings, the IoU of each class in four of them, what is confused. oracle: of a RUN on truth.
+
+    UserError where they are of different classes.
+    """
     readings = by_reading(result["readings"])
     tally = read_tally(run / "eval" / f"{split}.npz", HEAD)
     dense = best_dense({reading: row["miou"] for reading, row in readings.items()})
@@ -43,6 +47,11 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
         bars["oracle"] = ORACLE
     per_class = {name: rows[reading]["per_class"] for name, reading in bars.items()}
     names = tally.names if tally else tuple(readings[HEAD]["per_class"])
+    if other := next((title for title, values in per_class.items() if values.keys() != set(names)), None):
+        raise UserError(
+            f"{split}: {other} was evaluated with the classes {', '.join(per_class[other])}, but {run} with "
+            f"{', '.join(names)}; evaluate both anew, with the same words"
+        )
     return {
         "split": split,
         "photos": result["protocol"]["photos"],

@@ -232,6 +232,14 @@ def test_what_cannot_be_reported_is_said(
     assert message in capsys.readouterr().err
 
 
+def test_an_oracle_has_the_same_classes(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "run/eval", tmp_path / "oracle/eval")
+    for path in (tmp_path / "oracle/eval").glob("*.json"):
+        path.write_text(path.read_text().replace('"ball"', '"bowl"'))
+    assert reported(world / "data", world / "run", tmp_path / "out", f"--oracle={tmp_path / 'oracle'}") == 2
+    assert "oracle was evaluated with the classes" in capsys.readouterr().err
+
+
 def test_an_oracle_must_be_evaluated(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reported(world / "data", world / "run", tmp_path / "out", f"--oracle={tmp_path}") == 2
     assert "no figures there; run fmbseg_jax.evaluate with --workdir=" in capsys.readouterr().err
