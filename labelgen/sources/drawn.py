@@ -1,8 +1,7 @@
 """What files of labels that others drew have in common: a label map by the name of a photo, in the classes of words."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import UNLABELLED, Ontology
+from labelgen.core.walking import walk
 
 DrawnMap = NDArray[np.int32]
 """[H, W] class of the words, -1 unlabelled."""
@@ -57,23 +57,10 @@ class Classes:
         return self._index[name]
 
 
-def label_files(folder: Path, *suffixes: str) -> Iterator[Path]:
+def label_files(folder: Path, *suffixes: str) -> list[Path]:
     """Files of these suffixes, in any case, at any depth, sorted; folders behind links too, each once.
 
     Hidden ones are no labels, as macOS' `._x.png` are not. UserError for a folder that cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
-    for inside, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        status = os.stat(inside)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in sorted(files):
-            if not name.startswith(".") and name.rpartition(".")[2].lower() in suffixes:
-                yield Path(inside, name)
-
-
-def _unreadable(error: OSError) -> None:
-    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); let this user read it") from None
+    names = walk(folder, refuse=lambda path: "macOS' own" * (path.name == "__MACOSX"))
+    return [folder / name for name in sorted(names) if name.rpartition(".")[2].lower() in suffixes]

@@ -33,7 +33,7 @@ class LabelmeFolder:
         """folder: or one file."""
         self._folder = folder.parent if folder.is_file() else folder
         self._classes = Classes(words)
-        files = [folder] if folder.is_file() else list(label_files(folder, "json"))
+        files = [folder] if folder.is_file() else label_files(folder, "json")
         drawn = [path for path in files if read_json(path, _FIX).get("shapes") != []]
         self._names = sorted(path.relative_to(self._folder).as_posix() for path in drawn)
         self.remarks = Counter({WITHOUT: len(files) - len(drawn)})

@@ -5,10 +5,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.sources.class_table import class_table
 from labelgen.sources.coco import coco_source, find_folder
 from labelgen.sources.coco_panoptic import panoptic_source
-from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, Truth, folder_source
+from labelgen.sources.folders import LAYOUTS, BlackAndWhiteTruth, PairSource, TableTruth, Truth, folder_source
+from labelgen.sources.legends import find_legend, is_foreign
 from labelgen.sources.photos import IndexTruth, Source
 from labelgen.sources.tfds import tfds_source
 
@@ -67,4 +67,15 @@ def _meaning(masks: Path, photos: ConfigDict, classes: int | None) -> Truth:
     """What the values of a plain folder's masks stand for."""
     if photos.source == "black_and_white":
         return BlackAndWhiteTruth()
-    return class_table(masks, photos.ignore_index) or IndexTruth(classes, photos.ignore_index)
+    return _by_class_table(masks, photos.ignore_index) or IndexTruth(classes, photos.ignore_index)
+
+
+def _by_class_table(masks: Path, ignore_index: int) -> TableTruth | None:
+    """By classes.json, which labelgen.export and fmbseg_jax.predict write beside masks: values are those of the table,
+    whatever the file of words says. `ignore_index`, and 65535, are not annotated unless they are a class's."""
+    legend = find_legend(masks)
+    if legend is None or is_foreign(legend):
+        return None
+    names = dict(sorted(zip(legend.values, legend.names, strict=True)))
+    unlabelled = frozenset({ignore_index, 65535}) - names.keys()
+    return TableTruth(legend.where, tuple(names.values()), tuple(names), unlabelled)
