@@ -128,7 +128,7 @@ def make_world(world: Path) -> None:
     photos, data, config = world / "photos", world / "data", ["--config=configs/pocket.py"]
     config.append(f"--config.photos.root={photos}")
     if not (world / "export/classes.json").is_file():
-        run(sys.executable, "-m", "pocket.scenes", f"--out={photos}", "--train=12", "--eval=1", "--held_out=1")
+        run(sys.executable, "-m", "pocket.scenes", f"--out={photos}", "--train=6", "--eval=1", "--held_out=1")
         run(sys.executable, "-m", "labelgen.run", *config, f"--out={data}")
         formats = "--format=coco,labelme,cvat,yolo,png"
         run(sys.executable, "-m", "labelgen.export", *config, f"--data={data}", f"--out={world / 'export'}", formats)

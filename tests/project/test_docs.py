@@ -34,6 +34,7 @@ NOT_RUN = {
     "gcloud storage": "needs a bucket",
     "python -m labelgen.fetch": "fetches gigabytes; tests/labelgen/test_fetch.py runs it against a local server",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks/test_benchmarks.py runs them small",
+    "python -m tools.round_trips": "installs other packages (3 GB); tests/project/test_round_trips.py runs its parts",
     "python -m fmbseg_jax.rehearse": "takes compilers that tests have beside them; tests/fmbseg_jax/test_rehearse.py",
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",
     **dict.fromkeys(
