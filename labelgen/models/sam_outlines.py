@@ -61,7 +61,7 @@ def areas(logits: Tensor, threshold: float, size_hw: HW) -> NDArray[np.int64]:
     """Pixels int64 [m] of the same masks."""
     crossings, _, ended = _outline(logits, threshold, size_hw)
     ends = np.bincount(crossings.mask, np.where(crossings.up, -crossings.x, crossings.x), len(logits))
-    return ends.astype(np.int64) + size_hw[1] * ended.sum(1).cpu().numpy()
+    return np.asarray(ends + size_hw[1] * ended.sum(1).cpu().numpy(), np.int64)
 
 
 def extent(runs: NDArray[np.uint32], size_hw: HW) -> tuple[int, int, int, int]:
