@@ -254,13 +254,13 @@ class SamEncoder:
 
         def draw(part: Tensor) -> Drawn:
             logits = self._at_input(answers, part)[:, 0]
-            runs, inner, outer = (
-                sam_outlines.run_lengths(logits, threshold + offset, size_hw)
-                for offset in (0.0, STABILITY_OFFSET, -STABILITY_OFFSET)
+            runs = sam_outlines.run_lengths(logits, threshold, size_hw)
+            inner, outer = (
+                torch.from_numpy(sam_outlines.areas(logits, threshold + offset, size_hw))
+                for offset in (STABILITY_OFFSET, -STABILITY_OFFSET)
             )
             boxes = torch.tensor([sam_outlines.extent(mask, size_hw) for mask in runs], device=self.device)
-            areas = torch.tensor([[sam_outlines.area(mask) for mask in masks] for masks in (inner, outer)])
-            return Drawn(boxes, (areas[0] / areas[1]).to(self.device), runs)  # as calculate_stability_score
+            return Drawn(boxes, (inner / outer).to(self.device), runs)  # as calculate_stability_score
 
         return self._full.over(ids, draw, most=self._at_a_time(self._large_hw(answers), (size_hw[0], ROW_PX)))
 

@@ -33,21 +33,35 @@ class Rows(NamedTuple):
     share: Tensor
 
 
+class Crossings(NamedTuple):
+    """Where rows of the photo cross the threshold between two columns of logits: numbers of masks, y, x of the first
+    pixel on the other side, all int64 [n], in no order; up: bool [n], whether that side is above."""
+
+    mask: NDArray[np.int64]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    up: NDArray[np.bool_]
+
+
 def run_lengths(logits: Tensor, threshold: float, size_hw: HW) -> list[NDArray[np.uint32]]:
     """rle.encode_mask of each of logits float32 [m, h, w], enlarged bilinearly to the photo's size, above the
     threshold."""
-    rows, padded = (
-        _rows(logits.shape[1], size_hw[0], logits.device),
-        torch.cat([logits[:, :1], logits, logits[:, -1:]], 1),
-    )
-    ends = np.concatenate([_in_rows(padded, threshold, rows, size_hw), _between_rows(padded, threshold, rows, size_hw)])
-    runs, offsets = rle.from_ends(np.sort(ends), len(logits), size_hw[0] * size_hw[1])
+    height, width = size_hw
+    crossings, begins, ended = _outline(logits, threshold, size_hw)
+    begins[:, 1:] ^= ended[:, :-1]  # where a row begins on another side than the one before it ended on
+    mask, y = (each.cpu().numpy() for each in begins.nonzero(as_tuple=True))
+    between_rows, in_rows = mask * height + y, crossings.mask * height + crossings.y
+    ends = np.concatenate([between_rows * width, in_rows * width + crossings.x])
+    ends += np.concatenate([mask, crossings.mask])  # as rle.from_ends numbers the pixels of many masks
+    runs, offsets = rle.from_ends(np.sort(ends), len(logits), height * width)
     return np.split(runs, offsets[1:-1])
 
 
-def area(runs: NDArray[np.uint32]) -> int:
-    """Pixels of a mask."""
-    return int(runs[1::2].sum(dtype=np.int64))
+def areas(logits: Tensor, threshold: float, size_hw: HW) -> NDArray[np.int64]:
+    """Pixels int64 [m] of the same masks."""
+    crossings, _, ended = _outline(logits, threshold, size_hw)
+    ends = np.bincount(crossings.mask, np.where(crossings.up, -crossings.x, crossings.x), len(logits))
+    return np.asarray(ends + size_hw[1] * ended.sum(1).cpu().numpy(), np.int64)
 
 
 def extent(runs: NDArray[np.uint32], size_hw: HW) -> tuple[int, int, int, int]:
@@ -75,8 +89,19 @@ def _rows(h: int, height: int, device: torch.device) -> Rows:
     return Rows(*(each.to(device) for each in (y, within < count[:, None], share)))
 
 
-def _in_rows(padded: Tensor, threshold: float, rows: Rows, size_hw: HW) -> NDArray[np.int64]:
-    """Ends of runs between two columns of logits [m, h + 2, w], as rle.from_ends takes them, in no order."""
+def _outline(logits: Tensor, threshold: float, size_hw: HW) -> tuple[Crossings, Tensor, Tensor]:
+    """The crossings, and bool [m, H] whether each row of the photo begins and ends above the threshold."""
+    rows = _rows(logits.shape[1], size_hw[0], logits.device)
+    padded = torch.cat([logits[:, :1], logits, logits[:, -1:]], 1)
+    begins, ended = (
+        (_blend(side[:, :-1, None], side[:, 1:, None], rows.share) > threshold)[:, rows.there]
+        for side in (padded[..., 0], padded[..., -1])
+    )
+    return _crossings(padded, threshold, rows, size_hw[1]), begins, ended
+
+
+def _crossings(padded: Tensor, threshold: float, rows: Rows, width: int) -> Crossings:
+    """Of logits [m, h + 2, w]."""
     mask, row, column = _mixed(padded > threshold).nonzero(as_tuple=True)
     left, right = (
         _blend(padded[mask, row, at, None], padded[mask, row + 1, at, None], rows.share[row])
@@ -87,26 +112,10 @@ def _in_rows(padded: Tensor, threshold: float, rows: Rows, size_hw: HW) -> NDArr
     found = mask[cell], rows.y[row[cell], k], column[cell], left[turned], right[turned]
     mask_of, y, column_of, before, after = (each.cpu().numpy() for each in found)
     share = (threshold - before.astype(np.float64)) / (after.astype(np.float64) - before)
-    x = (column_of + share + 0.5) * size_hw[1] / padded.shape[2] - 0.5
-    x = np.where(after > threshold, np.floor(x) + 1, np.ceil(x))  # a pixel at the threshold itself is outside
-    return _place(mask_of, y, np.clip(x, 0, size_hw[1]).astype(np.int64), size_hw)
-
-
-def _between_rows(padded: Tensor, threshold: float, rows: Rows, size_hw: HW) -> NDArray[np.int64]:
-    """Ends of runs where a row of the photo begins on another side than the one before it ended on."""
-    begins, ended = (
-        (_blend(side[:, :-1, None], side[:, 1:, None], rows.share) > threshold)[:, rows.there]
-        for side in (padded[..., 0], padded[..., -1])
-    )
-    begins[:, 1:] ^= ended[:, :-1]
-    mask, y = (each.cpu().numpy() for each in begins.nonzero(as_tuple=True))
-    return _place(mask, y, np.zeros_like(y), size_hw)
-
-
-def _place(mask: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64], size_hw: HW) -> NDArray[np.int64]:
-    """As rle.from_ends numbers the pixels of many masks."""
-    height, width = size_hw
-    return mask * (height * width + 1) + y * width + x
+    x = (column_of + share + 0.5) * width / padded.shape[2] - 0.5
+    up = after > threshold
+    x = np.where(up, np.floor(x) + 1, np.ceil(x))  # a pixel at the threshold itself is outside
+    return Crossings(mask_of, y, np.clip(x, 0, width).astype(np.int64), up)
 
 
 def _mixed(above: Tensor) -> Tensor:

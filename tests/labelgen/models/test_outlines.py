@@ -43,9 +43,9 @@ def test_run_lengths_are_those_of_the_enlarged_logits(shape, size_hw, threshold,
     expected = enlarged(values, size_hw)
     drawn = [np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size_hw) for runs in found]
     assert np.abs(expected - threshold).max(initial=0, where=np.stack(drawn) != (expected > threshold)) <= ROUNDING
+    assert sam_outlines.areas(values, threshold, size_hw).tolist() == np.stack(drawn).sum((1, 2)).tolist()
     for runs, bitmap in zip(found, drawn, strict=True):
         assert runs.dtype == np.uint32 and runs.tolist() == rle.encode_mask(bitmap).tolist()  # no run of nothing
-        assert sam_outlines.area(runs) == bitmap.sum()
         rows, columns = np.nonzero(bitmap)
         height, width = size_hw
         ends = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if bitmap.any() else (0, 0, width, height)

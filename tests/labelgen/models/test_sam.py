@@ -228,12 +228,12 @@ def test_of_a_large_photo_no_pixels_are_made(encoder, monkeypatch):
         made.append(large.shape[-2] * large.shape[-1])
         return large
 
-    interpolate = sam.F.interpolate
+    interpolate, images = sam.F.interpolate, [photo(size_hw) for size_hw in ((600, 900), (1200, 1600))]
     monkeypatch.setattr(sam.F, "interpolate", enlarge)
-    for size_hw in ((600, 900), (1200, 1600)):
+    for image in images:
         made.clear()
-        assert len(encoder.masks(photo(size_hw)))
-        assert (max(made) <= 64 * 64) == (max(size_hw) > WORKING_PX)
+        assert len(encoder.masks(image))
+        assert (max(made) <= 64 * 64) == (max(image.shape) > WORKING_PX)
 
 
 @pytest.mark.parametrize("input_px", [64, 56])  # 32 x 32 answers: with 56 px no whole number of pixels each
