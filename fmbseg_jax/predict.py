@@ -44,7 +44,7 @@ from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
 from labelgen.core.command import command, command_line, parser
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
@@ -57,7 +57,7 @@ from labelgen.formats.palette import overlay
 from labelgen.formats.writers import Annotated, ClassInfo, save
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
-from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.photos import Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]

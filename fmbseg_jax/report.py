@@ -41,7 +41,7 @@ from fmbseg_jax.reporting.photo_view import Labelling, Look, Looker, payload, sc
 from fmbseg_jax.reporting.readings import HEAD
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from labelgen.core.command import command, parser
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import naming, write_atomic
 from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset, SplitReader
@@ -54,7 +54,7 @@ from labelgen.labels.free_labels import LabelSettings
 from labelgen.labels.presence import Calibration, sample
 from labelgen.labels.scores import TruthReader
 from labelgen.sources.finding import check_apart
-from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.photos import Source
 from labelgen.sources.registry import photo_folders
 
 PARTS = Path(__file__).parent / "reporting/page"

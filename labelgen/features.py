@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from labelgen.core.command import GOES_ON, command, command_line, config_flags, parser, share
 from labelgen.core.config import encoder_settings, identity, load_config
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW, onto_grid
 from labelgen.core.progress import Progress, StageTimes
@@ -45,7 +45,7 @@ from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
 from labelgen.data.tfrecord import ShardReader, ShardWriter
 from labelgen.data.thumbnail import is_same
-from labelgen.sources.photos import Photo, PhotoError, Source
+from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import open_source
 from labelgen.stages.encoding import READ_AHEAD, READERS, claim_encoders
 from labelgen.stages.engine import LocalEngine

@@ -23,12 +23,12 @@ from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch, settings
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.ontology import BACKGROUND, Ontology, class_scores, parse_words, read_words
 from labelgen.core.progress import say
 from labelgen.formats.palette import overlay, palette
 from labelgen.sources.decoding import read_photo, upright
-from labelgen.sources.photos import Photo, PhotoError
+from labelgen.sources.photos import Photo
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fmbseg_jax.inference.segmenter import Embedded, Labels, Segmenter
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.ontology import Ontology, parse_words
 from labelgen.formats.palette import palette
 from labelgen.sources.decoding import check_bands, decode_photo
-from labelgen.sources.photos import PhotoError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What a browser may send; Pillow reads others too, some through other programs."""

@@ -1,4 +1,4 @@
-"""The one exception for what a person can fix."""
+"""The exceptions for what a person can fix."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     Commands print it as `error: ...` on stderr and exit with code 2, without a traceback.
     """
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used: why, and what would fix it."""
+
+    def __init__(self, reason: str, fix: str):
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix

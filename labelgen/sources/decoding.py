@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from labelgen.core.errors import PhotoError
 from labelgen.core.progress import say
-from labelgen.sources.photos import PhotoError
 
 Pixels = NDArray[np.uint8]
 _CONVERT = "convert it to JPEG or PNG, or take it out of the folder"

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import read_text
 from labelgen.sources.decoding import read_photo
 from labelgen.sources.finding import SUFFIXES, LeftOut, pictures
@@ -27,7 +27,6 @@ from labelgen.sources.listing import Listing, Named, by_id
 from labelgen.sources.mask_readers import Reader, index_reader, label_map_of, read_black_and_white, read_voc
 from labelgen.sources.photos import (
     Photo,
-    PhotoError,
     Source,
     check_once,
     check_size,

@@ -34,15 +34,6 @@ class Photo:
     """[H, W] uint8 or uint16 class indices, 255 / 65535 not annotated; None where the source has no masks."""
 
 
-class PhotoError(Exception):
-    """A photo that cannot be used: why, and what would fix it."""
-
-    def __init__(self, reason: str, fix: str):
-        super().__init__(reason)
-        self.reason = reason
-        self.fix = fix
-
-
 class Source(Protocol):
     """The photos of one split."""
 

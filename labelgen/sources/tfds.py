@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.data.tfrecord import HEADER, OVERHEAD, masked_crc
 from labelgen.sources.decoding import decode_photo
 from labelgen.sources.finding import LeftOut
-from labelgen.sources.photos import IndexTruth, Photo, PhotoError, Source, check_size, check_there, packed
+from labelgen.sources.photos import IndexTruth, Photo, Source, check_size, check_there, packed
 
 _INFO = "dataset_info.json"
 _FIX = "copy it again, or prepare the data set again"

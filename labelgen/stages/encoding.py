@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 from ml_collections import ConfigDict
 
 from labelgen.core.config import identity
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
@@ -23,7 +23,7 @@ from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
 from labelgen.sources.coco import remarks_of
 from labelgen.sources.finding import LeftOut
-from labelgen.sources.photos import Photo, PhotoError, Source
+from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import open_source
 
 READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4

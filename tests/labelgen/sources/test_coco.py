@@ -10,10 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.sources.coco import coco_source, read_annotations, remarks_of
 from labelgen.sources.coco_masks import mask_of
-from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.photos import Source
 from labelgen.sources.registry import open_source
 from tests.worlds.coco import (
     PHOTOS,

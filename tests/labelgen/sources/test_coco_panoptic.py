@@ -10,9 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.sources.coco_panoptic import panoptic_source, read_segment_ids
-from labelgen.sources.photos import PhotoError
 from labelgen.sources.registry import open_source
 from tests.worlds.coco import PHOTOS, categories, change, image_record, needs_assets, write_json, write_photos
 

@@ -10,10 +10,9 @@ from PIL import Image
 
 from fmbseg_jax.inference.segmenter import as_pixels
 from fmbseg_jax.serving.session import decoded
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.sources import decoding
 from labelgen.sources.decoding import decode_photo, read_photo
-from labelgen.sources.photos import PhotoError
 from tests.worlds.deep_pictures import png, separate, tiff
 
 RNG = np.random.default_rng(0)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from configs.default import get_config
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.sources.folders import folder_source
-from labelgen.sources.photos import PhotoError, Source
+from labelgen.sources.photos import Source
 from labelgen.sources.registry import open_source
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20

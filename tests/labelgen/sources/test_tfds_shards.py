@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.data.tfrecord import frame
-from labelgen.sources.photos import PhotoError
 from labelgen.sources.tfds import Piece, TfRecords, scan
 
 

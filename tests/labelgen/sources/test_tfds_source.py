@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.data.tfrecord import frame
-from labelgen.sources.photos import IndexTruth, PhotoError, Source
+from labelgen.sources.photos import IndexTruth, Source
 from labelgen.sources.registry import open_source
 from labelgen.sources.tfds import find_columns, tfds_source
 from tests.worlds.paths import ROOT
