@@ -104,7 +104,8 @@ def test_a_node_dies_the_command_is_stopped_and_the_next_one_has_a_straggler(
     error = read_until(stopped, "is gone; its shard goes to another one")
     stopped.terminate()
     error += stopped.communicate(timeout=60)[1]
-    assert stopped.returncode == 75 and "stopped; the same command goes on from here" in error
+    assert stopped.returncode == 75, error
+    assert "stopped; the same command goes on from here" in error
     assert not (data / "cluster.json").exists()
     pace.write_text("0.02")
     stuck = add_node(cluster, STUCK)
