@@ -328,11 +328,6 @@ def label_studio_polygons(world: World) -> Maps:
     kind = import_module("label_studio_sdk.converter").Converter
     converter = kind(view, str(world.scratch), download_resources=False)
     converter.convert_to_coco(str(world.scratch / "tasks.json"), str(world.back), is_dir=False)
-    file = world.back / "result.json"
-    read = json.loads(file.read_text())
-    for image in read["images"]:  # it puts DIGEST__ before each name
-        image["file_name"] = image["file_name"].rpartition("__")[2]
-    file.write_text(json.dumps(read))
     return maps
 
 

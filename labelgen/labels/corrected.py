@@ -8,6 +8,7 @@ labelgen.sources.corrections reads the files, whatever kind they are. UserErrors
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -192,9 +193,14 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
     return names
 
 
+_LABEL_STUDIO = re.compile(r"[0-9a-f]{8}(-|__)(?=.)")
+"""What Label Studio puts before a file's name: of an upload `1a2b3c4d-`, of a link `1a2b3c4d__`."""
+
+
 def _without_suffix(name: str) -> Iterator[str]:
     """What a name may be without its suffix, likeliest first: IMG.jpg is IMG before it is IMG.jpg (of IMG.jpg.jpg),
-    IMG.jpg.png is IMG.jpg before it is IMG. Backslashes are of a name before they are Windows' between folders.
+    IMG.jpg.png is IMG.jpg before it is IMG. Backslashes are of a name before they are Windows' between folders; last
+    without what Label Studio puts in front.
     """
     for spelt in dict.fromkeys([name, name.replace("\\", "/")]):
         stem, suffix = os.path.splitext(spelt)
@@ -202,6 +208,9 @@ def _without_suffix(name: str) -> Iterator[str]:
         yield from [stem, spelt] if known else [spelt, stem]
         if known and os.path.splitext(stem)[1][1:].lower() in SUFFIXES:
             yield os.path.splitext(stem)[0]
+    plain = PurePosixPath(name)
+    if found := _LABEL_STUDIO.match(plain.name):
+        yield from _without_suffix(str(plain.with_name(plain.name[found.end() :])))
 
 
 def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[PhotoKey]:

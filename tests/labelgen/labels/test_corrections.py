@@ -210,6 +210,16 @@ def test_a_backslash_may_be_of_a_photos_name() -> None:
     assert found == {photos[0]: "train/a\\b.png", photos[1]: "train\\c\\d.png"}
 
 
+def test_names_of_label_studio_find_their_photos() -> None:
+    """1a2b3c4d-NAME of an upload, 1a2b3c4d__NAME of a link; a photo that is called so itself comes first."""
+    photos = [("train", "cat"), ("train", "0a1b2c3d-dog"), ("train", "e/deadbeef")]
+    names = ("images/1a2b3c4d__cat.jpg", "0a1b2c3d-dog.jpg", "deadbeef.jpg")
+    assert match(Named(*names), photos) == dict(zip(photos, names, strict=True))
+    assert match(Named("00000000-0a1b2c3d-dog.png"), photos) == {photos[1]: "00000000-0a1b2c3d-dog.png"}
+    with pytest.raises(UserError, match="belongs to no photo"):
+        match(Named("1a2b3c4-cat.jpg"), photos)  # seven digits
+
+
 def test_hidden_files_are_no_labels_and_suffixes_have_any_case(world: Path, copy: Path, out: Path) -> None:
     """macOS puts ._NAME beside what it copies to other disks."""
     masks, labelme = out / "masks/train", out / "labelme/train"
