@@ -108,7 +108,7 @@ class PairSource:
         image = read_photo(path, self._max_pixels)
         if self._truth is None:
             return Photo(photo_id, image)
-        mask = self._root / self._pairs.mask(photo_id)
+        mask = self._mask(photo_id)
         values = self._read(mask)
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)
