@@ -108,7 +108,7 @@ def confusion(truth: NDArray[np.integer], prediction: NDArray[np.integer], class
 
 
 def check_groups(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    """UserError for a group of eval.groups with a class that is none of `names`: its mean would be of something else."""
+    """UserError for a group of eval.groups with a class that is none of `names`: its mean would be of others."""
     for group, members in groups.items():
         missing = [name for name in members if name not in names]
         if missing:
