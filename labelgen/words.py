@@ -20,6 +20,7 @@ if __name__ == "__main__":
     interrupt.silent()
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40
 PHOTOS = 256
 EVERYWHERE = 0.9
 """A class in so many of the photos says little about any of them, unless it is really there."""
+
+_MARKS = re.compile(r"^([-*\u2022]|\d+[.)])\s|^[\"'\[{(]|[\"'\]}]$|[|]|\w{4,}\.\s+\w|\.$")
+"""- cat, 1. cat, "cat", cat | dog, cat. dog."""
 
 
 class Finding(NamedTuple):
@@ -192,6 +196,10 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
         Finding(
             "the same but for spelling: one of the two is enough",
             [f"{name(a)} and {name(b)}" for a, b in vocabulary.duplicates(words)],
+        ),
+        Finding(
+            "with the marks of another kind of list, which count as part of the word: write one class a line, bare",
+            [name(word) for word, text in enumerate(words.words) if _MARKS.search(text)],
         ),
         Finding(
             "the only class, so that every pixel is it: name what else there is, or `background: word, word`",
