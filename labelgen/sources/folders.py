@@ -132,11 +132,13 @@ def folder_source(
     masks: str = "",
     truth: Truth | None = None,
     never: Collection[Path] = (),
+    names: Sequence[str] = (),
 ) -> Source:
     """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
 
-    never: folders whose pictures are no photos of this split: masks, other splits. UserError when a folder is missing,
-    empty or unreadable, when two pictures have one id, or when masks are missing.
+    never: folders whose pictures are no photos of this split: masks, other splits; names: what class indices stand
+    for, where that is known. UserError when a folder is missing, empty or unreadable, when two pictures have one id,
+    or when masks are missing.
     """
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
@@ -157,7 +159,7 @@ def folder_source(
     if isinstance(truth, BlackAndWhiteTruth):
         read = read_black_and_white
     elif truth is not None:
-        truth, read = label_map_of(root / masks) or (truth, index_reader(root / masks))
+        truth, read = label_map_of(root / masks) or (truth, index_reader(root / masks, names))
     return PairSource(root, pairs, truth, max_pixels, read)
 
 
