@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     usual = vocabulary.spread(cosines, words.word_class, config.presence.temperature)
     occurrence = presence(data, config, words, prototypes, args.limit) if data else None
     print(describe(words, cosines, usual, occurrence))
-    findings = of_text(words, cosines, usual)
+    findings = [*of_text(words, cosines, usual), *of_marks(words)]
     findings += of_tokens(words, tokenizer, config.labels.templates) if tokenizer else []
     findings += of_photos(words, occurrence) if occurrence else []
     findings = [finding for finding in findings if finding.about]
@@ -198,14 +198,17 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
             [f"{name(a)} and {name(b)}" for a, b in vocabulary.duplicates(words)],
         ),
         Finding(
-            "with the marks of another kind of list, which count as part of the word: write one class a line, bare",
-            [name(word) for word, text in enumerate(words.words) if _MARKS.search(text)],
-        ),
-        Finding(
             "the only class, so that every pixel is it: name what else there is, or `background: word, word`",
             [repr(words.names[0])] if len(words.names) == 1 else [],
         ),
     ]
+
+
+def of_marks(words: Ontology) -> list[Finding]:
+    """Words that look like lines of another kind of list."""
+    marked = [(text, words.names[words.word_class[word]]) for word, text in enumerate(words.words)]
+    what = "with the marks of another kind of list, which count as part of the word: write one class a line, bare"
+    return [Finding(what, [f"{text!r} ({name})" for text, name in marked if _MARKS.search(text)])]
 
 
 def of_tokens(words: Ontology, tokenizer: Tokenizer, templates: Iterable[str]) -> list[Finding]:
