@@ -43,7 +43,7 @@ from labelgen.data.records import EvidenceRow, FeatureRow, check_same_photo
 from labelgen.data.staging import open_data
 from labelgen.labels.free_labels import LabelSettings
 from labelgen.labels.presence import PresenceSettings, detect
-from labelgen.labels.scores import TruthReader, scores
+from labelgen.labels.scores import TruthReader, check_groups, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
@@ -117,6 +117,7 @@ def evaluate_split(
     data.stage(split, ("features", "evidence", "truth"), hosts.own_rows(data.count(split)))
     words, threshold = split_words(data, restored, config, split), config.eval.background_threshold
     names = class_names(words.ontology, threshold)
+    check_groups(names, config.eval.groups)
     truth = TruthReader(data, split, names, config.eval.truth)
     vocabulary = Asked(restored, words.ontology, words.prototypes)
     presence = LabelSettings.from_config(config).presence

@@ -35,7 +35,7 @@ from labelgen.data.records import EvidenceRow, LabelRow
 from labelgen.data.staging import open_data
 from labelgen.labels.free_labels import LabelSettings, Stages, label_stages
 from labelgen.labels.presence import Calibration, dense_logits
-from labelgen.labels.scores import Counts, TruthReader, confusion, scores
+from labelgen.labels.scores import Counts, TruthReader, check_groups, confusion, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.integer]
@@ -53,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
             f"{args.data}: no truth for the labelled splits {', '.join(config.labels.splits)}. quality compares with "
             "truth; set photos.splits.SPLIT.masks and encode again, or look at the labels with predict."
         )
+    check_groups(words.ontology.names, config.eval.groups)
     out = data.path / "labels" / config.labels.name / "quality.json"
     report = {}
     for split in splits:

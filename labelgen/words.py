@@ -20,6 +20,7 @@ if __name__ == "__main__":
     interrupt.silent()
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,9 @@ NEAREST, SHOWN, WORDS_WIDTH = 2, 12, 40
 PHOTOS = 256
 EVERYWHERE = 0.9
 """A class in so many of the photos says little about any of them, unless it is really there."""
+
+_MARKS = re.compile(r"^([-*\u2022]|\d+[.)])\s|^[\"'\[{(]|[\"'\]}]$|[|]|\w{4,}\.\s+\w|\.$")
+"""- cat, 1. cat, "cat", cat | dog, cat. dog."""
 
 
 class Finding(NamedTuple):
@@ -74,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     usual = vocabulary.spread(cosines, words.word_class, config.presence.temperature)
     occurrence = presence(data, config, words, prototypes, args.limit) if data else None
     print(describe(words, cosines, usual, occurrence))
-    findings = of_text(words, cosines, usual)
+    findings = [*of_text(words, cosines, usual), *of_marks(words)]
     findings += of_tokens(words, tokenizer, config.labels.templates) if tokenizer else []
     findings += of_photos(words, occurrence) if occurrence else []
     findings = [finding for finding in findings if finding.about]
@@ -198,6 +202,13 @@ def of_text(words: Ontology, cosines: Array, usual: Spread) -> list[Finding]:
             [repr(words.names[0])] if len(words.names) == 1 else [],
         ),
     ]
+
+
+def of_marks(words: Ontology) -> list[Finding]:
+    """Words that look like lines of another kind of list."""
+    marked = [(text, words.names[words.word_class[word]]) for word, text in enumerate(words.words)]
+    what = "with the marks of another kind of list, which count as part of the word: write one class a line, bare"
+    return [Finding(what, [f"{text!r} ({name})" for text, name in marked if _MARKS.search(text)])]
 
 
 def of_tokens(words: Ontology, tokenizer: Tokenizer, templates: Iterable[str]) -> list[Finding]:

@@ -243,7 +243,9 @@ def as_ontology(words: Words) -> Ontology:
     if isinstance(words, (str, Path)):
         return read_words(words)
     if isinstance(words, Mapping):
-        words = [f"{name}: {', '.join(each)}" for name, each in words.items()]
+        if wrong := next((name for name in words if ":" in str(name) or "\uff1a" in str(name)), None):
+            raise UserError(f"words: class name {wrong!r} has a colon, which ends a name; take another sign")
+        words = [f"{name}: {each if isinstance(each, str) else ', '.join(each)}" for name, each in words.items()]
     return parse_words(words, "words")
 
 

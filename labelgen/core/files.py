@@ -57,6 +57,13 @@ def encoding_of(path: Path) -> str:
 
 def read_text(path: Path) -> str:
     """A text file, without its byte-order mark. UserError where it is in another encoding."""
+    text = _decoded(path)
+    if "\0" in text:  # UTF-16 without a byte-order mark, UTF-32
+        raise UserError(f"{path}: not UTF-8 text (zero bytes in it); save it as UTF-8")
+    return text
+
+
+def _decoded(path: Path) -> str:
     try:
         return path.read_text(encoding=encoding_of(path))
     except UnicodeError as error:
@@ -67,7 +74,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
     try:
-        fields = json.loads(read_text(path))
+        fields = json.loads(_decoded(path))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {fix}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -172,14 +173,23 @@ def sizes(data: Path, shards: Sequence[Shard]) -> Iterator[tuple[PhotoKey, HW]]:
 
 def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey, str]:
     """The name of each photo's label map: SPLIT/ID, ID, or as much of its end as tells it from others, with a suffix or
-    without, and whatever folders in front. UserError for a name of no photo, of several, and for two of one photo.
+    without, and whatever folders in front. A name that is an ID, and the end of others that have names of their own, is
+    that photo's. UserError for a name of no photo, of several, and for two of one photo.
     """
     by_last: dict[str, list[PhotoKey]] = {}
     for key in photos:
         by_last.setdefault(PurePosixPath(key[1]).name, []).append(key)
     names: dict[PhotoKey, str] = {}
-    for name in corrections.names():
-        keys = next(filter(None, (_photos_of(each, by_last) for each in _without_suffix(name))), [])
+    later: dict[str, None] = {}
+    for name in chain(corrections.names(), _longest_first(later)):
+        spelt = next(filter(lambda each: _photos_of(each, by_last), _without_suffix(name)), "")
+        keys = _photos_of(spelt, by_last)
+        if len(keys) > 1 and name not in later:
+            later[name] = None
+            continue
+        whole = [key for key in keys if key[1] == spelt]
+        if len(whole) == 1 and all(key in names for key in keys if key not in whole):
+            keys = whole
         if len(keys) != 1:
             which = (
                 f"may be that of {' or '.join('/'.join(key) for key in keys[:3])}" if keys else "belongs to no photo"
@@ -191,6 +201,11 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
             raise UserError(f"{corrections.where(name)}: is of the same photo as {other}; take one of them out")
         names[keys[0]] = name
     return names
+
+
+def _longest_first(names: Iterable[str]) -> Iterator[str]:
+    """Those of most folders first; as they are when the first of them is asked for."""
+    yield from sorted(names, key=lambda name: -name.replace("\\", "/").count("/"))
 
 
 _LABEL_STUDIO = re.compile(r"[0-9a-f]{8}(-|__)(?=.)")
@@ -214,7 +229,9 @@ def _without_suffix(name: str) -> Iterator[str]:
 
 
 def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[PhotoKey]:
-    """Photos whose path ends as the name does; those of a split that the name has in front, where there are such."""
+    """Photos whose path ends as the name does, or the name as their path; those of a split that the name has in front,
+    where there are such. Of IDs that the name ends with, the longest: train/b/a is b/a, not a.
+    """
     parts = PurePosixPath(name).parts
     keys = []
     for split, photo_id in by_last.get(parts[-1], ()) if parts else ():
@@ -223,4 +240,7 @@ def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[Pho
         if own[-shared:] == parts[-shared:]:
             keys.append((split, photo_id))
     in_split = [key for key in keys if key[0] in parts[: len(parts) - len(PurePosixPath(key[1]).parts)]]
-    return in_split or keys
+    keys = in_split or keys
+    lengths = [len(PurePosixPath(photo_id).parts) for _, photo_id in keys]
+    ended = max((length for length in lengths if length <= len(parts)), default=0)
+    return [key for key, length in zip(keys, lengths, strict=True) if length >= ended]

@@ -6,6 +6,7 @@ oracle alone.
 """
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -104,6 +105,18 @@ def confusion(truth: NDArray[np.integer], prediction: NDArray[np.integer], class
     named = np.where((named >= 0) & (named < classes), named, classes)
     pairs = truth[counted].astype(np.int64) * (classes + 1) + named
     return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def check_groups(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    """UserError for a group of eval.groups with a class that is none of `names`: its mean would be of others."""
+    for group, members in groups.items():
+        missing = [name for name in members if name not in names]
+        if missing:
+            there = ",".join(name for name in members if name in names)
+            raise UserError(
+                f"eval.groups.{group}: {', '.join(missing)}: not among the words ({', '.join(names)}); fix them, or "
+                f"take what is there: --config.eval.groups.{group}={shlex.quote(there) if there else ''}"
+            )
 
 
 @dataclass(frozen=True)

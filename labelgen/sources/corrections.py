@@ -51,7 +51,7 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
     nothing, and where there are several kinds, as labelgen.export writes them.
     """
     if place.is_file():
-        return _OF_KIND[_kind(place) or "coco"](place, words)
+        return _of_file(place, words)
     if not place.is_dir():
         raise UserError(f"{place}: no such folder of corrected labels; fix --labels_from")
     kinds = {path: kind for path in label_files(place, "json", "xml") if (kind := _kind(path))}
@@ -72,6 +72,17 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
     if pngs:
         return PngFolder(paths[0], words, colours)
     return LabelmeFolder(paths[0], words) if drawn else _OF_KIND[kinds[paths[0]]](paths[0], words)
+
+
+def _of_file(path: Path, words: Ontology) -> Corrections:
+    """UserError for a file that is of no kind by its ending and first letter."""
+    with open(path, "rb") as file:
+        opening = file.read(16).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+    kind = _kind(path) or "coco" * (path.suffix.lower() == ".json" or opening[:1] == b"{")
+    if kind:
+        return _OF_KIND[kind](path, words)
+    fix = "name the folder that the masks lie in" if path.suffix.lower() == ".png" else _EXPORT
+    raise UserError(f"{path}: no json of COCO's or LabelMe's, and no xml of CVAT's for images; {fix}")
 
 
 def _inside(place: Path, *names: str) -> Path:

@@ -43,6 +43,8 @@ class CvatXml:
             images = self._read()
         except ElementTree.ParseError as error:
             raise UserError(f"{path}: not xml, or cut short ({error}); {_FIX}") from None
+        except UserError:
+            raise
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: an image without name or size ({error!r}); {_FIX}") from None
         self._images = {name: image for name, image in images.items() if image.shapes}

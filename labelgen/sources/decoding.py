@@ -250,21 +250,22 @@ def _scaled(upper: Image.Image, file: _File, name: str) -> Image.Image:
 
 
 def _without_false_alpha(image: Image.Image, file: _File, name: str) -> Image.Image:
-    """A TIFF's colours alone where its fourth band is no alpha."""
-    if not file.tags or image.mode != "RGBA":
+    """A TIFF's colours alone where its last band is no alpha."""
+    if not file.tags or image.mode not in ("RGBA", "LA"):
         return image
-    alpha = np.asarray(image)[..., 3]
+    alpha = np.asarray(image)[..., -1]
     declared = any(kind in _EXTRAS for kind in file.tags.get(338, ()))
     if declared and alpha.any() and np.isin(alpha, (0, alpha.max())).mean() >= _OPAQUE_SHARE:
         return image
+    which, taken = ("fourth", "first three are") if image.mode == "RGBA" else ("second", "first is")
     _say_once(
-        "fourth band",
-        f"{name}: has a fourth band that is no alpha ({'its values are between' if declared else 'undeclared'}); of "
-        "such photos the first three are taken",
+        f"{which} band",
+        f"{name}: has a {which} band that is no alpha ({'its values are between' if declared else 'undeclared'}); of "
+        f"such photos the {taken} taken",
     )
     if file.origin is not None and file.raw.startswith("RGBa"):  # its colours were divided by that band
         image = file.read_as(file.raw.replace("RGBa", "RGBA"))
-    return image.convert("RGB")
+    return image.convert("RGB" if image.mode == "RGBA" else "L")
 
 
 def check_bands(file: Path | io.BytesIO) -> None:
@@ -295,6 +296,8 @@ def _check_bands(tags: Any, known: bool = True) -> None:
     samples, kinds = tags.get(277, 1), tags.get(338, ())
     colours = _COLOURS.get(tags.get(262, 1), ("colour",) * 3)
     bits, others = sorted(set(tags.get(258, (1,)))), samples - len(colours)
+    if bits == [8] and 2 in tags.get(339, ()):
+        raise PhotoError("signed values of 8 bits", "write it unsigned: gdal_translate -ot Byte -scale -128 127 0 255")
     if others < (2 if known else 1) and (known or bits[-1] <= 16):
         return
     named = [_EXTRAS.get(kind, "unspecified") for kind in (*kinds, *[0] * others)[: max(0, others)]]

@@ -17,6 +17,7 @@ from labelgen.core.files import read_json
 from labelgen.core.walking import is_folder, walk
 
 SUFFIXES = frozenset(["jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic", "heif"])
+_ENDINGS = tuple(f".{each}" for suffix in sorted(SUFFIXES) for each in (suffix, suffix.upper()))
 _OTHERS = frozenset(
     [
         *("jpe", "jif", "jxl", "jp2", "j2k", "j2c", "jpx", "jpf", "jxr", "wdp", "mpo", "apng", "dib", "pcx", "svg"),
@@ -31,8 +32,15 @@ _RENAMED = re.compile(rf"\.({'|'.join(sorted(SUFFIXES))})[^/.\w]|\.({'|'.join(so
 """What loads and copies leave: a.jpg?w=800, a.jpg~, a.jpg.part."""
 _RENAMED_KIND, _FOREIGN = "renamed", " of other names"
 _SYSTEM = frozenset(["lost+found", "System Volume Information", "$RECYCLE.BIN", "@eaDir", "__MACOSX"])
-_DRAWN = re.compile(r"(^|.*[_-])(masks?|labels?|annotations?|gt|ground_?truth|segmentations?(class|object)?)$|.*annot$")
+_DRAWN = re.compile(
+    r"(^|.*[_-])(masks?|labels?|annotations?|gt|ground_?truth|segmentations?(class|object)?(png|aug|raw)?)$|.*annot$"
+)
 """What folders of masks are called."""
+_DRAWN_FILE = re.compile(
+    r"(.+)[._ -](masks?|labels?|gt|seg|segmentation|annotations?|ground_?truth)\.(png|gif|bmp|tiff?)$", re.IGNORECASE
+)
+"""What masks are called that lie among their photos: a_mask.png beside a.jpg."""
+_BESIDE = "masks, as it seems, by the name of the picture beside each"
 _OURS, _ELSEWHERE, _SYSTEMS, _MASKS = (
     "pictures that this program wrote",
     "another split's photos, or masks",
@@ -96,6 +104,7 @@ class LeftOut:
             reason = f"{count} {kind} not read, this is the first"
             mend = "rename them, or fetch them again" if kind == _RENAMED_KIND else "convert them to JPEG or PNG"
             mend = "nothing, if they are not its photos; else set photos.source=folder" if _FOREIGN in kind else mend
+            mend = "nothing; or, if they are photos, rename them" if kind == _BESIDE else mend
             yield {"file": os.path.join(self.inside, self.first[kind]), "reason": reason, "mend": mend}
         for name, reason in sorted(self.folders.items()):
             yield {"file": os.path.join(self.inside, name), "reason": reason, "mend": _MENDS.get(reason, "nothing")}
@@ -119,10 +128,12 @@ def pictures(folder: Path, left: LeftOut, never: Collection[Path] = ()) -> Itera
         return _OURS if is_ours(path) else _MASKS * are_masks(path)
 
     for name in walk(folder, left.folders, refuse):
-        if name.rpartition(".")[2].lower() in SUFFIXES:
-            yield name
-        else:
+        if name.rpartition(".")[2].lower() not in SUFFIXES:
             left.note(name)
+        elif _is_mask_beside(folder / name):
+            left.count(_BESIDE, name)
+        else:
+            yield name
 
 
 def is_ours(folder: Path) -> bool:
@@ -145,10 +156,15 @@ def are_masks(folder: Path) -> bool:
     stems = [os.path.splitext(name)[0] for name in islice(names, 3)]
     with os.scandir(folder.parent) as entries:
         around = [folder.parent, *(Path(each) for each in entries if each.name != folder.name and is_folder(each))]
-    endings = [f".{each}" for suffix in sorted(SUFFIXES) for each in (suffix, suffix.upper())]
     return bool(stems) and all(
-        any((place / (stem + ending)).is_file() for place in around for ending in endings) for stem in stems
+        any((place / (stem + ending)).is_file() for place in around for ending in _ENDINGS) for stem in stems
     )
+
+
+def _is_mask_beside(path: Path) -> bool:
+    """Whether a file is called as the mask of a picture beside it."""
+    called = _DRAWN_FILE.match(path.name)
+    return called is not None and any(path.with_name(called[1] + ending).is_file() for ending in _ENDINGS)
 
 
 def _is_legend(path: Path) -> bool:

@@ -108,7 +108,7 @@ class PairSource:
         image = read_photo(path, self._max_pixels)
         if self._truth is None:
             return Photo(photo_id, image)
-        mask = self._root / self._pairs.mask(photo_id)
+        mask = self._mask(photo_id)
         values = self._read(mask)
         check_size(str(mask), values.shape, str(path), image.shape[:2])
         indices = self._truth(mask, values)
@@ -132,11 +132,13 @@ def folder_source(
     masks: str = "",
     truth: Truth | None = None,
     never: Collection[Path] = (),
+    names: Sequence[str] = (),
 ) -> Source:
     """Pictures under root/photos, at any depth, with the masks root/masks/ID.png where `truth` is given.
 
-    never: folders whose pictures are no photos of this split: masks, other splits. UserError when a folder is missing,
-    empty or unreadable, when two pictures have one id, or when masks are missing.
+    never: folders whose pictures are no photos of this split: masks, other splits; names: what class indices stand
+    for, where that is known. UserError when a folder is missing, empty or unreadable, when two pictures have one id,
+    or when masks are missing.
     """
     for folder in (root, root / photos, root / masks):
         if not folder.is_dir():
@@ -157,7 +159,7 @@ def folder_source(
     if isinstance(truth, BlackAndWhiteTruth):
         read = read_black_and_white
     elif truth is not None:
-        truth, read = label_map_of(root / masks) or (truth, index_reader(root / masks))
+        truth, read = label_map_of(root / masks) or (truth, index_reader(root / masks, names))
     return PairSource(root, pairs, truth, max_pixels, read)
 
 

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelgen.core.errors import UserError
+from labelgen.core.ontology import BACKGROUND
 from labelgen.sources.legends import (
+    LABELMAP,
     Colour,
     Drawn,
+    begins_with_background,
     by_legend,
     check_palette,
     find_legend,
@@ -51,15 +54,55 @@ def label_map_of(masks: Path) -> tuple[NamedTruth, Reader] | None:
     return NamedTruth(legend.names), partial(by_legend, legend=legend)
 
 
-def index_reader(masks: Path) -> Reader:
-    """Of masks of indices. It refuses a palette that contradicts the classes.json of labelgen.export beside them."""
+def index_reader(masks: Path, names: Sequence[str] = ()) -> Reader:
+    """Of masks of indices. It refuses a palette that contradicts the classes.json of labelgen.export beside them.
+
+    names: what indices stand for where there is none; then palettes may not contradict them, or each other.
+    """
     legend = find_legend(masks)
-    if legend is None or is_foreign(legend) or not legend.colours:
+    if legend is None:
+        return IndexReader(names[0] if names else "")
+    if is_foreign(legend) or not legend.colours:
         return read_mask
     colours: list[Colour | None] = [None] * (max(legend.values) + 1)
     for value, colour in zip(legend.values, legend.colours, strict=True):
         colours[value] = colour
     return partial(_checked, colours=colours, what=legend.where)
+
+
+@dataclass
+class IndexReader:
+    """Of masks whose indices are lines of the words."""
+
+    line_1: str
+    """Of the words; "": not known."""
+    first: tuple[str, Sequence[Colour]] | None = None
+    """The first file with a palette, and its colours by value."""
+
+    def __call__(self, path: Path) -> NDArray[Any]:
+        """[H, W]. UserError where value 0 is no background in the words, but in Pascal VOC's palette, which the file
+        has, and where a value has the colour that another one has in the first file: tools sort palettes.
+        """
+        drawn = read_drawn(path)
+        if drawn.pixels.ndim == 3:
+            return read_mask(path)  # refuses it
+        if drawn.palette is None:
+            return drawn.pixels
+        if self.line_1 and BACKGROUND not in self.line_1.casefold() and begins_with_background(drawn):
+            raise UserError(
+                f"{path}: its palette is Pascal VOC's, where value 0 is background, but line 1 of the words is "
+                f"{self.line_1!r}; put a {LABELMAP} beside the masks, with the names of their values"
+            )
+        colours: list[Colour] = [(r, g, b) for r, g, b in drawn.palette.tolist()]
+        where, known = self.first = self.first or (str(path), colours)
+        for value in np.unique(drawn.pixels).tolist():
+            if value < min(len(known), len(colours)) and known[value] != colours[value] in known:
+                raise UserError(
+                    f"{path}: value {value} has the colour of value {known.index(colours[value])} in {where}: another "
+                    f"tool has sorted a palette; put a {LABELMAP} beside the masks that names the colours, or save "
+                    "them as grey PNGs of class indices"
+                )
+        return drawn.pixels
 
 
 def _checked(path: Path, colours: Sequence[Colour | None], what: str) -> NDArray[Any]:

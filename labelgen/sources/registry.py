@@ -1,5 +1,6 @@
 """Opens the source that a config names: `photos.source` is the layout of `photos.root`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -34,11 +35,14 @@ def mask_folders(photos: ConfigDict) -> list[Path]:
     return [Path(photos.root, folder) for folder in masks] if photos.root and photos.source in FOLDERS else []
 
 
-def open_source(photos: ConfigDict, split: str, classes: int | None = None, truth: bool = True) -> Source:
+def open_source(
+    photos: ConfigDict, split: str, classes: int | None = None, truth: bool = True, names: Sequence[str] = ()
+) -> Source:
     """The photos of a split of `config.photos`.
 
     classes: how many lines the file of words has, for the check of masks that hold its indices; truth: False for the
-    photos alone. UserError when files or folders are missing, or are of another layout.
+    photos alone; names: what these indices stand for, where that is known. UserError when files or folders are
+    missing, or are of another layout.
     """
     if not photos.root:
         raise UserError("photos.root is not set; set it to the folder of your photos: --config.photos.root=FOLDER")
@@ -49,7 +53,7 @@ def open_source(photos: ConfigDict, split: str, classes: int | None = None, trut
     if photos.source in FOLDERS:
         meaning = _meaning(root / masks, photos, classes) if masks else None
         never = [*photo_folders(photos), *mask_folders(photos)]
-        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning, never)
+        return folder_source(root, photos.max_pixels, split_config.photos, masks, meaning, never, names)
     if photos.source in JSONS and not masks:  # every picture of the folder
         never = [*photo_folders(photos), root / "annotations"]
         return folder_source(root, photos.max_pixels, find_folder(root, split_config.photos), never=never)

@@ -129,7 +129,8 @@ def list_photos(
     names = {split: _names(split, words, recorded) for split in config.photos.splits}
     count = len(words.names) if words else None
     sources = {
-        split: open_source(config.photos, split, count if kept is None else len(kept)) for split, kept in names.items()
+        split: open_source(config.photos, split, count if kept is None else len(kept), names=kept or ())
+        for split, kept in names.items()
     }
     truth_classes = {split: _truth_classes(split, source, names[split], recorded) for split, source in sources.items()}
     photo_ids = {split: source.list() for split, source in sources.items()}

@@ -87,3 +87,11 @@ def test_without_truth_says_what_to_do(data: Path, capsys: pytest.CaptureFixture
     write_json(data / "dataset.json", info)
     assert run(data) == 2
     assert "no truth for the labelled splits train" in capsys.readouterr().err
+
+
+def test_a_group_with_a_class_that_the_words_lack_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(data, "--config.eval.groups.stuff=sky,grass") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: eval.groups.stuff: sky: not among the words (grass, ball, box); ")
+    assert line.endswith("--config.eval.groups.stuff=grass")
+    assert run(data, "--config.eval.groups.stuff=grass") == 0

@@ -77,6 +77,13 @@ def test_a_plain_list_has_nothing_that_stands_out(tmp_path: Path, capsys: pytest
     assert out[-1].endswith(f"nothing stands out. next: python -m labelgen.run {same} --out=DATA --limit=20")
 
 
+def test_marks_of_other_kinds_of_lists_are_questioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marked = ["- grass", "2. water", '"ball"', "wood | sky", "sand. brick", "star."]
+    (tmp_path / "words.txt").write_text("\n".join([*marked, "st. bernard", "t-shirt", "7up"]))
+    assert run(POCKET, f"--config.ontology={tmp_path}/words.txt") == 0
+    assert sections(capsys.readouterr().out)["with the marks of anot"] == [f"{word!r} ({word})" for word in marked]
+
+
 @pytest.fixture(name="data")
 def data_fixture(tmp_path: Path) -> list[str]:
     """Arguments for the hand-made DATA, whose words come with their embeddings."""

@@ -209,3 +209,6 @@ def test_words_by_class() -> None:
     assert by_class == as_ontology(["cat: kitty, tom cat", "background: wall"])
     with pytest.raises(UserError, match="words:1: empty word for class 'cat'"):
         as_ontology({"cat": []})
+    assert as_ontology({"cat": "kitty, tom cat", "dog": "dog"}) == as_ontology(["cat: kitty, tom cat", "dog"])
+    with pytest.raises(UserError, match="words: class name 'a:b' has a colon"):
+        as_ontology({"a:b": ["cat"]})

@@ -62,3 +62,11 @@ def test_what_is_written_is_json_whatever_the_numbers(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", fields)
     read = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
     assert read == {"a": {"c": None, "d": [1, "x"]}, "b": [1.5, None]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_zero_bytes_are_another_encoding(encoding: str, tmp_path: Path) -> None:
+    """What is ASCII is UTF-8 to the eye of a decoder, with a zero byte after each letter."""
+    (tmp_path / "words.txt").write_bytes("grass\nsky\n".encode(encoding))
+    with pytest.raises(UserError, match=r"words.txt: not UTF-8 text \(zero bytes in it\); save it as UTF-8"):
+        read_words(tmp_path / "words.txt")

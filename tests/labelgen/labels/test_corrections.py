@@ -204,6 +204,18 @@ def test_a_photo_may_have_the_name_of_another_ones_file(names: tuple[str, str]) 
     assert match(Named("a/IMG.jpg"), both[1:]) == {both[1]: "a/IMG.jpg"}  # a list without suffixes
 
 
+def test_a_photo_may_be_called_as_another_one_in_a_folder() -> None:
+    photos = [("train", "a"), ("train", "b/a"), ("train", "c/b/a")]
+    for names in (
+        ("train/a.png", "train/b/a.png", "train/c/b/a.png"),  # masks of labelgen.export
+        ("a.jpg", "b/a.jpg", "c/b/a.jpg"),  # its COCO json, for photos at the root
+        ("photos/a.jpg", "photos/b/a.jpg", "photos/c/b/a.jpg"),
+    ):
+        assert match(Named(*names), photos) == dict(zip(photos, names, strict=True))
+    with pytest.raises(UserError, match="^a.jpg: may be that of train/a or train/b/a"):
+        match(Named("a.jpg"), photos)  # of a job that had the folder b alone
+
+
 def test_a_backslash_may_be_of_a_photos_name() -> None:
     photos = [("train", "a\\b"), ("train", "c/d")]
     found = match(Named("train/a\\b.png", "train\\c\\d.png"), photos)

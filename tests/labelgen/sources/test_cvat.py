@@ -1,5 +1,6 @@
 """CVAT's xml as label maps, with values drawn by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,31 @@ def test_a_projects_subset_is_in_front_of_the_name(tmp_path: Path) -> None:
 def test_a_shape_that_cannot_be_right_is_refused(tmp_path: Path, shape: str, message: str) -> None:
     with pytest.raises(UserError, match=f"annotations.xml: image 'a.jpg': {message}"):
         load(tmp_path, shape)
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^[^()]*annotations.xml: tracks of a video; export it from CVAT again"):
+        opened(tmp_path, '<track id="0" label="sky"/>')
+    with pytest.raises(UserError, match=r"^[^()]*annotations.xml: image 'b.jpg' is there twice; export one task"):
+        opened(tmp_path, EMPTY, EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fix"),
+    [
+        ("a.png", b"\x89PNG\r\n\x1a\n", "name the folder that the masks lie in"),
+        ("a.txt", b"0 0.1 0.1 0.9 0.1 0.9 0.9\n", "export it again as COCO's json"),
+        ("a.xml", b"<annotation><object/></annotation>", "export it again as COCO's json"),
+        ("a.zip", b"PK\x03\x04\xff", "export it again as COCO's json"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_such(tmp_path: Path, name: str, content: bytes, fix: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: no json of COCO's or LabelMe's, and no xml of CVAT's .*; {fix}"):
+        open_corrections(tmp_path / name, WORDS)
+
+
+def test_a_json_of_coco_is_one_whatever_its_ending(tmp_path: Path) -> None:
+    picture = {"id": 1, "file_name": "a.jpg", "height": 5, "width": 6}
+    (tmp_path / "a.coco").write_text(json.dumps({"images": [picture], "annotations": [], "categories": []}))
+    assert open_corrections(tmp_path / "a.coco", WORDS).names() == []

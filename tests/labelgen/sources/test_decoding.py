@@ -174,6 +174,21 @@ def test_near_infrared_is_no_alpha(extras: tuple[int, ...], tmp_path: Path, caps
     assert said == (extras != (0,))
 
 
+def test_a_second_band_beside_grey_is_no_alpha_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = everywhere(tiff(np.concatenate([RGB[..., :1], NEAR_INFRARED], -1), 1, (2,)), tmp_path)
+    assert np.array_equal(found, RGB[..., [0, 0, 0]])
+    assert "a: has a second band that is no alpha" in capsys.readouterr().err
+    alpha = np.where(NEAR_INFRARED < 120, 0, 255).astype(np.uint8)
+    found = everywhere(tiff(np.concatenate([RGB[..., :1], alpha], -1), 1, (2,)), tmp_path)
+    assert np.array_equal(found, np.where(alpha == 0, 255, RGB[..., [0, 0, 0]]))
+
+
+def test_signed_values_of_8_bits_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(tiff((RGB[..., :1].astype(np.int16) - 128).astype(np.int8), 1))
+    with pytest.raises(PhotoError, match="signed values of 8 bits"):
+        read_photo(tmp_path / "a.tif", 10**6)
+
+
 def test_colours_are_not_divided_by_near_infrared(tmp_path: Path) -> None:
     assert np.array_equal(everywhere(tiff(np.concatenate([RGB, NEAR_INFRARED], -1), 2, (1,)), tmp_path), RGB)
     deep = np.concatenate([BITS_12, BITS_12[..., :1] // 2 + 500], -1)

@@ -159,6 +159,7 @@ def test_what_predict_export_and_report_write_is_no_photo(tmp_path: Path) -> Non
         ("masks", "annotated"),
         ("val_labels", "val"),
         ("SegmentationClass", "JPEGImages"),
+        ("SegmentationClassPNG", "JPEGImages"),
         ("testannot", "test"),
         ("gt", ""),
     ],
@@ -172,6 +173,17 @@ def test_masks_beside_photos_of_their_names_are_none(tmp_path: Path, masks: str,
     left = {masks: "masks, as it seems: PNGs that are called as the photos beside them"}
     assert found(tmp_path) == (sorted(names), left)
     assert found(tmp_path / masks)[0] == ["b.PNG", "deep/a.png"]  # who names them means them
+
+
+def test_masks_among_their_photos_are_counted(tmp_path: Path) -> None:
+    photos = ["a.jpg", "b_mask.png", "c_mask.jpg", "d/mask.png"]
+    touch(tmp_path, *photos, "c.png", "a_mask.png", "d/a.JPG", "d/a-label.PNG", "d/a.gt.tif")
+    left = LeftOut()
+    assert sorted(pictures(tmp_path, left)) == sorted([*photos, "c.png", "d/a.JPG"])
+    assert left.said() == "left out: 3 masks, as it seems, by the name of the picture beside each"
+    assert [(line["file"], line["mend"]) for line in left.lines()] == [
+        ("a_mask.png", "nothing; or, if they are photos, rename them")
+    ]
 
 
 def test_folders_of_the_same_names_are_photos_where_others_made_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What names the pixels of masks of other tools: label maps beside them, colours, palettes in another order."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,45 @@ def test_a_folders_truth_with_a_palette_that_contradicts_its_table_is_refused(tm
     opened = source(tmp_path, "folder", "p", "m")
     with pytest.raises(UserError, match=r"m/a.png: value 0 has colour #.*, that of value 2 in .*classes.json"):
         opened.load("a")
+
+
+def by_index(folder: Path, name: str, colours: Sequence[tuple[int, int, int]]) -> None:
+    for each in ("p", "m"):
+        (folder / each).mkdir(exist_ok=True)
+    Image.new("RGB", (3, 1)).save(folder / f"p/{name}.png")
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([part for colour in colours for part in colour])
+    image.save(folder / f"m/{name}.png")
+
+
+def test_a_folders_truth_in_pascal_vocs_palette_wants_a_background_in_line_1(tmp_path: Path) -> None:
+    by_index(tmp_path, "a", voc_colours(256))
+    config = get_config().photos
+    config.update(root=str(tmp_path), splits={"train": {"photos": "p", "masks": "m"}})
+    opened = open_source(config, "train", 3, names=("cat", "dog", "person"))
+    with pytest.raises(
+        UserError, match=r"m/a.png: its palette is Pascal VOC's, .* line 1 of the words is 'cat'; put a"
+    ):
+        opened.load("a")
+    for names in (("background", "cat", "dog"), ("_background_", "cat", "dog"), ()):
+        label_map = open_source(config, "train", 3, names=names).load("a").label_map
+        assert label_map is not None and label_map.tolist() == [[0, 1, 2]]
+    (tmp_path / "m/labelmap.txt").write_text("background:0,0,0::\nperson:128,0,0::\ncat:0,128,0::\n")
+    assert open_source(config, "train", 3, names=("cat", "dog", "person")).classes == ("background", "person", "cat")
+
+
+def test_palettes_of_a_folders_truth_may_not_contradict_each_other(tmp_path: Path) -> None:
+    colours = [(9, 9, 9), (200, 0, 0), (0, 0, 200), (0, 0, 0)]
+    by_index(tmp_path, "a", [*colours, *[(0, 0, 0)] * 252])  # as tools fill a palette up
+    by_index(tmp_path, "b", colours[:3])
+    by_index(tmp_path, "c", [(9, 9, 9), (1, 2, 3), (0, 0, 200)])  # a colour that says nothing
+    by_index(tmp_path, "d", [colours[0], colours[2], colours[1]])
+    opened = source(tmp_path, "folder", "p", "m")
+    for name in "abc":
+        label_map = opened.load(name).label_map
+        assert label_map is not None and label_map.tolist() == [[0, 1, 2]]
+    with pytest.raises(UserError, match=r"m/d.png: value 1 has the colour of value 2 in .*m/a.png: another tool"):
+        opened.load("d")
 
 
 def black_and_white(folder: Path, image: Image.Image) -> list[list[int]]:

@@ -97,7 +97,7 @@ def test_a_table_beside_the_masks_names_them(world: Path, tmp_path: Path, capsys
         assert np.array_equal(label_map, np.array([2, 0, 1])[mask(mine, photo)])
     (mine / "masks/train/classes.json").write_text(json.dumps(table | {"tree": {"index": 1}}))
     assert run(mine, tmp_path / "other") == 2
-    assert "masks/train/classes.json: gives no class an index, two the same one" in capsys.readouterr().err
+    assert "masks/train/classes.json: index 1 is there twice; export the labels again" in capsys.readouterr().err
     (mine / "masks/train/classes.json").write_text(json.dumps({"sky": {"index": 1}, "grass": {"index": 2}}))
     assert run(mine, tmp_path / "other") == 2
     assert "value 0 stands for no class of" in capsys.readouterr().err
