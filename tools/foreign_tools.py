@@ -1,18 +1,16 @@
 """What the packages that people use make of an export, and what they write of it: run in their own environment.
 
-    ENV/bin/python tools/foreign_tools.py WORLD TOOL OUT      # tools.round_trips does
-
-WORLD has photos/ (the folder that names of pictures start from), classes.json, and export/ with every format. A tool
-reads one of them, OUT/maps.npz has what it understood (NAME -> int32 [H, W] index of classes.json, -1 unlabelled), and
-OUT/back holds what it wrote by itself, for --labels_from, where it writes such a format. OUT/versions.json names the
-packages. Nothing of this project is imported but the mend of torchvision beside a CPU build of torch.
+tools.round_trips calls `main` there, with WORLD, TOOL and OUT. WORLD has photos/ (the folder that names of pictures
+start from), classes.json, and export/ with every format. A tool reads one of them, OUT/maps.npz has what it understood
+(NAME -> int32 [H, W] index of classes.json, -1 unlabelled), and OUT/back holds what it wrote by itself, for
+--labels_from, where it writes such a format. OUT/version is the package's. Nothing of this project is imported but what
+helps torchvision beside a CPU build of torch.
 """
 
 import importlib.util
 import json
 import os
 import shutil
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -352,15 +350,11 @@ TOOLS: dict[str, tuple[str, Callable[[World], Maps]]] = {
 """Name -> (package, what it does)."""
 
 
-def main() -> None:
+def main(folder: str, tool: str, to: str) -> None:
     """Writes OUT/maps.npz, OUT/version and maybe OUT/back."""
-    folder, tool, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    out = Path(to)
     package, read = TOOLS[tool]
-    maps = read(World(folder, out))
+    maps = read(World(Path(folder), out))
     with open(out / "maps.npz", "wb") as file:
         np.savez(file, **maps)  # type: ignore[arg-type]
     (out / "version").write_text(version(package))
-
-
-if __name__ == "__main__":
-    main()

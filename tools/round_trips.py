@@ -51,6 +51,7 @@ class Trip(NamedTuple):
     """What is lost, where something is."""
 
 
+_FOREIGN = "import sys; sys.path.insert(0, sys.argv[1]); from foreign_tools import main; main(*sys.argv[2:])"
 HOLES, OUTLINES = "unlabelled pixels in holes", "outlines count as inside"
 CENTRES = "polygons go through pixels' centres"
 TRIPS = {
@@ -142,7 +143,7 @@ def trip(world: Path, name: str, wanted: Maps) -> list[Row]:
     say(name)
     quiet = {"YOLO_CONFIG_DIR": str(out), "YOLO_OFFLINE": "true", "HF_HUB_OFFLINE": "1", "QT_QPA_PLATFORM": "offscreen"}
     try:
-        run(world / "env/bin/python", ROOT / "tools/foreign_tools.py", world, name, out, **quiet)
+        run(world / "env/bin/python", "-c", _FOREIGN, ROOT / "tools", world, name, out, **quiet)
     except UserError as error:
         return [Row(name, "", kind.format, "out", str(error).splitlines()[-1][-90:], kind.out, True)]
     version = (out / "version").read_text()
