@@ -9,6 +9,7 @@ labelgen.sources.corrections reads the files, whatever kind they are. UserErrors
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -178,7 +179,7 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
     """
     by_last: dict[str, list[PhotoKey]] = {}
     for key in photos:
-        by_last.setdefault(PurePosixPath(key[1]).name, []).append(key)
+        by_last.setdefault(_composed(PurePosixPath(key[1]).name), []).append(key)
     names: dict[PhotoKey, str] = {}
     later: dict[str, None] = {}
     for name in chain(corrections.names(), _longest_first(later)):
@@ -187,7 +188,7 @@ def match(corrections: Corrections, photos: Iterable[PhotoKey]) -> dict[PhotoKey
         if len(keys) > 1 and name not in later:
             later[name] = None
             continue
-        whole = [key for key in keys if key[1] == spelt]
+        whole = [key for key in keys if _composed(key[1]) == _composed(spelt)]
         if len(whole) == 1 and all(key in names for key in keys if key not in whole):
             keys = whole
         if len(keys) != 1:
@@ -228,14 +229,19 @@ def _without_suffix(name: str) -> Iterator[str]:
         yield from _without_suffix(str(plain.with_name(plain.name[found.end() :])))
 
 
+def _composed(name: str) -> str:
+    """A letter and its accent as one, where macOS has them as two."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _photos_of(name: str, by_last: Mapping[str, Sequence[PhotoKey]]) -> list[PhotoKey]:
     """Photos whose path ends as the name does, or the name as their path; those of a split that the name has in front,
     where there are such. Of IDs that the name ends with, the longest: train/b/a is b/a, not a.
     """
-    parts = PurePosixPath(name).parts
+    parts = PurePosixPath(_composed(name)).parts
     keys = []
     for split, photo_id in by_last.get(parts[-1], ()) if parts else ():
-        own = PurePosixPath(photo_id).parts
+        own = PurePosixPath(_composed(photo_id)).parts
         shared = min(len(own), len(parts))
         if own[-shared:] == parts[-shared:]:
             keys.append((split, photo_id))

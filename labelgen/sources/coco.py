@@ -204,8 +204,13 @@ def _kept(record: dict[str, Any]) -> Any:
     segmentation = record.get("segmentation")
     if isinstance(segmentation, list):
         segmentation = [_numbers(ring) for ring in segmentation]
-    crowd = bool(record.get("iscrowd"))
+    crowd = is_crowd(record)
     return Annotation(record.get("id"), record["image_id"], record["category_id"], crowd, segmentation)
+
+
+def is_crowd(record: Mapping[str, Any]) -> bool:
+    """By `iscrowd`; some tools write it as a text, or as a boolean."""
+    return record.get("iscrowd") not in (None, "", "0", "false", "False", 0)
 
 
 def _numbers(ring: Any) -> Any:

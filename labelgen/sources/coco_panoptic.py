@@ -19,6 +19,7 @@ from labelgen.sources.coco import (
     Picture,
     check_unique,
     crowds,
+    is_crowd,
     read_categories,
     read_json,
     read_pictures,
@@ -142,5 +143,5 @@ def _kept(record: dict[str, Any]) -> Any:
     if "segments_info" in record and "image_id" in record and "file_name" in record:
         return Segments(record["image_id"], record["file_name"], record["segments_info"])
     if "id" in record and "category_id" in record:
-        return Segment(record["id"], record["category_id"], bool(record.get("iscrowd")))
+        return Segment(record["id"], record["category_id"], is_crowd(record))
     return record

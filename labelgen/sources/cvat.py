@@ -17,14 +17,12 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.sources.coco_masks import polygon_mask
-from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap
+from labelgen.sources.drawn import FLAT, WITHOUT, Classes, DrawnMap
 from labelgen.sources.labelme import ellipse_mask
 
 _FIX = "export it from CVAT again, as *CVAT for images 1.1*"
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHERS = ("polyline", "points", "cuboid", "skeleton", "tag")
-FLAT = "shapes without an area left out"
-"""Remark on polylines, points, cuboids, skeletons and tags."""
 
 
 class _Image(NamedTuple):

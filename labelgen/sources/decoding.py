@@ -80,6 +80,8 @@ def _opened(file: Path | io.BytesIO, name: str, size: int, max_pixels: int) -> P
                 f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
                 "make it smaller, or raise photos.max_pixels",
             )
+        if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+            _say_once("pages", f"{name}: has {pages} pages; of such photos the first is taken")
         return upright(image, name)
 
 

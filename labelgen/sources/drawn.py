@@ -17,6 +17,8 @@ DrawnMap = NDArray[np.int32]
 """[H, W] class of the words, -1 unlabelled."""
 WITHOUT = "listed without an annotation"
 """Remark on photos of which a file says nothing."""
+FLAT = "shapes without an area left out"
+"""Remark on points, lines, cuboids, skeletons and tags."""
 
 
 class Corrections(Protocol):

@@ -20,10 +20,11 @@ from labelgen.core.files import read_json
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.sources.coco_masks import polygon_mask
-from labelgen.sources.drawn import WITHOUT, Classes, DrawnMap, label_files
+from labelgen.sources.drawn import FLAT, WITHOUT, Classes, DrawnMap, label_files
 
 _FIX = "draw polygons with LabelMe, and save it again"
 _POLYGONS = ("polygon", "oriented_rectangle")
+_FLAT = ("point", "points", "line", "linestrip")
 
 
 class LabelmeFolder:
@@ -34,9 +35,10 @@ class LabelmeFolder:
         self._folder = folder.parent if folder.is_file() else folder
         self._classes = Classes(words)
         files = [folder] if folder.is_file() else label_files(folder, "json")
-        drawn = [path for path in files if read_json(path, _FIX).get("shapes") != []]
+        shapes = {path: _without_area(read_json(path, _FIX).get("shapes")) for path in files}
+        drawn = [path for path, (flat, others) in shapes.items() if others]
         self._names = sorted(path.relative_to(self._folder).as_posix() for path in drawn)
-        self.remarks = Counter({WITHOUT: len(files) - len(drawn)})
+        self.remarks = Counter({WITHOUT: len(files) - len(drawn), FLAT: sum(flat for flat, _ in shapes.values())})
 
     def names(self) -> Sequence[str]:
         """See labelgen.sources.drawn.Corrections; so the other methods."""
@@ -52,7 +54,9 @@ class LabelmeFolder:
             height, width = _size(read, size_hw)
             shapes = [(shape["label"], shape.get("shape_type") or "polygon", shape) for shape in read["shapes"]]
             drawn = [
-                (label, kind, np.ravel(np.asarray(shape["points"], np.float64)), shape) for label, kind, shape in shapes
+                (label, kind, np.ravel(np.asarray(shape["points"], np.float64)), shape)
+                for label, kind, shape in shapes
+                if kind not in _FLAT
             ]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: not a file of LabelMe's ({error!r}); {_FIX}") from None
@@ -64,6 +68,14 @@ class LabelmeFolder:
                 raise UserError(f"{where}: a {kind} of {label!r} with {len(points) // 2} points; {_FIX}")
             label_map[mask] = value
         return label_map
+
+
+def _without_area(shapes: Any) -> tuple[int, int]:
+    """How many of a file's shapes have no area, and how many others there are."""
+    if not isinstance(shapes, list):
+        return 0, 1  # `load` says what is wrong
+    flat = sum(isinstance(shape, dict) and shape.get("shape_type") in _FLAT for shape in shapes)
+    return flat, len(shapes) - flat
 
 
 def _size(read: Mapping[str, Any], size_hw: HW | None) -> HW:

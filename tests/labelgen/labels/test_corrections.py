@@ -232,6 +232,13 @@ def test_names_of_label_studio_find_their_photos() -> None:
         match(Named("1a2b3c4-cat.jpg"), photos)  # seven digits
 
 
+def test_an_accent_may_be_a_letter_of_its_own() -> None:
+    """macOS writes it so; the photo has it in the letter, or the other way round."""
+    photos = [("train", "caf\u00e9/a\u0300"), ("train", "e\u0301")]
+    names = ("cafe\u0301/\u00e0.png", "\u00e9.png")
+    assert match(Named(*names), photos) == dict(zip(photos, names, strict=True))
+
+
 def test_hidden_files_are_no_labels_and_suffixes_have_any_case(world: Path, copy: Path, out: Path) -> None:
     """macOS puts ._NAME beside what it copies to other disks."""
     masks, labelme = out / "masks/train", out / "labelme/train"

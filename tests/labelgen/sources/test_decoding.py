@@ -183,6 +183,13 @@ def test_a_second_band_beside_grey_is_no_alpha_either(tmp_path: Path, capsys: py
     assert np.array_equal(found, np.where(alpha == 0, 255, RGB[..., [0, 0, 0]]))
 
 
+def test_of_several_pages_the_first_is_taken_which_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = io.BytesIO()
+    Image.fromarray(RGB).save(data, "TIFF", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    assert np.array_equal(everywhere(data.getvalue(), tmp_path), RGB)
+    assert "a: has 2 pages; of such photos the first is taken" in capsys.readouterr().err
+
+
 def test_signed_values_of_8_bits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiff((RGB[..., :1].astype(np.int16) - 128).astype(np.int8), 1))
     with pytest.raises(PhotoError, match="signed values of 8 bits"):

@@ -92,8 +92,7 @@ def test_later_shapes_lie_on_earlier_ones_and_ignore_is_unlabelled(tmp_path: Pat
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        (shape("line", [[0, 0], [3, 3]]), "a line of 'ball' with 2 points; draw polygons"),
-        (shape("points", RING), "a points of 'ball' with 4 points"),
+        (shape("ring", [[0, 0], [3, 3]]), "a ring of 'ball' with 2 points; draw polygons"),
         (shape("mask", [[1, 1], [3, 2]]), "a mask of 'ball' with 2 points"),
         (shape("mask", [[1, 1], [4, 3]], mask=picture([[1, 1, 1], [1, 1, 1]])), "a mask of 'ball' with 2 points"),
         (shape("mask", [[1, 1], [3, 2]], mask="no picture"), "a mask of 'ball' with 2 points"),
@@ -112,5 +111,11 @@ def test_files_without_a_shape_are_counted_and_have_no_label_map(tmp_path: Path)
     (tmp_path / "b.json").write_text('{"shapes": []}')
     corrections = LabelmeFolder(tmp_path, WORDS)
     assert corrections.names() == ["a.json"] and +corrections.remarks == {"listed without an annotation": 1}
+    flat = [shape(kind, RING, "of no class") for kind in ("point", "line", "linestrip", "points")]
+    (tmp_path / "c.json").write_text(json.dumps({"shapes": flat}))
+    load(tmp_path, shape("polygon", RING), flat[0])
+    corrections = LabelmeFolder(tmp_path, WORDS)
+    assert corrections.names() == ["a.json"] and (corrections.load("a.json", (5, 6)) == 2).sum() == 6
+    assert corrections.remarks == {"listed without an annotation": 2, "shapes without an area left out": 5}
     one = LabelmeFolder(tmp_path / "a.json", WORDS)
     assert one.names() == ["a.json"] and (one.load("a.json") == 2).sum() == 6
