@@ -28,11 +28,10 @@ from labelgen.sources.drawn import WITHOUT, Classes, Corrections, DrawnMap, labe
 from labelgen.sources.labelme import LabelmeFolder
 from labelgen.sources.legends import (
     CLASSES,
-    LABELMAP,
     Colour,
     Legend,
-    begins_with_background,
     by_legend,
+    check_not_voc,
     check_palette,
     find_legend,
     is_foreign,
@@ -190,14 +189,11 @@ class PngFolder:
 
     def _of_words(self, path: Path) -> Legend:
         """The lines of the words. UserError where the file's palette contradicts them."""
-        what, drawn = "the file of words", read_drawn(path)
-        if begins_with_background(drawn) and self._lines[0] != BACKGROUND:
-            raise UserError(
-                f"{path}: its palette is Pascal VOC's, where value 0 is background, but line 1 of {what} is "
-                f"{self._lines[0]!r}; put the {LABELMAP} or {CLASSES} beside it, with the names of its values"
-            )
+        drawn = read_drawn(path)
+        if self._lines[0] != BACKGROUND:
+            check_not_voc(path, drawn, self._lines[0])
         check_palette(path, drawn, self._colours, "labelgen.export's masks")
-        return Legend(what, self._lines, tuple(range(len(self._lines))), ())
+        return Legend("the file of words", self._lines, tuple(range(len(self._lines))), ())
 
 
 @contextlib.contextmanager

@@ -80,9 +80,17 @@ def _opened(file: Path | io.BytesIO, name: str, size: int, max_pixels: int) -> P
                 f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
                 "make it smaller, or raise photos.max_pixels",
             )
-        if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
-            _say_once("pages", f"{name}: has {pages} pages; of such photos the first is taken")
-        return upright(image, name)
+        pixels = upright(image, name)
+        _say_pages(image, name)
+        return pixels
+
+
+def _say_pages(image: Image.Image, name: str) -> None:
+    """Of a TIFF whose first page is read: that there are others. What is broken beyond it is none."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.next:
+        with contextlib.suppress(Exception):  # of many kinds
+            if (pages := image.n_frames) > 1:
+                _say_once("pages", f"{name}: has {pages} pages; of such photos the first is taken")
 
 
 def upright(image: Image.Image, name: str = "the picture") -> Pixels:

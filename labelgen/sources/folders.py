@@ -117,11 +117,13 @@ class PairSource:
 
     def _mask(self, photo_id: str) -> Path:
         """UserError where there are two that differ in the ending's case alone."""
-        named = self._root / self._pairs.mask(photo_id)
-        mask = self._root / (found(self._root, self._pairs.mask(photo_id)) or self._pairs.mask(photo_id))
+        named = self._pairs.mask(photo_id)
+        mask = self._root / (found(self._root, named) or named)
         other = mask.with_suffix(mask.suffix.swapcase())
         if other.is_file() and not other.samefile(mask):
-            raise UserError(f"{named}: {mask.name} and {other.name} would both be its mask; take one of them away")
+            raise UserError(
+                f"{self._root / named}: {mask.name} and {other.name} would both be its mask; take one of them away"
+            )
         return mask
 
 

@@ -259,3 +259,12 @@ def begins_with_background(drawn: Drawn) -> bool:
     """Whether the palette is Pascal VOC's, in which value 0 is the background."""
     count = 0 if drawn.palette is None else min(8, len(drawn.palette))
     return count > 1 and drawn.palette is not None and np.array_equal(drawn.palette[:count], voc_colours(count))
+
+
+def check_not_voc(path: Path, drawn: Drawn, line_1: str) -> None:
+    """UserError for Pascal VOC's palette, where line 1 of the words, by which its values are read, is no background."""
+    if begins_with_background(drawn):
+        raise UserError(
+            f"{path}: its palette is Pascal VOC's, where value 0 is background, but line 1 of the words is {line_1!r}; "
+            f"put a {LABELMAP} or {CLASSES} beside the masks, with the names of their values"
+        )

@@ -18,8 +18,8 @@ from labelgen.sources.legends import (
     LABELMAP,
     Colour,
     Drawn,
-    begins_with_background,
     by_legend,
+    check_not_voc,
     check_palette,
     find_legend,
     is_foreign,
@@ -88,11 +88,8 @@ class IndexReader:
             return read_mask(path)  # refuses it
         if drawn.palette is None:
             return drawn.pixels
-        if self.line_1 and BACKGROUND not in self.line_1.casefold() and begins_with_background(drawn):
-            raise UserError(
-                f"{path}: its palette is Pascal VOC's, where value 0 is background, but line 1 of the words is "
-                f"{self.line_1!r}; put a {LABELMAP} beside the masks, with the names of their values"
-            )
+        if self.line_1 and BACKGROUND not in self.line_1.casefold():
+            check_not_voc(path, drawn, self.line_1)
         colours: list[Colour] = [(r, g, b) for r, g, b in drawn.palette.tolist()]
         where, known = self.first = self.first or (str(path), colours)
         for value in np.unique(drawn.pixels).tolist():

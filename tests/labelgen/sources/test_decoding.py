@@ -190,6 +190,17 @@ def test_of_several_pages_the_first_is_taken_which_is_said(tmp_path: Path, capsy
     assert "a: has 2 pages; of such photos the first is taken" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_second_page_that_is_not_there_is_none(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.fromarray(RGB).save(data, "TIFF")
+    torn = bytearray(data.getvalue())
+    tags = int.from_bytes(torn[4:8], "little")
+    after = tags + 2 + 12 * int.from_bytes(torn[tags : tags + 2], "little")
+    torn[after : after + 4] = (10**6).to_bytes(4, "little")
+    assert np.array_equal(everywhere(bytes(torn), tmp_path), RGB)
+
+
 def test_signed_values_of_8_bits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiff((RGB[..., :1].astype(np.int16) - 128).astype(np.int8), 1))
     with pytest.raises(PhotoError, match="signed values of 8 bits"):
