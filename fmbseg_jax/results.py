@@ -64,20 +64,24 @@ def labels_table(path: Path) -> str:
         rows: dict[str, Row] = {}
         for name in filter(scores["readings"].__contains__, LABELS):
             _add(rows.setdefault(name, {}), scores["readings"][name])
-        presence = scores["presence"]
-        merged, dense = rows["merged, labelled pixels"], rows["dense CLIP, labelled pixels"]
+        presence = {name: cell([_number(scores["presence"][name])]) for name in ("precision", "recall")}
+        merged, dense = (mean(rows[f"{name}, labelled pixels"]["miou"]) for name in ("merged", "dense CLIP"))
         parts.append(
             f"**free labels of {split}**\n\n{markdown(rows)}\n\n"
-            f"merged / dense CLIP on labelled pixels {mean(merged['miou']) / mean(dense['miou']):.2f}, "
-            f"coverage {scores['readings']['merged']['coverage']:.3f}; "
-            f"presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}"
+            f"merged / dense CLIP on labelled pixels {f'{merged / dense:.2f}' if dense else '–'}, "
+            f"coverage {cell([_number(scores['readings']['merged']['coverage'])])}; "
+            f"presence: precision {presence['precision']}, recall {presence['recall']}"
         )
     return "\n\n".join(parts)
 
 
 def _add(row: Row, scores: Mapping[str, Any]) -> None:
     for name, value in [*((figure, scores[figure]) for figure in FIGURES), *scores["groups"].items()]:
-        row.setdefault(name, []).append(math.nan if value is None else value)
+        row.setdefault(name, []).append(_number(value))
+
+
+def _number(figure: float | None) -> float:
+    return math.nan if figure is None else figure
 
 
 def markdown(rows: dict[str, Row]) -> str:

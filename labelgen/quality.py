@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
-from labelgen.core.command import command, command_line, config_flags, parser, table, whole
+from labelgen.core.command import command, command_line, config_flags, figure, parser, table, whole
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
@@ -62,7 +62,8 @@ def main(args: argparse.Namespace) -> int:
         report[split] = found
         print(table(split, found["readings"]))
         presence, without = found["presence"], found["photos_without_truth"]
-        print(f"  presence: precision {presence['precision']:.3f}, recall {presence['recall']:.3f}")
+        precision, recall = (figure(presence[name]) for name in ("precision", "recall"))
+        print(f"  presence: precision {precision}, recall {recall}")
         if found["truth"]:
             print(f"  {found['truth']}")
         if without:
@@ -110,8 +111,12 @@ def split_quality(
     progress.close()
     rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
-    presence = {"precision": round(found / max(1, said), 5), "recall": round(found / max(1, true), 5)}
+    presence = {"precision": _share(found, said), "recall": _share(found, true)}
     return {"readings": rows, "presence": presence, "photos_without_truth": without, "truth": truth_rows.said()}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 5) if whole else None
 
 
 def readings(

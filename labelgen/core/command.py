@@ -225,14 +225,14 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     width = max([len(title), *(len(name) + 2 for name in rows)])
     lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + "  pixel acc.  coverage"]
     for name, row in rows.items():
-        means = "".join(_figure(row["groups"][group], 9) for group in groups)
-        accuracy, coverage = row["pixel_accuracy"], row["coverage"]
-        lines.append(f"{'  ' + name:{width}s}{_figure(row['miou'], 7)}{means}{accuracy:12.3f}{coverage:10.3f}")
+        means = "".join(figure(row["groups"][group], 9) for group in groups)
+        shares = f"{figure(row['pixel_accuracy'], 12)}{figure(row['coverage'], 10)}"
+        lines.append(f"{'  ' + name:{width}s}{figure(row['miou'], 7)}{means}{shares}")
     return "\n".join(lines)
 
 
-def _figure(value: float | None, width: int) -> str:
-    """Of three digits; a dash for a mean of nothing."""
+def figure(value: float | None, width: int = 0) -> str:
+    """Of three digits; a dash for a mean or a share of nothing."""
     return f"{'-' if value is None else f'{value:.3f}':>{width}s}"
 
 

@@ -121,8 +121,8 @@ def check_groups(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> N
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures are shares in 0..1. A class that neither truth nor prediction has counts in no mean; a mean of
-    nothing is NaN, in JSON null."""
+    """All figures are shares in 0..1. A class that neither truth nor prediction has counts in no mean; a mean
+    and a share of nothing are NaN, in JSON null."""
 
     miou: float
     miou_in_truth: float
@@ -151,7 +151,7 @@ def scores(counts: Counts, names: Sequence[str], groups: Mapping[str, Sequence[s
     in_truth, predicted = counts.sum(1), counts[:, :-1].sum(0)
     union = in_truth + predicted - hit
     iou = np.divide(hit, union, out=np.full(len(names), np.nan), where=union > 0)
-    total = max(1, int(in_truth.sum()))
+    total = int(in_truth.sum()) or math.nan  # of no pixel every share is NaN
     index = {name: i for i, name in enumerate(names)}
     return Scores(
         miou=_mean(iou),

@@ -35,11 +35,13 @@ from labelgen.sources.legends import (
     check_palette,
     find_legend,
     is_foreign,
+    is_wide,
     read_drawn,
 )
 
 EMPTY = "with an empty segmentation left out"
 UNDER = "with background taken as unlabelled, which the words do not have"
+EIGHT_BITS = "of 8 bits with 255 taken as unlabelled, which is a class in 16"
 _EXPORT = "export it again as COCO's json of instances"
 
 
@@ -64,6 +66,11 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
             f"{place}: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export, or take CVAT's xml"
         )
     if len(paths) > 1:
+        if len(set(paths)) == 1:
+            raise UserError(
+                f"{place}: has files of LabelMe's, and grey PNGs that belong to none of them; move those that are not "
+                "the labels into another folder"
+            )
         other = next((path for path in paths if path != place), None)
         fix = f"name those that were corrected: --labels_from={other}" if other else "give each a folder of its own"
         fix += f", or take {other} away for those in {place}" if other and place in paths else ""
@@ -185,6 +192,8 @@ class PngFolder:
                 self.remarks[UNDER] += 1
             else:
                 lookup[value] = self._classes.index(self.where(name), legend.names[value])
+        if 255 in legend.values and (drawn < 0).any() and not is_wide(path):
+            self.remarks[EIGHT_BITS] += 1
         return lookup[drawn]
 
     def _of_words(self, path: Path) -> Legend:

@@ -24,7 +24,7 @@ _OTHERS = frozenset(
         *("ppm", "pgm", "pbm", "pnm", "pam", "pfm", "tga", "dds", "sgi", "psd", "psb", "xcf", "ico", "icns", "exr"),
         *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f"),
         *("raw", "3fr", "iiq", "erf", "mef", "mos", "kdc", "dcr", "rwl", "hdr", "fits", "fit", "dcm", "nii", "mha"),
-        *("nrrd", "svs", "ndpi", "mrxs", "ecw", "sid", "img"),
+        *("nrrd", "svs", "ndpi", "mrxs", "ecw", "sid", "img", "pdf", "ps", "eps", "ai", "heics", "heifs", "avifs"),
     ]
 )
 """Of pictures that are not read."""

@@ -67,6 +67,12 @@ def read_drawn(path: Path) -> Drawn:
     return Drawn(pixels, None if silent else colours)
 
 
+def is_wide(path: Path) -> bool:
+    """Whether a mask has more than 8 bits a pixel."""
+    with Image.open(path) as image:
+        return image.mode in ("I", "I;16")
+
+
 def find_legend(folder: Path) -> Legend | None:
     """That of the masks in a folder: it lies there, or beside the folder, or beside the one above. UserError for two
     in one place.

@@ -23,7 +23,7 @@ function tiles() {
 function figuresTable(splits, strong) {
   const names = [...new Set(splits.flatMap((split) => split.readings.map((row) => row.name)))];
   const best = (name, split) => split.readings.find((row) => row.name === name);
-  const partial = splits.some((split) => split.readings.some((row) => row.coverage < 0.9995));
+  const partial = splits.some((split) => split.readings.some((row) => row.coverage !== null && row.coverage < 0.9995));
   const cell = (row) => {
     if (!row) return el("td", {}, "–");
     const parts = Object.entries(row.groups).map(([group, value]) => `${group} ${figure(value)}`);

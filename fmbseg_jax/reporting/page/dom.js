@@ -21,7 +21,7 @@ function fill(node, attributes, children) {
 }
 const byId = (id) => document.getElementById(id);
 const figure = (value) => (value === null || value === undefined ? "–" : value.toFixed(3).replace(/^0/, ""));
-const percent = (share) => (share > 0 && share < 0.01 ? "<1\u00a0%" : `${Math.round(share * 100)}\u00a0%`);
+const percent = (share) => (share === null ? "–" : share > 0 && share < 0.01 ? "<1\u00a0%" : `${Math.round(share * 100)}\u00a0%`);
 const className = (index) => (REPORT.classes[index] ? REPORT.classes[index].name : "no class");
 const colourOf = (index) => (REPORT.classes[index] ? REPORT.classes[index].colour : "transparent");
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;

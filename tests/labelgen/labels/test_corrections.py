@@ -384,6 +384,7 @@ def test_xml_and_json_that_are_no_labels_do_not_stand_in_the_way(tmp_path: Path)
         (300, np.uint16, [[255, 254], [3, 255]], [[255, 254], [3, 255]]),
         (20, np.uint16, [[255, 0], [3, 65535]], [[-1, 0], [3, -1]]),
         (20, np.uint8, [[255, 0], [3, 19]], [[-1, 0], [3, 19]]),
+        (300, np.uint8, [[255, 0], [3, 19]], [[-1, 0], [3, 19]]),
     ],
 )
 def test_what_is_unlabelled_follows_from_the_files_type_and_the_classes(
@@ -391,4 +392,14 @@ def test_what_is_unlabelled_follows_from_the_files_type_and_the_classes(
 ) -> None:
     Image.fromarray(np.array(drawn, dtype)).save(tmp_path / "a.png")
     words = parse_words([f"class {i}" for i in range(count)], "words")
-    assert open_corrections(tmp_path, words).load("a.png").tolist() == meant
+    corrections = open_corrections(tmp_path, words)
+    assert corrections.load("a.png").tolist() == meant
+    guessed = {"of 8 bits with 255 taken as unlabelled, which is a class in 16"}
+    assert set(+corrections.remarks) == (guessed if count > 255 and dtype == np.uint8 else set())
+
+
+def test_greys_without_a_file_among_labelmes_are_a_second_kind(tmp_path: Path) -> None:
+    Image.new("L", (20, 12), 1).save(tmp_path / "001.png")
+    written(tmp_path / "000.json", {"shapes": [], "imageHeight": 12, "imageWidth": 20, "imagePath": "000.jpg"})
+    with pytest.raises(UserError, match=r"files of LabelMe's, and grey PNGs that belong to none .* another folder$"):
+        open_corrections(tmp_path, WORDS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from labelgen.core.command import table
 from labelgen.labels.scores import confusion, scores
 
 TRUTH = np.array([[0, 0, 1], [1, 255, 2]], np.uint8)
@@ -41,4 +42,7 @@ def test_counts_add_up_over_photos() -> None:
 
 def test_nothing_to_count_is_not_a_perfect_score() -> None:
     s = scores(confusion(np.full((2, 2), 255), np.zeros((2, 2), int), 2), ["a", "b"])
-    assert np.isnan(s.miou) and s.pixel_accuracy == 0
+    assert all(np.isnan([s.miou, s.miou_in_truth, s.pixel_accuracy, s.frequency_weighted_iou, s.coverage]))
+    figures = s.to_json()
+    assert figures["pixel_accuracy"] is None and figures["coverage"] is None
+    assert table("val", {"head": figures}).splitlines()[1].split() == ["head", "-", "-", "-"]
