@@ -248,6 +248,7 @@ def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _sa
 
 def _manager(run: Run, **options: Any) -> ocp.CheckpointManager:
     """Orbax's manager; of a private copy one that waits for no other process."""
+    logging.getLogger("absl").addFilter(_worth_saying)
     folder = (run.path / "checkpoints").absolute()
     if run.private:
         folder.mkdir(exist_ok=True)
@@ -255,6 +256,11 @@ def _manager(run: Run, **options: Any) -> ocp.CheckpointManager:
         alone = ocp.options.MultiprocessingOptions(here, {here}, f"process {here}")
         options = {**options, "create": False, "multiprocessing_options": alone}
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that a step has no loss: nothing is held out, or its turn has not come."""
+    return "tracked_metric" not in record.getMessage()
 
 
 def _ranked(manager: ocp.CheckpointManager, which: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back, on which devices, what is kept, and what happens when one is broken or another's."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,21 @@ def test_a_step_without_a_measured_loss_is_never_best(bench: Bench, tmp_path: Pa
     shutil.rmtree(tmp_path / "checkpoints")
     train(Bench(mesh_of(1, 1)), tmp_path, [None, None])
     assert restore_run(tmp_path).step == 2, "none measured: the latest"
+
+
+def test_that_a_step_has_no_loss_is_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    log = logging.getLogger("absl")
+    monkeypatch.setattr(log, "level", logging.WARNING)
+    log.addHandler(handler)
+    try:
+        train(Bench(mesh_of(1, 1)), tmp_path, [None])
+        log.warning("a disk is full")
+    finally:
+        log.removeHandler(handler)
+    assert said == ["a disk is full"]
 
 
 def test_a_loss_that_is_no_number_is_never_best(tmp_path: Path) -> None:
