@@ -57,13 +57,15 @@ def test_that_a_step_has_no_loss_is_no_warning(tmp_path: Path, monkeypatch: pyte
     handler = logging.Handler(logging.WARNING)
     monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
     log = logging.getLogger("absl")
-    monkeypatch.setattr(log, "level", logging.WARNING)
+    before = log.level
+    log.setLevel(logging.WARNING)
     log.addHandler(handler)
     try:
         train(Bench(mesh_of(1, 1)), tmp_path, [None])
         log.warning("a disk is full")
     finally:
         log.removeHandler(handler)
+        log.setLevel(before)
     assert said == ["a disk is full"]
 
 
