@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import argparse
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -55,13 +56,14 @@ from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.writers import Annotated, ClassInfo, save
+from labelgen.sources.decoding import liberties
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
 from labelgen.sources.photos import Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
-Failure = dict[str, str]
+Failure = dict[str, Any]
 
 
 class Item(NamedTuple):
@@ -89,6 +91,8 @@ class Photos(NamedTuple):
     failures: list[tuple[int, Failure]]
     replaced: list[tuple[int, Failure]]
     """Pictures that are others than those of DATA."""
+    changed: list[tuple[int, Failure]]
+    """Liberties taken with pictures, see labelgen.sources.decoding."""
     left_out: LeftOut
     """What lies among them and is no photo."""
 
@@ -198,7 +202,7 @@ def encoded(restored: Restored, path: str) -> Photos:
             before += len(reader)
 
     count = sum(len(hosts.own_rows(data.count(split))) for split in data.splits)
-    return Photos(count, rows(), [], replaced, LeftOut())
+    return Photos(count, rows(), [], replaced, [], LeftOut())
 
 
 _REPLACED = {
@@ -223,19 +227,23 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
     source = folder_source(Path(folder), photos.max_pixels, never=mask_folders(photos))
     towers.load_patches()
     failures: list[tuple[int, Failure]] = []
+    changed: list[tuple[int, Failure]] = []
     names = source.list()
 
     def rows() -> Iterator[Item]:
         for i in hosts.own_rows(len(names)):
             photo_id = names[i]
+            file = source.file(photo_id)
             try:
-                photo = source.load(photo_id)
+                with liberties() as taken:
+                    photo = source.load(photo_id)
             except PhotoError as error:
-                failures.append((i, {"file": source.file(photo_id), "reason": error.reason, "mend": error.fix}))
+                failures.append((i, {"file": file, "reason": error.reason, "mend": error.fix}))
                 continue
+            changed.extend((i, {"file": file, "used": True, **each._asdict()}) for each in dict.fromkeys(taken))
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.own_rows(len(names))), rows(), failures, [], source.left_out)
+    return Photos(len(hosts.own_rows(len(names))), rows(), failures, [], changed, source.left_out)
 
 
 def next_step(args: argparse.Namespace) -> str:
@@ -287,11 +295,13 @@ class Masks:
 
         UserError when no photo could be used.
         """
-        failures, replaced = in_order(photos.failures), in_order(photos.replaced)
+        failures, replaced, changed = (in_order(of) for of in (photos.failures, photos.replaced, photos.changed))
         masks, overlays = (int(n) for n in hosts.total(np.array([self._masks, self._overlays])))
         states = hosts.gather(self._export.state())
         left = photos.left_out
-        lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in [*failures, *replaced, *left.lines()])
+        lines = "".join(
+            json.dumps(line, sort_keys=True) + "\n" for line in [*failures, *replaced, *changed, *left.lines()]
+        )
         counts = {"masks": masks, "overlays": overlays, "skipped": len(failures), "replaced": len(replaced)}
         if hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -301,8 +311,10 @@ class Masks:
         if failures and not masks:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         kinds = "" if self._formats == ("png",) else f" ({', '.join(self._formats)})"
-        listed = f"; {left.said()}, see {self._folder / 'failures.jsonl'}" * bool(left.said())
-        remarks = self._remarks(counts) + listed + self._export.remarks(states)
+        see = f", see {self._folder / 'failures.jsonl'}"
+        taken = [f"; {count} {reason}{see}" for reason, count in Counter(line["reason"] for line in changed).items()]
+        listed = f"; {left.said()}{see}" * bool(left.said())
+        remarks = self._remarks(counts) + "".join(taken) + listed + self._export.remarks(states)
         without = "" if overlays or replaced else " (no overlays: the photos are not at photos.root any more)"
         return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{remarks}"
 

@@ -161,7 +161,7 @@ def figures(subject: Subject, oracle: Path | None) -> Json:
 
 
 def failures(path: Path) -> list[Json]:
-    """The photos that labelgen.run could not use: file, reason, fix."""
+    """The photos that labelgen.run could not use, or not as they are: file, reason, fix."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

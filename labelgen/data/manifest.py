@@ -84,10 +84,18 @@ def digest_of_list(names: Iterable[str]) -> str:
 
 
 def list_failures(data: Path, shards: Sequence[Shard], left_out: Iterable[Mapping[str, str]]) -> None:
-    """failures.jsonl, once every shard is finished: the photos that could not be used, then what was none."""
+    """failures.jsonl, once every shard is finished: the photos that could not be used, or not as they are (these say
+    `used`), then what was none."""
     failures = b"".join(failures_path(data, shard).read_bytes() for shard in shards)
     lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in left_out)
     write_atomic(data / "failures.jsonl", failures + lines.encode())
+
+
+def used_but(data: Path) -> Counter[str]:
+    """What was done to pixels that a file says too little of -> how many photos, by failures.jsonl."""
+    lines = (data / "failures.jsonl").read_bytes().splitlines()
+    used = (line for line in map(json.loads, lines) if line.get("used"))
+    return Counter(line["reason"] for line in used)
 
 
 def finish_data(

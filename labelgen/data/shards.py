@@ -54,7 +54,7 @@ def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:
     return list(shards[worker::workers])
 
 
-Failure = dict[str, str]
+Failure = dict[str, Any]
 
 
 class Finished:
@@ -149,7 +149,7 @@ class EncodeShard:
         ids = zip(*(map(photo_id_of, records_of(path)) for path in files.values()), strict=False)
         rows = [row[0] for row in takewhile(lambda row: len(set(row)) == 1, ids)]
         failures = self._failures.left_by(name)
-        failed = {line["photo"] for line in failures}
+        failed = {line["photo"] for line in failures if not line.get("used")}
         row_count = done = 0
         for photo_id in photo_ids:
             if row_count < len(rows) and rows[row_count] == photo_id:
@@ -159,11 +159,16 @@ class EncodeShard:
             done += 1
         return Left(files, failures, row_count, done)
 
-    def add(self, rows: Mapping[str, bytes]) -> None:
-        """The record of one photo for every family. ShardBusyError once another process has finished the shard."""
+    def add(self, rows: Mapping[str, bytes], remarks: Sequence[Failure] = ()) -> None:
+        """The record of one photo for every family; remarks: lines on it, that say `used`.
+
+        ShardBusyError once another process has finished the shard.
+        """
         if self._others_finish and self._last.exists():
             self._drop()
             raise ShardBusyError(f"{self._last}: another process has finished it")
+        for line in remarks:  # first: those of a photo whose rows are cut off go with them
+            self._failures.append(line)
         for family, writer in self._writers.items():
             writer.append(rows[family])
 

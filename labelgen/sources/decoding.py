@@ -9,6 +9,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,7 +40,35 @@ _EXTRAS = {1: "premultiplied alpha", 2: "alpha", 999: "alpha"}
 """By TIFF's ExtraSamples; others are unspecified."""
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 """A raw mode's letter for the order of bytes -> that by which Pillow takes the lower byte for the upper one."""
-_said: set[str] = set()
+
+
+class Liberty(NamedTuple):
+    """What is taken of a photo's pixels that its file does not say, or holds more of."""
+
+    reason: str
+    mend: str
+
+
+PERCENTILES = Liberty(
+    "scaled by percentiles of its own, for want of a range", "write 8 bits a channel, or say the range in the file"
+)
+BAND = Liberty(
+    "without its last band, which is no alpha", "nothing, if the others are to be seen; else write those three"
+)
+PAGES = Liberty("by the first of its pages", "write the others as files of their own")
+_said: set[Liberty] = set()
+_taken: ContextVar[list[Liberty] | None] = ContextVar("taken", default=None)
+
+
+@contextlib.contextmanager
+def liberties() -> Iterator[list[Liberty]]:
+    """The liberties taken with pictures that are decoded inside, by this thread."""
+    found: list[Liberty] = []
+    token = _taken.set(found)
+    try:
+        yield found
+    finally:
+        _taken.reset(token)
 
 
 def read_photo(path: Path, max_pixels: int) -> Pixels:
@@ -90,7 +119,7 @@ def _say_pages(image: Image.Image, name: str) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.next:
         with contextlib.suppress(Exception):  # of many kinds
             if (pages := image.n_frames) > 1:
-                _say_once("pages", f"{name}: has {pages} pages; of such photos the first is taken")
+                _take(PAGES, f"{name}: has {pages} pages; of such photos the first is taken")
 
 
 def upright(image: Image.Image, name: str = "the picture") -> Pixels:
@@ -213,8 +242,8 @@ def _to_8_bits(values: NDArray[np.integer], file: _File, name: str) -> Pixels:
         if least >= 0 and most < 1 << 16 and (high >= _UNUSED or least == most):
             return (values // 257).astype(np.uint8)
         low, high = (low, high) if low < high else (least, most)
-        _say_once(
-            "percentiles",
+        _take(
+            PERCENTILES,
             f"{name}: more than 8 bits, of a range that the file does not say ({least} to {most}); such photos are "
             f"scaled by their own percentiles {_PERCENTILES[0]} and {_PERCENTILES[1]}, here {low} to {high}",
         )
@@ -268,8 +297,8 @@ def _without_false_alpha(image: Image.Image, file: _File, name: str) -> Image.Im
     if declared and alpha.any() and np.isin(alpha, (0, alpha.max())).mean() >= _OPAQUE_SHARE:
         return image
     which, taken = ("fourth", "first three are") if image.mode == "RGBA" else ("second", "first is")
-    _say_once(
-        f"{which} band",
+    _take(
+        BAND,
         f"{name}: has a {which} band that is no alpha ({'its values are between' if declared else 'undeclared'}); of "
         f"such photos the {taken} taken",
     )
@@ -318,7 +347,10 @@ def _check_bands(tags: Any, known: bool = True) -> None:
     )
 
 
-def _say_once(kind: str, text: str) -> None:
-    if kind not in _said:
-        _said.add(kind)
+def _take(liberty: Liberty, text: str) -> None:
+    """Says the first of a kind, and has it counted."""
+    if (taken := _taken.get()) is not None:
+        taken.append(liberty)
+    if liberty not in _said:
+        _said.add(liberty)
         say(text)

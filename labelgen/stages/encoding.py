@@ -18,10 +18,20 @@ from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.threads import Later, in_order
-from labelgen.data.manifest import FAMILIES, check_dtype, claim, digest_of_list, finish_data, is_begun, list_failures
+from labelgen.data.manifest import (
+    FAMILIES,
+    check_dtype,
+    claim,
+    digest_of_list,
+    finish_data,
+    is_begun,
+    list_failures,
+    used_but,
+)
 from labelgen.data.records import FORMAT, PhotoRows
 from labelgen.data.shards import EncodeShard, Finished, Shard, plan
 from labelgen.sources.coco import remarks_of
+from labelgen.sources.decoding import Liberty, liberties
 from labelgen.sources.finding import LeftOut
 from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import open_source
@@ -261,7 +271,8 @@ class Encoding:
         left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
         listed = f" (see {self.stage.data / 'failures.jsonl'})"
         left = f", {left}{listed * new}" * bool(left)  # DATA that was there lists what was there then
-        return f"{skipped} skipped{listed * bool(skipped)}{left}"
+        taken = "".join(f", {count} {reason}" for reason, count in used_but(self.stage.data).items())
+        return f"{skipped} skipped{listed * bool(skipped)}{left}{taken}{listed * bool(taken)}"
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         for split, source in sorted(self.photos.sources.items()):
@@ -300,16 +311,27 @@ class _Failed:
     error: PhotoError
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A photo that is encoded, and the liberties taken with it."""
+
+    rows: PhotoRows
+    file: str
+    liberties: Sequence[Liberty]
+
+
 def _outcomes(
     source: Source, photo_ids: Sequence[str], encoders: PhotoEncoder, times: StageTimes
-) -> Iterator[PhotoRows | _Failed]:
+) -> Iterator[_Row | _Failed]:
     """What becomes of each photo, in their order."""
+    taken: dict[str, Sequence[Liberty]] = {}
 
     def load(photo_id: str) -> Photo | _Failed:
         try:
-            with times("read photos"):
+            with times("read photos"), liberties() as taken[photo_id]:
                 return source.load(photo_id)
         except PhotoError as error:
+            del taken[photo_id]
             return _Failed(photo_id, source.file(photo_id), error)
 
     drawn: deque[_Failed | None] = deque()  # None: a photo that the encoder has
@@ -333,17 +355,20 @@ def _outcomes(
             if rows is None:
                 return
             drawn.popleft()
-            yield rows
+            photo_id = rows[0].photo_id
+            yield _Row(rows, source.file(photo_id), taken.pop(photo_id))
 
 
-def _write(
-    writing: EncodeShard, outcome: PhotoRows | _Failed, split: str, times: StageTimes, progress: Progress
-) -> None:
+def _write(writing: EncodeShard, outcome: _Row | _Failed, split: str, times: StageTimes, progress: Progress) -> None:
     if isinstance(outcome, _Failed):
         failure = {"file": outcome.file, "reason": outcome.error.reason, "mend": outcome.error.fix}
         writing.fail({"photo": outcome.photo_id, "split": split, **failure})
         progress.note(f"skipped {failure['file']}: {failure['reason']}")
     else:
+        photo = {"photo": outcome.rows[0].photo_id, "split": split, "file": outcome.file, "used": True}
         with times("write"):
-            writing.add({f: row.encode() for f, row in zip(FAMILIES, outcome, strict=True) if row})
+            writing.add(
+                {f: row.encode() for f, row in zip(FAMILIES, outcome.rows, strict=True) if row},
+                [{**photo, **liberty._asdict()} for liberty in dict.fromkeys(outcome.liberties)],
+            )
     progress.add(1)

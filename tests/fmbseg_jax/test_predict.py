@@ -189,6 +189,19 @@ def test_a_folder_of_photos_of_every_kind(
     assert "wrote 5 masks and 5 overlays to" in (text := capsys.readouterr().out) and "skipped 3 photos" in text
 
 
+def test_liberties_taken_with_pictures_are_counted_and_listed(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    photo(40, 53).save(photos / "pages.tif", save_all=True, append_images=[photo(40, 53, 1)] * 2)
+    photo(40, 53).save(photos / "plain.png")
+    assert predicted(f"--workdir={small_run}", f"--photos={photos}", f"--out={out}") == 0
+    assert "; 1 by the first of its pages, see " in capsys.readouterr().out
+    (line,) = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert line["file"] == "pages.tif" and line["used"] and line["mend"]
+
+
 def test_of_a_folder_the_photos_alone_are_taken(
     weights: Path, small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,13 @@ def test_a_photo_of_12_bits_is_encoded_and_said_once(
         values = np.random.default_rng(0).integers(0, 4096, (20, 20, 3)).astype(np.uint16)
         (photos / f"photos/wild/{name}.png").write_bytes(png(values))
     assert encoded(world, photos, tmp_path / "data") == 0
-    assert capsys.readouterr().err.count("such photos are scaled by their own percentiles") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("such photos are scaled by their own percentiles") == 1
+    said = ", 2 scaled by percentiles of its own, for want of a range (see "
+    assert said in printed.out
+    used = [(line["file"], line["photo"]) for line in lines(tmp_path / "data") if line.get("used")]
+    assert used == [("photos/wild/a.png", "a"), ("photos/wild/b.png", "b")]
+    assert encoded(world, photos, tmp_path / "data") == 0 and said in capsys.readouterr().out, "nor later"
 
 
 def test_a_long_name_is_exported(world: Path, photos: Path, tmp_path: Path) -> None:

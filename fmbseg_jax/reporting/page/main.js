@@ -52,7 +52,7 @@ function trainingSection() {
 }
 function failuresSection() {
   if (!REPORT.failures.length) return null;
-  return section("failures", `What could not be used: ${REPORT.failures.length}`, el("ul", {}, REPORT.failures.map(({ file, reason, mend }) => el("li", {}, el("code", {}, file), ` ${reason}; ${mend}`))));
+  return section("failures", `What could not be used, or not as it is: ${REPORT.failures.length}`, el("ul", {}, REPORT.failures.map(({ file, reason, mend, used }) => el("li", {}, el("code", {}, file), ` ${used ? "taken " : ""}${reason}; ${mend}`))));
 }
 function foot() {
   return el("footer", {}, el("p", { class: "soft", style: "padding:2rem 0" }, "Made by fmbseg_jax.report from ", el("code", {}, REPORT.data), " and ", el("code", {}, REPORT.workdir), `, step ${REPORT.step}.`));

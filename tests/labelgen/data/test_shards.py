@@ -1,5 +1,6 @@
 """A shard of the encode stage resumed from whatever a kill can leave of its files."""
 
+import json
 import random
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def test_goes_on_at_the_photo_it_was_at(tmp_path: Path, whole: dict[str, bytes])
         writing.fail({"photo": "c", "reason": "bad"})
     assert go_on(data) == 3
     assert contents(data) == whole
+
+
+@pytest.mark.parametrize("at", ["b", "e", ""])
+def test_a_line_on_a_photo_goes_with_its_row(tmp_path: Path, at: str) -> None:
+    data = folders(tmp_path / "d")
+
+    def write(stop: str) -> None:
+        with EncodeShard(data, SHARD, FAMILIES, PHOTOS) as writing:
+            for photo_id in PHOTOS[writing.next :]:
+                line = {"photo": photo_id, "reason": "by its first page", "used": True}
+                if photo_id == stop:  # killed between the line and the row
+                    writing.add({}, [line])
+                writing.add(rows(photo_id), [line])
+            writing.finish()
+
+    if at:
+        with pytest.raises(KeyError):
+            write(at)
+    write("")
+    lines = [json.loads(line) for line in failures_path(data, SHARD).read_bytes().splitlines()]
+    assert [line["photo"] for line in lines] == PHOTOS
+    assert len(ShardReader(data / "features" / SHARD.name)) == len(PHOTOS)
 
 
 def test_finished_shard_loses_nothing_when_reopened(tmp_path: Path, whole: dict[str, bytes]) -> None:
