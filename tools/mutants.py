@@ -39,10 +39,10 @@ class Room(NamedTuple):
 
     file: str
     tests: tuple[str, ...]
-    preload: tuple[str, ...] = ("numpy", "pytest", "jaxtyping", "beartype", "PIL.Image", "ml_collections")
+    preload: tuple[str, ...] = ("numpy", "pytest", "PIL.Image", "ml_collections")
 
 
-JAX = ("numpy", "pytest", "jaxtyping", "beartype", "PIL.Image", "ml_collections", "jax", "flax.linen", "optax")
+JAX = ("numpy", "pytest", "PIL.Image", "ml_collections", "jax", "flax.linen", "optax")
 ROOMS = {
     "presence": Room(
         "labelgen/labels/presence.py", tuple(LABELS + n for n in ("presence.py", "calibration.py", "label.py"))
