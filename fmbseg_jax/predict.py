@@ -13,6 +13,8 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     coco/ labelme/ cvat/ yolo/      the same for other tools; docs/formats.md says what each keeps and loses
     overlays/ID.jpg     the photo tinted by its mask
     failures.jsonl      one line a photo that could not be read, or is another than was encoded: file, reason, fix
+    predicted-0.jsonl   which photos are done: the same command on a folder that gained photos, or was killed, predicts
+                        the others alone
     made_by.json        which RUN and words MASKS belongs to, others are refused; "whole" once all of it is there
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
@@ -54,6 +56,7 @@ from labelgen.data.thumbnail import is_same
 from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
+from labelgen.formats.predicted import Predicted
 from labelgen.formats.writers import Annotated, ClassInfo, save
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
@@ -80,6 +83,15 @@ class Item(NamedTuple):
     """Where it lies; None where that is not known."""
 
 
+class Kept(NamedTuple):
+    """A photo whose mask is there."""
+
+    number: int
+    name: str
+    file: str
+    path: Path
+
+
 class Photos(NamedTuple):
     """This host's share of what there is to predict; `failures` and `replaced` (the photo's number, why) fill up as
     `rows` is read: photos that cannot be read, and pictures that are no longer those that were encoded."""
@@ -91,6 +103,12 @@ class Photos(NamedTuple):
     """Pictures that are others than those of DATA."""
     left_out: LeftOut
     """What lies among them and is no photo."""
+    kept: Sequence[Kept] = ()
+    """Those that are done already."""
+    predicted: Predicted | None = None
+    """Where what is done is noted."""
+    gone: int = 0
+    """Masks of photos that are not in the folder any more."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -108,11 +126,12 @@ def main(args: argparse.Namespace) -> int:
         names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
         classes = class_infos(vocabulary.ontology, names, groups)
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args, formats)
     background = Background(threshold, restored.temperature) if threshold else None
     made_by = maker(restored, vocabulary, classes, threshold)
     claim(Path(args.out), made_by, classes)
     out = Masks(Path(args.out), classes, formats)
+    out.keep(photos)
     embed = Embedder(restored, batch_size=1)
     if vocabulary.new:
         hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(vocabulary.new)}")
@@ -122,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
             patches = vocabulary(embed([item.row])[0], None if vocabulary.by_head else embed.dense(item.row))
             label_map = pixel_classes(*patches, item.row.size_hw, None, background)
         with times("write"):
-            out.write(item, label_map)
+            out.write(item, label_map, photos.predicted)
         progress.add()
     progress.close()
     hosts.say(f"time: {times.summary()}")
@@ -215,18 +234,23 @@ def picture(source: Source, row: FeatureRow) -> Pixels | None:
         return None
 
 
-def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
-    """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
+def on_the_fly(restored: Restored, towers: Towers, args: argparse.Namespace, formats: Sequence[str]) -> Photos:
+    """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`.
+
+    Those that have their mask already, as far as PNGs are wanted, are kept."""
+    folder = args.photos
     if not Path(folder).is_dir():
         raise UserError(f"--photos={folder}: no such folder of photos")
     photos = restored.config.photos
     source = folder_source(Path(folder), photos.max_pixels, never=mask_folders(photos))
     towers.load_patches()
     failures: list[tuple[int, Failure]] = []
-    names = source.list()
+    names, predicted = source.list(), Predicted(Path(args.out), hosts.index())
+    kept = list(already(folder, source, names, predicted)) if "png" in formats else []
+    left = sorted({*hosts.own_rows(len(names))} - {each.number for each in kept})
 
     def rows() -> Iterator[Item]:
-        for i in hosts.own_rows(len(names)):
+        for i in left:
             photo_id = names[i]
             try:
                 photo = source.load(photo_id)
@@ -235,7 +259,15 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
                 continue
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.own_rows(len(names))), rows(), failures, [], source.left_out)
+    return Photos(len(left), rows(), failures, [], source.left_out, kept, predicted, predicted.gone(names))
+
+
+def already(folder: str, source: Source, names: Sequence[str], predicted: Predicted) -> Iterator[Kept]:
+    """This host's photos that are done."""
+    for i in hosts.own_rows(len(names)):
+        file, path = locate(folder, source, names[i], names[i])
+        if path is not None and predicted.has(names[i], path):
+            yield Kept(i, names[i], file, path)
 
 
 def next_step(args: argparse.Namespace) -> str:
@@ -269,11 +301,20 @@ class Masks:
     def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str]) -> None:
         self._folder, self._formats = folder, formats
         self._export = Export(folder, formats, classes)
+        self._classes = len(classes)
         self._colours = np.array([info.colour for info in classes], np.uint8)
-        self._masks = self._overlays = 0
+        self._masks = self._overlays = self._kept = 0
 
-    def write(self, item: Item, label_map: NDArray[np.uint16]) -> None:
-        """The mask and, where the picture is at hand, the overlay of one photo."""
+    def keep(self, photos: Photos) -> None:
+        """Takes what is done already into the formats' files about all photos, by the masks."""
+        self._kept = len(photos.kept)
+        if photos.predicted is not None and self._formats != ("png",):
+            for each in photos.kept:
+                label_map = photos.predicted.label_map(each.name, self._classes)
+                self._export.add(Annotated(each.number, each.name, each.file, each.path, label_map))
+
+    def write(self, item: Item, label_map: NDArray[np.uint16], predicted: Predicted | None = None) -> None:
+        """The mask and, where the picture is at hand, the overlay of one photo; which is then noted in `predicted`."""
         self._export.add(Annotated(item.number, item.name, item.file, item.path, label_map.astype(np.int32)))
         self._masks += 1
         if item.image is not None:
@@ -281,6 +322,8 @@ class Masks:
             Image.fromarray(overlay(item.image, label_map, self._colours)).save(data, "JPEG", quality=90)
             save(self._folder / "overlays" / f"{item.name}.jpg", data.getvalue())
             self._overlays += 1
+        if predicted is not None and item.path is not None:
+            predicted.note(item.name, item.path)
 
     def finish(self, photos: Photos, made_by: Mapping[str, Any]) -> str:
         """Writes failures.jsonl, the formats' last files and, last, that MASKS is whole; the last line to print.
@@ -288,22 +331,25 @@ class Masks:
         UserError when no photo could be used.
         """
         failures, replaced = in_order(photos.failures), in_order(photos.replaced)
-        masks, overlays = (int(n) for n in hosts.total(np.array([self._masks, self._overlays])))
+        masks, overlays, kept = (int(n) for n in hosts.total(np.array([self._masks, self._overlays, self._kept])))
         states = hosts.gather(self._export.state())
         left = photos.left_out
         lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in [*failures, *replaced, *left.lines()])
-        counts = {"masks": masks, "overlays": overlays, "skipped": len(failures), "replaced": len(replaced)}
+        counts = {"masks": masks + kept, "overlays": overlays + kept}
+        counts |= {"skipped": len(failures), "replaced": len(replaced)}
         if hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._export.finish(states)
             write_atomic(self._folder / "failures.jsonl", lines.encode())
             say_whole(self._folder, made_by, counts)
-        if failures and not masks:
+        if failures and not masks and not kept:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         kinds = "" if self._formats == ("png",) else f" ({', '.join(self._formats)})"
         listed = f"; {left.said()}, see {self._folder / 'failures.jsonl'}" * bool(left.said())
-        remarks = self._remarks(counts) + listed + self._export.remarks(states)
-        without = "" if overlays or replaced else " (no overlays: the photos are not at photos.root any more)"
+        there = f"; {kept} masks were there already" * bool(kept)
+        there += f"; {photos.gone} masks are of photos that are not there any more" * bool(photos.gone)
+        remarks = there + self._remarks(counts) + listed + self._export.remarks(states)
+        without = "" if overlays or kept or replaced else " (no overlays: the photos are not at photos.root any more)"
         return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{remarks}"
 
     def _remarks(self, counts: Mapping[str, int]) -> str:
@@ -327,7 +373,9 @@ def probability(text: str) -> float:
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
     flags = parser(
-        __doc__ or "", config=False, stopped="the same command begins again; until it ends MASKS is not whole"
+        __doc__ or "",
+        config=False,
+        stopped="the same command goes on (with --data it begins again); until it ends MASKS is not whole",
     )
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
     photos = flags.add_mutually_exclusive_group(required=True)
