@@ -28,7 +28,8 @@ if __name__ == "__main__":
 import argparse
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,15 +41,17 @@ from PIL import Image
 
 from fmbseg_jax.inference.embedder import Embedder, Towers, check_fits
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.large import predict_tiles, stitch
 from fmbseg_jax.inference.other_words import Asked
+from fmbseg_jax.inference.tiles import tiling
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
-from labelgen.core.command import command, command_line, parser
+from labelgen.core.command import command, command_line, parser, whole
 from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_atomic
-from labelgen.core.ontology import Ontology, read_words
+from labelgen.core.ontology import Ontology, class_scores, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
@@ -60,7 +63,8 @@ from labelgen.formats.predicted import Predicted
 from labelgen.formats.writers import Annotated, ClassInfo, save
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
-from labelgen.sources.photos import Source
+from labelgen.sources.large import LargePicture
+from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
@@ -117,29 +121,22 @@ def main(args: argparse.Namespace) -> int:
     formats = read_formats(args.format)
     start(args)
     with times("load"):
-        restored = restore_run(args.workdir)
-        towers = Towers(restored, args.weights_dir or "")
-        threshold = args.background_threshold
-        if threshold is None:
-            threshold = restored.config.eval.background_threshold
-        vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
-        names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
-        classes = class_infos(vocabulary.ontology, names, groups)
+        asking = Asking.of(args)
+    if asking.vocabulary.new:
+        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asking.vocabulary.new)}")
+    if args.picture:
+        return whole_picture(args, asking, times)
+    restored, made_by = asking.restored, asking.made_by()
+    with times("load"):
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args, formats)
-    background = Background(threshold, restored.temperature) if threshold else None
-    made_by = maker(restored, vocabulary, classes, threshold)
-    claim(Path(args.out), made_by, classes)
-    out = Masks(Path(args.out), classes, formats)
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, asking.towers, args, formats)
+    claim(Path(args.out), made_by, asking.classes)
+    out = Masks(Path(args.out), asking.classes, formats)
     out.keep(photos)
-    embed = Embedder(restored, batch_size=1)
-    if vocabulary.new:
-        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(vocabulary.new)}")
     progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
-            patches = vocabulary(embed([item.row])[0], None if vocabulary.by_head else embed.dense(item.row))
-            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
+            label_map = pixel_classes(*asking.patches(item.row), item.row.size_hw, None, asking.background)
         with times("write"):
             out.write(item, label_map, photos.predicted)
         progress.add()
@@ -149,9 +146,86 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Asking:
+    """A RUN and the words that it is asked for."""
+
+    restored: Restored
+    towers: Towers
+    vocabulary: Asked
+    classes: Sequence[ClassInfo]
+    threshold: float
+    embed: Embedder
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> "Asking":
+        """UserError for a RUN that cannot be restored, and for words that cannot be used."""
+        restored = restore_run(args.workdir)
+        towers = Towers(restored, args.weights_dir or "")
+        threshold = args.background_threshold
+        if threshold is None:
+            threshold = restored.config.eval.background_threshold
+        vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
+        names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
+        classes = class_infos(vocabulary.ontology, names, groups)
+        return Asking(restored, towers, vocabulary, classes, threshold, Embedder(restored, batch_size=1))
+
+    @property
+    def background(self) -> Background | None:
+        """What takes pixels whose best class is not probable."""
+        return Background(self.threshold, self.restored.temperature) if self.threshold else None
+
+    def made_by(self) -> dict[str, Any]:
+        """What masks are made by."""
+        return maker(self.restored, self.vocabulary, self.classes, self.threshold)
+
+    def patches(self, row: FeatureRow) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, ...]]:
+        """Patches, prototypes and word_class of a photo, as `pixel_classes` takes them."""
+        by_head = self.vocabulary.by_head
+        return self.vocabulary(self.embed([row])[0], None if by_head else self.embed.dense(row))
+
+    def scores(self, image: Pixels) -> NDArray[np.float32]:
+        """float32 [h, w, C] of a tile uint8 [H, W, 3]."""
+        patches, prototypes, word_class = self.patches(self.towers.features(Photo("", image)))
+        return class_scores(patches @ prototypes.T, word_class).astype(np.float32)
+
+
+def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -> int:
+    """One picture of any size, in tiles."""
+    if args.format != "png" or args.distributed != hosts.OFF:
+        raise UserError("--picture: writes GeoTIFF and GeoJSON, in one process: leave --format and --distributed out")
+    towers, out = asking.towers, Path(args.out)
+    if (out / Path(args.picture).with_suffix(".tif").name).resolve() == Path(args.picture).resolve():
+        raise UserError(f"--out={out}: the mask would take the place of the picture; name another folder")
+    with LargePicture(args.picture, args.bands, args.stretch) as picture:
+        tiles = tiling(picture.size_hw, towers.grid_hw, towers.patch_px, args.tile_px, args.overlap)
+        seen = {**picture.identity(), "px_a_patch": tiles.cell_px, "overlap": args.overlap}
+        made_by = {**asking.made_by(), **seen}
+        claim(out, made_by, asking.classes)
+        count = len(tiles.starts(0)) * len(tiles.starts(1))
+        hosts.say(f"{picture.path.name}: {picture.size_hw[1]} x {picture.size_hw[0]} px in {count} tiles")
+        for remark in picture.remarks:
+            hosts.say(f"{picture.path.name}: {remark}")
+        progress, folder = Progress(count, "tiles", "predict", hosts.errors()), out / f"{picture.path.stem}.tiles"
+        classes = len(asking.vocabulary.ontology.names)
+        with times("tiles"):
+            done, kept = predict_tiles(picture, tiles, asking.scores, classes, folder, progress)
+        progress.close()
+        with times("write"):
+            regions, unmeasured = stitch(picture, tiles, folder, asking.background, asking.classes, out)
+    counts = {"tiles": done + kept, "regions": regions, "unmeasured_px": unmeasured}
+    say_whole(out, made_by, counts)
+    said = f"; {kept} tiles were there already" * bool(kept)
+    said += f"; {unmeasured} px have no value, and no class" * bool(unmeasured)
+    hosts.say(f"time: {times.summary()}")
+    name = out / picture.path.stem
+    hosts.say(f"wrote {name}.tif and {name}.geojson with {regions} regions, of {done} tiles{said}; {next_step(args)}")
+    return 0
+
+
 def start(args: argparse.Namespace) -> None:
     """Joins the other processes. Where torch will encode photos or words, jax leaves it memory of a GPU both are on."""
-    if not (args.photos or args.words):
+    if args.data and not args.words:
         hosts.start(args.distributed)
         return
     leave_room_for_torch()
@@ -274,7 +348,8 @@ def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
     if args.words:
         return f"next: look at {args.out}"
-    photos = f"--data={args.data}" if args.data else f"--photos={args.photos}"
+    given = (name for name in ("data", "photos", "picture") if getattr(args, name))
+    photos = next(f"--{name}={getattr(args, name)}" for name in given)
     weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
     again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
     return f"next: look at {args.out}; other words: {command_line('fmbseg_jax.predict', *again)}"
@@ -370,6 +445,26 @@ def probability(text: str) -> float:
     return value
 
 
+def share_below_one(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to below 1")
+    return value
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
+    """What reads "2,98"."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text}: numbers with commas between them") from None
+
+    return read
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
     flags = parser(
@@ -381,6 +476,27 @@ def arguments() -> argparse.ArgumentParser:
     photos = flags.add_mutually_exclusive_group(required=True)
     photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
+    photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
+    flags.add_argument(
+        "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
+    )
+    flags.add_argument(
+        "--stretch",
+        type=numbers(float),
+        default=(),
+        metavar="LOW,HIGH",
+        help="of a picture: percentiles that become 0 and 255 (default: 0.5,99.5; 8 bits as they are)",
+    )
+    flags.add_argument(
+        "--tile_px",
+        type=whole(1),
+        default=0,
+        metavar="N",
+        help="of a picture: px of a tile (default: the encoder's)",
+    )
+    flags.add_argument(
+        "--overlap", type=share_below_one, default=0.25, metavar="P", help="of a picture: of neighbouring tiles"
+    )
     flags.add_argument("--words", metavar="FILE", help="other words, a class a line: `name: word, word`")
     flags.add_argument("--format", default="png", metavar="NAMES", help=f"any of {','.join(FORMATS)} (default: png)")
     flags.add_argument(
