@@ -13,6 +13,8 @@ dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
     coco/ labelme/ cvat/ yolo/      the same for other tools; docs/formats.md says what each keeps and loses
     overlays/ID.jpg     the photo tinted by its mask
     failures.jsonl      one line a photo that could not be read, or is another than was encoded: file, reason, fix
+    predicted-0.jsonl   which photos are done: the same command on a folder that gained photos, or was killed, predicts
+                        the others alone
     made_by.json        which RUN and words MASKS belongs to, others are refused; "whole" once all of it is there
 
 Over several hosts (the same command on each, with --distributed) each writes the masks of its share of the photos.
@@ -27,7 +29,8 @@ import argparse
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,15 +42,17 @@ from PIL import Image
 
 from fmbseg_jax.inference.embedder import Embedder, Towers, check_fits
 from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.large import predict_tiles, stitch
 from fmbseg_jax.inference.other_words import Asked
+from fmbseg_jax.inference.tiles import tiling
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
-from labelgen.core.command import command, command_line, parser
+from labelgen.core.command import command, command_line, parser, whole
 from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_atomic
-from labelgen.core.ontology import Ontology, read_words
+from labelgen.core.ontology import Ontology, class_scores, read_words
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
@@ -55,11 +60,13 @@ from labelgen.data.thumbnail import is_same
 from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
+from labelgen.formats.predicted import Predicted
 from labelgen.formats.writers import Annotated, ClassInfo, save
 from labelgen.sources.decoding import liberties
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
-from labelgen.sources.photos import Source
+from labelgen.sources.large import LargePicture
+from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
@@ -82,6 +89,15 @@ class Item(NamedTuple):
     """Where it lies; None where that is not known."""
 
 
+class Kept(NamedTuple):
+    """A photo whose mask is there."""
+
+    number: int
+    name: str
+    file: str
+    path: Path
+
+
 class Photos(NamedTuple):
     """This host's share of what there is to predict; `failures` and `replaced` (the photo's number, why) fill up as
     `rows` is read: photos that cannot be read, and pictures that are no longer those that were encoded."""
@@ -95,6 +111,12 @@ class Photos(NamedTuple):
     """Liberties taken with pictures, see labelgen.sources.decoding."""
     left_out: LeftOut
     """What lies among them and is no photo."""
+    kept: Sequence[Kept] = ()
+    """Those that are done already."""
+    predicted: Predicted | None = None
+    """Where what is done is noted."""
+    gone: int = 0
+    """Masks of photos that are not in the folder any more."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -103,6 +125,45 @@ def main(args: argparse.Namespace) -> int:
     formats = read_formats(args.format)
     start(args)
     with times("load"):
+        asking = Asking.of(args)
+    if asking.vocabulary.new:
+        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asking.vocabulary.new)}")
+    if args.picture:
+        return whole_picture(args, asking, times)
+    restored, made_by = asking.restored, asking.made_by()
+    with times("load"):
+        check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
+        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, asking.towers, args, formats)
+    claim(Path(args.out), made_by, asking.classes)
+    out = Masks(Path(args.out), asking.classes, formats)
+    out.keep(photos)
+    progress = Progress(photos.total, "photos", "predict", hosts.errors())
+    for item in timed(photos.rows, times):
+        with times("head"):
+            label_map = pixel_classes(*asking.patches(item.row), item.row.size_hw, None, asking.background)
+        with times("write"):
+            out.write(item, label_map, photos.predicted)
+        progress.add()
+    progress.close()
+    hosts.say(f"time: {times.summary()}")
+    hosts.say(f"{out.finish(photos, made_by)}; {next_step(args)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A RUN and the words that it is asked for."""
+
+    restored: Restored
+    towers: Towers
+    vocabulary: Asked
+    classes: Sequence[ClassInfo]
+    threshold: float
+    embed: Embedder
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> "Asking":
+        """UserError for a RUN that cannot be restored, and for words that cannot be used."""
         restored = restore_run(args.workdir)
         towers = Towers(restored, args.weights_dir or "")
         threshold = args.background_threshold
@@ -111,32 +172,64 @@ def main(args: argparse.Namespace) -> int:
         vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
         names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
         classes = class_infos(vocabulary.ontology, names, groups)
-        check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
-        photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
-    background = Background(threshold, restored.temperature) if threshold else None
-    made_by = maker(restored, vocabulary, classes, threshold)
-    claim(Path(args.out), made_by, classes)
-    out = Masks(Path(args.out), classes, formats)
-    embed = Embedder(restored, batch_size=1)
-    if vocabulary.new:
-        hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(vocabulary.new)}")
-    progress = Progress(photos.total, "photos", "predict", hosts.errors())
-    for item in timed(photos.rows, times):
-        with times("head"):
-            patches = vocabulary(embed([item.row])[0], None if vocabulary.by_head else embed.dense(item.row))
-            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
+        return Asking(restored, towers, vocabulary, classes, threshold, Embedder(restored, batch_size=1))
+
+    @property
+    def background(self) -> Background | None:
+        """What takes pixels whose best class is not probable."""
+        return Background(self.threshold, self.restored.temperature) if self.threshold else None
+
+    def made_by(self) -> dict[str, Any]:
+        """What masks are made by."""
+        return maker(self.restored, self.vocabulary, self.classes, self.threshold)
+
+    def patches(self, row: FeatureRow) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, ...]]:
+        """Patches, prototypes and word_class of a photo, as `pixel_classes` takes them."""
+        by_head = self.vocabulary.by_head
+        return self.vocabulary(self.embed([row])[0], None if by_head else self.embed.dense(row))
+
+    def scores(self, image: Pixels) -> NDArray[np.float32]:
+        """float32 [h, w, C] of a tile uint8 [H, W, 3]."""
+        patches, prototypes, word_class = self.patches(self.towers.features(Photo("", image)))
+        return class_scores(patches @ prototypes.T, word_class).astype(np.float32)
+
+
+def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -> int:
+    """One picture of any size, in tiles."""
+    if args.format != "png" or args.distributed != hosts.OFF:
+        raise UserError("--picture: writes GeoTIFF and GeoJSON, in one process: leave --format and --distributed out")
+    towers, out = asking.towers, Path(args.out)
+    if (out / Path(args.picture).with_suffix(".tif").name).resolve() == Path(args.picture).resolve():
+        raise UserError(f"--out={out}: the mask would take the place of the picture; name another folder")
+    with LargePicture(args.picture, args.bands, args.stretch) as picture:
+        tiles = tiling(picture.size_hw, towers.grid_hw, towers.patch_px, args.tile_px, args.overlap)
+        seen = {**picture.identity(), "px_a_patch": tiles.cell_px, "overlap": args.overlap}
+        made_by = {**asking.made_by(), **seen}
+        claim(out, made_by, asking.classes)
+        count = len(tiles.starts(0)) * len(tiles.starts(1))
+        hosts.say(f"{picture.path.name}: {picture.size_hw[1]} x {picture.size_hw[0]} px in {count} tiles")
+        for remark in picture.remarks:
+            hosts.say(f"{picture.path.name}: {remark}")
+        progress, folder = Progress(count, "tiles", "predict", hosts.errors()), out / f"{picture.path.stem}.tiles"
+        classes = len(asking.vocabulary.ontology.names)
+        with times("tiles"):
+            done, kept = predict_tiles(picture, tiles, asking.scores, classes, folder, progress)
+        progress.close()
         with times("write"):
-            out.write(item, label_map)
-        progress.add()
-    progress.close()
+            regions, unmeasured = stitch(picture, tiles, folder, asking.background, asking.classes, out)
+    counts = {"tiles": done + kept, "regions": regions, "unmeasured_px": unmeasured}
+    say_whole(out, made_by, counts)
+    said = f"; {kept} tiles were there already" * bool(kept)
+    said += f"; {unmeasured} px have no value, and no class" * bool(unmeasured)
     hosts.say(f"time: {times.summary()}")
-    hosts.say(f"{out.finish(photos, made_by)}; {next_step(args)}")
+    name = out / picture.path.stem
+    hosts.say(f"wrote {name}.tif and {name}.geojson with {regions} regions, of {done} tiles{said}; {next_step(args)}")
     return 0
 
 
 def start(args: argparse.Namespace) -> None:
     """Joins the other processes. Where torch will encode photos or words, jax leaves it memory of a GPU both are on."""
-    if not (args.photos or args.words):
+    if args.data and not args.words:
         hosts.start(args.distributed)
         return
     leave_room_for_torch()
@@ -219,8 +312,11 @@ def picture(source: Source, row: FeatureRow) -> Pixels | None:
         return None
 
 
-def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
-    """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`."""
+def on_the_fly(restored: Restored, towers: Towers, args: argparse.Namespace, formats: Sequence[str]) -> Photos:
+    """The photos of a folder, each encoded when its turn comes; bad ones go to `failures`.
+
+    Those that have their mask already, as far as PNGs are wanted, are kept."""
+    folder = args.photos
     if not Path(folder).is_dir():
         raise UserError(f"--photos={folder}: no such folder of photos")
     photos = restored.config.photos
@@ -228,10 +324,12 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
     towers.load_patches()
     failures: list[tuple[int, Failure]] = []
     changed: list[tuple[int, Failure]] = []
-    names = source.list()
+    names, predicted = source.list(), Predicted(Path(args.out), hosts.index())
+    kept = list(already(folder, source, names, predicted)) if "png" in formats else []
+    left = sorted({*hosts.own_rows(len(names))} - {each.number for each in kept})
 
     def rows() -> Iterator[Item]:
-        for i in hosts.own_rows(len(names)):
+        for i in left:
             photo_id = names[i]
             file = source.file(photo_id)
             try:
@@ -243,14 +341,23 @@ def on_the_fly(restored: Restored, towers: Towers, folder: str) -> Photos:
             changed.extend((i, {"file": file, "used": True, **each._asdict()}) for each in dict.fromkeys(taken))
             yield Item(i, photo_id, towers.features(photo), photo.image, *locate(folder, source, photo_id, photo_id))
 
-    return Photos(len(hosts.own_rows(len(names))), rows(), failures, [], changed, source.left_out)
+    return Photos(len(left), rows(), failures, [], changed, source.left_out, kept, predicted, predicted.gone(names))
+
+
+def already(folder: str, source: Source, names: Sequence[str], predicted: Predicted) -> Iterator[Kept]:
+    """This host's photos that are done."""
+    for i in hosts.own_rows(len(names)):
+        file, path = locate(folder, source, names[i], names[i])
+        if path is not None and predicted.has(names[i], path):
+            yield Kept(i, names[i], file, path)
 
 
 def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
     if args.words:
         return f"next: look at {args.out}"
-    photos = f"--data={args.data}" if args.data else f"--photos={args.photos}"
+    given = (name for name in ("data", "photos", "picture") if getattr(args, name))
+    photos = next(f"--{name}={getattr(args, name)}" for name in given)
     weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
     again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
     return f"next: look at {args.out}; other words: {command_line('fmbseg_jax.predict', *again)}"
@@ -277,11 +384,20 @@ class Masks:
     def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str]) -> None:
         self._folder, self._formats = folder, formats
         self._export = Export(folder, formats, classes)
+        self._classes = len(classes)
         self._colours = np.array([info.colour for info in classes], np.uint8)
-        self._masks = self._overlays = 0
+        self._masks = self._overlays = self._kept = 0
 
-    def write(self, item: Item, label_map: NDArray[np.uint16]) -> None:
-        """The mask and, where the picture is at hand, the overlay of one photo."""
+    def keep(self, photos: Photos) -> None:
+        """Takes what is done already into the formats' files about all photos, by the masks."""
+        self._kept = len(photos.kept)
+        if photos.predicted is not None and self._formats != ("png",):
+            for each in photos.kept:
+                label_map = photos.predicted.label_map(each.name, self._classes)
+                self._export.add(Annotated(each.number, each.name, each.file, each.path, label_map))
+
+    def write(self, item: Item, label_map: NDArray[np.uint16], predicted: Predicted | None = None) -> None:
+        """The mask and, where the picture is at hand, the overlay of one photo; which is then noted in `predicted`."""
         self._export.add(Annotated(item.number, item.name, item.file, item.path, label_map.astype(np.int32)))
         self._masks += 1
         if item.image is not None:
@@ -289,6 +405,8 @@ class Masks:
             Image.fromarray(overlay(item.image, label_map, self._colours)).save(data, "JPEG", quality=90)
             save(self._folder / "overlays" / f"{item.name}.jpg", data.getvalue())
             self._overlays += 1
+        if predicted is not None and item.path is not None:
+            predicted.note(item.name, item.path)
 
     def finish(self, photos: Photos, made_by: Mapping[str, Any]) -> str:
         """Writes failures.jsonl, the formats' last files and, last, that MASKS is whole; the last line to print.
@@ -296,26 +414,28 @@ class Masks:
         UserError when no photo could be used.
         """
         failures, replaced, changed = (in_order(of) for of in (photos.failures, photos.replaced, photos.changed))
-        masks, overlays = (int(n) for n in hosts.total(np.array([self._masks, self._overlays])))
+        masks, overlays, kept = (int(n) for n in hosts.total(np.array([self._masks, self._overlays, self._kept])))
         states = hosts.gather(self._export.state())
         left = photos.left_out
-        lines = "".join(
-            json.dumps(line, sort_keys=True) + "\n" for line in [*failures, *replaced, *changed, *left.lines()]
-        )
-        counts = {"masks": masks, "overlays": overlays, "skipped": len(failures), "replaced": len(replaced)}
+        lines = [*failures, *replaced, *changed, *left.lines()]
+        counts = {"masks": masks + kept, "overlays": overlays + kept}
+        counts |= {"skipped": len(failures), "replaced": len(replaced)}
         if hosts.is_first():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._export.finish(states)
-            write_atomic(self._folder / "failures.jsonl", lines.encode())
+            text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+            write_atomic(self._folder / "failures.jsonl", text.encode())
             say_whole(self._folder, made_by, counts)
-        if failures and not masks:
+        if failures and not masks and not kept:
             raise UserError(f"none of {len(failures)} photos could be read; {self._folder / 'failures.jsonl'} says why")
         kinds = "" if self._formats == ("png",) else f" ({', '.join(self._formats)})"
         see = f", see {self._folder / 'failures.jsonl'}"
+        there = f"; {kept} masks were there already" * bool(kept)
+        there += f"; {photos.gone} masks are of photos that are not there any more" * bool(photos.gone)
         taken = [f"; {count} {reason}{see}" for reason, count in Counter(line["reason"] for line in changed).items()]
         listed = f"; {left.said()}{see}" * bool(left.said())
-        remarks = self._remarks(counts) + "".join(taken) + listed + self._export.remarks(states)
-        without = "" if overlays or replaced else " (no overlays: the photos are not at photos.root any more)"
+        remarks = there + self._remarks(counts) + "".join(taken) + listed + self._export.remarks(states)
+        without = "" if overlays or kept or replaced else " (no overlays: the photos are not at photos.root any more)"
         return f"wrote {masks} masks{kinds} and {overlays} overlays{without} to {self._folder}{remarks}"
 
     def _remarks(self, counts: Mapping[str, int]) -> str:
@@ -336,15 +456,58 @@ def probability(text: str) -> float:
     return value
 
 
+def share_below_one(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to below 1")
+    return value
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
+    """What reads "2,98"."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text}: numbers with commas between them") from None
+
+    return read
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
     flags = parser(
-        __doc__ or "", config=False, stopped="the same command begins again; until it ends MASKS is not whole"
+        __doc__ or "",
+        config=False,
+        stopped="the same command goes on (with --data it begins again); until it ends MASKS is not whole",
     )
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
     photos = flags.add_mutually_exclusive_group(required=True)
     photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
+    photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
+    flags.add_argument(
+        "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
+    )
+    flags.add_argument(
+        "--stretch",
+        type=numbers(float),
+        default=(),
+        metavar="LOW,HIGH",
+        help="of a picture: percentiles that become 0 and 255 (default: 0.5,99.5; 8 bits as they are)",
+    )
+    flags.add_argument(
+        "--tile_px",
+        type=whole(1),
+        default=0,
+        metavar="N",
+        help="of a picture: px of a tile (default: the encoder's)",
+    )
+    flags.add_argument(
+        "--overlap", type=share_below_one, default=0.25, metavar="P", help="of a picture: of neighbouring tiles"
+    )
     flags.add_argument("--words", metavar="FILE", help="other words, a class a line: `name: word, word`")
     flags.add_argument("--format", default="png", metavar="NAMES", help=f"any of {','.join(FORMATS)} (default: png)")
     flags.add_argument(

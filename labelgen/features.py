@@ -23,6 +23,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,7 +40,7 @@ from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.remote import is_remote
 from labelgen.core.threads import in_order
 from labelgen.data import manifest
-from labelgen.data.dataset import Dataset
+from labelgen.data.dataset import Dataset, later_shards
 from labelgen.data.manifest import claim, sizes
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow
 from labelgen.data.shards import Shard, is_finished, owned, sweep
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from labelgen.models.compute import Lanes
     from labelgen.models.patch_encoder import PatchEncoder
 
-LINKED = ("evidence", "truth", "labels", "failures.jsonl")
+LINKED = ("photos", "evidence", "truth", "labels", "failures.jsonl")
 _FIX = "take another --out, or repeat the command that it was begun with"
 
 
@@ -134,9 +135,11 @@ def shards_of(data: Dataset) -> list[Shard]:
     """The shards of DATA; start and stop count its rows."""
     shards = []
     for split in data.splits:
-        rows = data.info["splits"][split]["rows"]
-        ends = np.cumsum([0, *rows]).tolist()
-        shards += [Shard(split, i, len(rows), ends[i], ends[i + 1]) for i in range(len(rows))]
+        fields = data.info["splits"][split]
+        ends = np.cumsum([0, *fields["rows"]]).tolist()
+        spans, later = pairwise(ends), later_shards(fields)
+        for arrival, count in enumerate([len(fields["rows"]) - sum(later), *later]):
+            shards += [Shard(split, i, count, *next(spans), arrival) for i in range(count)]
     return shards
 
 

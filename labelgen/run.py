@@ -12,8 +12,9 @@ order: whoever finds all photos encoded labels what nobody has labelled (to the 
 up to 7 threads each, or all with one OMP_NUM_THREADS). --engine=ray shares the shards out over a Ray cluster, the one
 at --ray_address (or RAY_ADDRESS), else one that it starts on this machine, with a worker for each device; DATA lies on
 a disk that all nodes share. A DATA belongs to the config it was begun with, and labels/NAME to its words: for others
-take another --out or labels.name. Photos that cannot be used are skipped, counted and listed with the reason in
-DATA/failures.jsonl.
+take another --out or labels.name. Photos that came to a folder since are encoded and labelled by the same command, and
+nothing that was written before changes; photos that are gone are refused. Photos that cannot be used are skipped,
+counted and listed with the reason in DATA/failures.jsonl.
 
 --labels_from: labels that labelgen.export wrote and a person corrected, or a tool's (PNGs, LabelMe's files, a COCO
 json, CVAT's xml), take the place of the free ones. Photos without a file, or without an annotation, keep the free ones;
@@ -42,6 +43,7 @@ from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
+from labelgen.data.manifest import is_complete
 from labelgen.data.shards import owned
 from labelgen.labels.corrected import CorrectedFrom
 from labelgen.stages.encoding import EncodeStage, Loader, load_encoders
@@ -83,7 +85,7 @@ def _stages(
         yield encoding.complete()
     if args.stage == "encode" or words is None:
         return
-    if args.stage == "both" and not (data / "dataset.json").exists():
+    if args.stage == "both" and not is_complete(data):
         yield "labels wait until the other workers have encoded their share"
         return
     corrected = CorrectedFrom(Path(args.labels_from), args.only_corrected) if args.labels_from else None
@@ -139,7 +141,7 @@ def _words(config: ConfigDict, args: argparse.Namespace) -> Ontology | None:
 def _next(args: argparse.Namespace, config: ConfigDict) -> str:
     """What to run next."""
     flags, out = config_flags(args), f"--out={args.out}"
-    if not (Path(args.out) / "dataset.json").exists():
+    if not is_complete(Path(args.out)):
         again = [*flags, *[f"--labels_from={args.labels_from}"] * bool(args.labels_from)]
         again += ["--only_corrected"] * args.only_corrected
         return "the other workers, then " + command_line("labelgen.run", *again, out)
@@ -185,7 +187,7 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument("--only_corrected", action="store_true", help="photos without a corrected file stay unlabelled")
     flags.add_argument("--engine", choices=("local", "ray"), default="local", help="who does the shards")
     flags.add_argument("--ray_address", default="", metavar="HOST:PORT", help="of the Ray cluster to join")
-    flags.add_argument("--limit", type=whole(1), metavar="N", help="only the first N photos of each split")
+    flags.add_argument("--limit", type=whole(1), metavar="N", help="N photos of each split, those of before first")
     return flags
 
 

@@ -16,6 +16,7 @@ from fmbseg_jax.runs.checkpoint import Restored
 from fmbseg_jax.runs.dense_map import densely_embedded
 from fmbseg_jax.runs.head import Head
 from labelgen.core.errors import UserError
+from labelgen.core.geometry import HW
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import FEATURE_DTYPES, FeatureRow, feature_row
 from labelgen.sources.photos import Photo
@@ -44,6 +45,16 @@ class Towers:
     def load_patches(self) -> None:
         """Loads the patch encoder now, before anything is begun. UserError when its weights are not the RUN's."""
         _ = self._patches
+
+    @property
+    def grid_hw(self) -> HW:
+        """The patch grid h, w of a tile."""
+        return self._patches.grid_hw
+
+    @property
+    def patch_px(self) -> int:
+        """Of the encoder's input, px a patch."""
+        return self._patches.patch_px
 
     @cached_property
     def _patches(self) -> "PatchEncoder":

@@ -10,7 +10,7 @@ copied on the way. What is not as FeatureRow.encode lays it out is left to Featu
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,33 +23,37 @@ from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.data import records
 from labelgen.data.records import FORMAT
-from labelgen.data.tfrecord import HEADER, OVERHEAD, ShardReader, framing, shard_name
+from labelgen.data.tfrecord import HEADER, OVERHEAD, ShardReader, framing, shard_names
 
 
 class SplitReader:
     """The rows of one split of one family, over all its shards: len() and [i] -> bytes. Picklable."""
 
     def __init__(
-        self, folder: Path, split: str, rows: list[int], open_shard: Callable[[Path], ShardReader] = ShardReader
+        self,
+        folder: Path,
+        split: str,
+        rows: list[int],
+        open_shard: Callable[[Path], ShardReader] = ShardReader,
+        later: Sequence[int] = (),
     ):
-        """rows: how many each shard has, as the finishing run counted them.
+        """rows: how many each shard has, as the finishing run counted them; later: see shard_names.
 
         A shard is opened when the first of its rows is read: a large DATA has more shards than a start should open.
         UserError where one is missing; a shard with other rows is one when it is opened.
         """
-        self._folder, self._split, self._open = folder, split, open_shard
+        self._folder, self._open = folder, open_shard
+        self._names = shard_names(split, len(rows), later)
         self._ends = np.cumsum([0, *rows])
         self._shards: dict[int, ShardReader] = {}
         there = set(listed(folder))
-        for i in range(len(rows)):
-            name = shard_name(split, i, len(rows))
+        for name in self._names:
             if name not in there or f"{name}.index" not in there:
                 open_shard(folder / name)  # says what is missing
 
     def _shard(self, shard: int) -> ShardReader:
         if shard not in self._shards:
-            count = len(self._ends) - 1
-            reader = self._open(self._folder / shard_name(self._split, shard, count))
+            reader = self._open(self._folder / self._names[shard])
             expected = self._ends[shard + 1] - self._ends[shard]
             if len(reader) != expected:
                 raise UserError(
@@ -167,17 +171,27 @@ class Dataset:
         return read_json(self.path / "labels" / name / file, "label again, under another labels.name")
 
     def label_reader(self, name: str, split: str) -> SplitReader:
-        """The LabelRows of a split; row i is the photo of row i everywhere else."""
-        labelled = self.labels_info(name)["splits"]
+        """The LabelRows of a split; row i is the photo of row i everywhere else.
+
+        UserError where photos came to the split after these labels were made.
+        """
+        info = self.labels_info(name)
+        labelled, arrivals = info["splits"], self._split(split).get("later", [])
         if split not in labelled:
             raise UserError(
                 f"{self.path}/labels/{name}: split {split!r} is not labelled, only {', '.join(labelled)}; "
                 "add it to labels.splits and label under another labels.name"
             )
+        if new := sum(each["count"] for each in arrivals[info.get("arrivals", {}).get(split, 0) :]):
+            raise UserError(
+                f"{self.path}/labels/{name}: {new} photos came to split {split!r} since; label them too: "
+                f"python -m labelgen.run --stage=label --config.labels.name={name}"
+            )
         return self._open_split(f"labels/{name}", split)
 
     def _open_split(self, folder: str, split: str) -> SplitReader:
-        return SplitReader(self.path / folder, split, self._split(split)["rows"])
+        fields = self._split(split)
+        return SplitReader(self.path / folder, split, fields["rows"], later=later_shards(fields))
 
     def _split(self, split: str) -> dict[str, Any]:
         try:
@@ -189,6 +203,11 @@ class Dataset:
     def _other_labels(self, name: str) -> str:
         done = sorted(path.parent.name for path in self.path.glob("labels/*/labels.json"))
         return f" (there are: {', '.join(done)})" if done else ""
+
+
+def later_shards(fields: Mapping[str, Any]) -> list[int]:
+    """How many shards each arrival has, of what dataset.json says of a split."""
+    return [each["shards"] for each in fields.get("later", ())]
 
 
 def check_format(info: dict[str, Any], file: Path | str) -> None:
@@ -276,6 +295,17 @@ class DirectReader:
         handle = known.shard.opened()
         whole = os.preadv(handle.number, [out.data], known.offset) == out.size
         return (known.photo_id, known.grid_hw) if whole else None
+
+
+def photo_ids(path: Path) -> Iterator[str]:
+    """The id of each row of a finished shard of features, by the first bytes of its record."""
+    shard = ShardReader(path)
+    for record in range(len(shard)):
+        offset, end = shard.span(record, record)
+        head = os.pread(shard.opened().number, min(_HEAD, end - offset), offset)[HEADER:]
+        place = find(head, end - offset - OVERHEAD, "features")
+        values = records.decode_entries(head[place.entries : place.entry]) if place else {}
+        yield bytes(values["photo_id"]).decode() if "photo_id" in values else records.photo_id_of(shard[record])
 
 
 def _fits(values: Mapping[str, records.Value], out: NDArray[Any]) -> bool:

@@ -19,15 +19,16 @@ from ml_collections import ConfigDict
 from labelgen.core.errors import UserError
 from labelgen.core.files import check_same, digest, read_json, write_atomic, write_json
 from labelgen.core.ontology import label_dtype
+from labelgen.data.arrivals import FOLDER
 from labelgen.data.records import FORMAT
 from labelgen.data.shards import Shard, failures_path, sweep
-from labelgen.data.tfrecord import ShardReader
+from labelgen.data.tfrecord import ShardReader, files_of
 from labelgen.data.thumbnail import SIDE
 
 FAMILIES = ("features", "evidence", "truth")
 _DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
 Sizes = dict[str, tuple[list[int], int]]
-"""split -> (rows of each shard, bytes of all)."""
+"""Files of a split's list (labelgen.data.tfrecord.files_of) -> (rows of each shard, bytes of all)."""
 
 
 def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: bool = True) -> dict[str, Any]:
@@ -55,6 +56,21 @@ def is_begun(data: Path) -> bool:
     """Whether a photo was encoded, or listed as failed: from then on DATA belongs to its config."""
     files = (path for family in FAMILIES for path in (data / family).glob("*.tfrecord*"))
     return any(path.stat().st_size for path in files)
+
+
+def is_complete(data: Path) -> bool:
+    """Whether dataset.json is there and speaks of all photos that config.json has: some may have come since."""
+    path = data / "dataset.json"
+    if not path.exists():
+        return False
+    fix = "run labelgen.run with it as --out"
+    there, wanted = read_json(path, fix)["splits"], read_json(data / "config.json", fix)["photos"]
+    return all(covered(there, split) >= len(fields.get("later", ())) for split, fields in wanted.items())
+
+
+def covered(splits: Mapping[str, Any], split: str) -> int:
+    """How many arrivals dataset.json's `splits` speak of in a split; -1: of none of its photos."""
+    return len(splits[split].get("later", ())) if split in splits else -1
 
 
 def name_truth(data: Path, names: Sequence[str]) -> list[str]:
@@ -126,9 +142,10 @@ def finish_data(
             _check_rows(data / family, members, found, rows)
             write(data / family, f"fmbseg_{family}", spec, found)
     sweep(data)
+    sweep(data / FOLDER)
     info = {
         "format": FORMAT,
-        "splits": {split: {"rows": rows[split], **photos[split]} for split in photos},
+        "splits": {split: _split(split, shards, rows, fields) for split, fields in photos.items()},
         "grid_hw": encoders["grid_hw"],
         "feature_width": encoders["feature_width"],
         "text_width": encoders["text_width"],
@@ -138,10 +155,20 @@ def finish_data(
     write_json(data / "dataset.json", info)
 
 
+def _split(
+    split: str, shards: Sequence[Shard], rows: Mapping[str, Sequence[int]], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What dataset.json says of a split; fields: what config.json says."""
+    counts = Counter(shard.arrival for shard in shards if shard.split == split)
+    later = [{**each, "shards": counts[i]} for i, each in enumerate(fields.get("later", ()), 1)]
+    in_order = [count for i in sorted(counts) for count in rows[files_of(split, i)]]
+    return {"rows": in_order, **fields, **({"later": later} if later else {})}
+
+
 def _check_rows(folder: Path, shards: Sequence[Shard], row_counts: Sizes, rows: Mapping[str, Sequence[int]]) -> None:
     """UserError unless each shard of a family has as many rows as that of features."""
     for shard in shards:
-        there, wanted = row_counts[shard.split][0][shard.index], rows[shard.split][shard.index]
+        there, wanted = row_counts[shard.files][0][shard.index], rows[shard.files][shard.index]
         if there != wanted:
             raise UserError(
                 f"{folder / shard.name}: has {there} rows, features {wanted}; delete {folder / shard.name}.index and "
@@ -157,28 +184,31 @@ def finish_labels(
     grid_hw: tuple[int, int],
     remarks: Mapping[str, int],
 ) -> None:
-    """The tfds description and, last, labels.json: `fields`, their digest, the labelled splits, and remarks if any."""
+    """The tfds description and, last, labels.json: `fields`, their digest, the labelled splits, how many arrivals of
+    photos these labels cover, and remarks if any."""
     members = [shard for shard in shards if shard.split in splits]
     sweep(folder)
     spec = label_spec(grid_hw, label_dtype(len(fields["ontology"]["names"])).name)
     write(folder, "fmbseg_labels", spec, sizes(folder, members))
-    said = {"remarks": remarks} if remarks else {}
+    said: dict[str, Any] = {"remarks": remarks} if remarks else {}
+    if arrivals := {split: last for split in splits if (last := max(s.arrival for s in members if s.split == split))}:
+        said["arrivals"] = arrivals
     write_json(folder / "labels.json", {**fields, "digest": digest(fields), "splits": sorted(splits), **said})
 
 
 def sizes(folder: Path, shards: Sequence[Shard]) -> Sizes:
-    """Rows and bytes of the finished shards of one family, by split."""
+    """Rows and bytes of the finished shards of one family, by the files of a split's list."""
     rows: dict[str, list[int]] = {}
     size: Counter[str] = Counter()
     for shard in shards:
         path = folder / shard.name
-        rows.setdefault(shard.split, []).append(len(ShardReader(path)))
-        size[shard.split] += path.stat().st_size
-    return {split: (counts, size[split]) for split, counts in rows.items()}
+        rows.setdefault(shard.files, []).append(len(ShardReader(path)))
+        size[shard.files] += path.stat().st_size
+    return {files: (counts, size[files]) for files, counts in rows.items()}
 
 
 def write(folder: Path, name: str, spec: dict[str, Any], splits: Mapping[str, tuple[Sequence[int], int]]) -> None:
-    """The two files of one folder. splits: split -> (rows of each shard, bytes of all)."""
+    """The two files of one folder. splits: Sizes; photos that came later, SPLIT.1, are the split SPLIT-1 of tfds."""
     write_json(folder / "features.json", spec)
     info = {
         "name": name,
@@ -186,12 +216,12 @@ def write(folder: Path, name: str, spec: dict[str, Any], splits: Mapping[str, tu
         "fileFormat": "tfrecord",
         "splits": [
             {
-                "name": split,
-                "filepathTemplate": "{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
+                "name": files.replace(".", "-"),
+                "filepathTemplate": f"{files if '.' in files else '{SPLIT}'}-{{SHARD_X_OF_Y}}.{{FILEFORMAT}}",
                 "shardLengths": [str(count) for count in rows],
                 "numBytes": str(size),
             }
-            for split, (rows, size) in sorted(splits.items())
+            for files, (rows, size) in sorted(splits.items())
         ],
     }
     write_json(folder / "dataset_info.json", info)

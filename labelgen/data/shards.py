@@ -21,32 +21,47 @@ from typing import Any, NamedTuple
 
 from labelgen.core.files import listed, naming, open_within, renamed, size_of, write_all
 from labelgen.data.records import photo_id_of
-from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter, records_of, shard_name
+from labelgen.data.tfrecord import ShardBusyError, ShardReader, ShardWriter, files_of, records_of, shard_name
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Photos start ... stop - 1 of a split's sorted photos."""
+    """Photos start ... stop - 1 of a split: the sorted ones of its first list, then those of each later one."""
 
     split: str
     index: int
     shards: int
     start: int
     stop: int
+    arrival: int = 0
+    """Which list of its split: 0 the first; see labelgen.data.arrivals."""
+
+    @property
+    def files(self) -> str:
+        """What the files of its list begin with."""
+        return files_of(self.split, self.arrival)
 
     @property
     def name(self) -> str:
         """File name, the same in every family."""
-        return shard_name(self.split, self.index, self.shards)
+        return shard_name(self.files, self.index, self.shards)
 
 
-def plan(counts: Mapping[str, int], photos_per_shard: int) -> list[Shard]:
-    """All shards of splits with so many photos each, splits by name."""
-    return [
-        Shard(split, i, -(-count // photos_per_shard), start, min(start + photos_per_shard, count))
-        for split, count in sorted(counts.items())
-        for i, start in enumerate(range(0, count, photos_per_shard))
-    ]
+def plan(
+    counts: Mapping[str, int], photos_per_shard: int, later: Mapping[str, Sequence[int]] | None = None
+) -> list[Shard]:
+    """All shards of splits with so many photos each, splits by name; later: how many came since, arrival by arrival."""
+    shards = []
+    for split, first in sorted(counts.items()):
+        before = 0
+        for arrival, count in enumerate([first, *(later or {}).get(split, ())]):
+            starts = range(before, before + count, photos_per_shard)
+            before += count
+            shards += [
+                Shard(split, i, len(starts), start, min(start + photos_per_shard, before), arrival)
+                for i, start in enumerate(starts)
+            ]
+    return shards
 
 
 def owned(shards: Sequence[Shard], worker: int, workers: int) -> list[Shard]:
@@ -219,8 +234,13 @@ class FailureFile:
         """The lines of a writer's file, else of the finished one."""
         for path in (self._folder / name, self._path):
             if size_of(path):
-                return [line for raw in path.read_bytes().splitlines(keepends=True) if (line := _parse(raw))]
+                return self.lines(path)
         return []
+
+    @staticmethod
+    def lines(path: Path) -> list[Failure]:
+        """The whole lines of a file."""
+        return [line for raw in path.read_bytes().splitlines(keepends=True) if (line := _parse(raw))]
 
     def keep(self, lines: Sequence[Failure], photos: set[str]) -> None:
         """Makes the file hold the lines of these photos."""

@@ -25,8 +25,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import naming, read_json, write_atomic, write_json
 from labelgen.core.progress import Progress, say
 from labelgen.core.remote import Entry, Remote, is_remote
-from labelgen.data.dataset import Dataset, SplitReader, check_format
-from labelgen.data.tfrecord import ShardReader, shard_name, unframe
+from labelgen.data.dataset import Dataset, SplitReader, check_format, later_shards
+from labelgen.data.tfrecord import ShardReader, shard_names, unframe
 
 _IN_FLIGHT = 16  # requests
 _REQUEST_BYTES = 8 << 20  # neighbouring records share a request up to this size
@@ -184,12 +184,13 @@ class StagedData(Dataset):
 
     def _open_split(self, folder: str, split: str) -> SplitReader:
         if (folder, split) not in self._readers:
-            rows = self._split(split)["rows"]
-            names = [f"{folder}/{shard_name(split, i, len(rows))}" for i in range(len(rows))]
+            fields = self._split(split)
+            rows, later = fields["rows"], later_shards(fields)
+            names = [f"{folder}/{name}" for name in shard_names(split, len(rows), later)]
             with _locked(self.path / folder / f"{split}.lock"):
                 self._renew(names, self.path / folder / f"{split}.versions.json")
             open_shard = functools.partial(_open_shard, self.path, self._remote)
-            self._readers[folder, split] = SplitReader(self.path / folder, split, rows, open_shard)
+            self._readers[folder, split] = SplitReader(self.path / folder, split, rows, open_shard, later)
         return self._readers[folder, split]
 
     def _renew(self, names: Sequence[str], file: Path) -> None:

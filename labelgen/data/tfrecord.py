@@ -12,7 +12,7 @@ import itertools
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -281,6 +281,18 @@ class ShardReader:
         return unframe(os.pread(handle.number, end - start, start))
 
 
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """SPLIT-00003-of-00016.tfrecord."""
-    return f"{split}-{shard:05}-of-{shards:05}.tfrecord"
+def files_of(split: str, arrival: int) -> str:
+    """What the files of a split's photos begin with: of those that came first SPLIT, then SPLIT.1, SPLIT.2; no split
+    has a dot in its name."""
+    return f"{split}.{arrival}" if arrival else split
+
+
+def shard_name(files: str, shard: int, shards: int) -> str:
+    """SPLIT-00003-of-00016.tfrecord; files: see files_of."""
+    return f"{files}-{shard:05}-of-{shards:05}.tfrecord"
+
+
+def shard_names(split: str, shards: int, later: Sequence[int]) -> list[str]:
+    """File names of all `shards` of a split in the order of its rows; later: how many of them each arrival has."""
+    counts = [shards - sum(later), *later]
+    return [shard_name(files_of(split, k), i, count) for k, count in enumerate(counts) for i in range(count)]

@@ -127,11 +127,7 @@ class PngWriter:
             save(self._folder / "confidence" / f"{photo.name}.png", png_bytes(photo.confidence))
 
     def finish(self, records: Sequence[Any]) -> None:
-        classes = {
-            info.name: {"index": i, "colour": "#" + bytes(info.colour).hex(), "words": list(info.words)}
-            for i, info in enumerate(self._classes)
-        }
-        write_json(self._folder / "classes.json", classes)
+        write_json(self._folder / "classes.json", classes_json(self._classes))
 
     def remarks(self, counts: Counter[str]) -> list[str]:
         return []
@@ -426,6 +422,14 @@ def _drawn(counts: Counter[str]) -> list[str]:
 
 def _label(classes: Sequence[ClassInfo], region: Region) -> str:
     return UNLABELLED if region.value < 0 else classes[region.value].name
+
+
+def classes_json(classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """What classes.json says."""
+    return {
+        info.name: {"index": i, "colour": "#" + bytes(info.colour).hex(), "words": list(info.words)}
+        for i, info in enumerate(classes)
+    }
 
 
 def save(path: Path, data: bytes) -> None:

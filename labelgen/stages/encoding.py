@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,13 +18,16 @@ from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.core.threads import Later, in_order
+from labelgen.data.arrivals import FOLDER, keep_first, later_counts
 from labelgen.data.manifest import (
     FAMILIES,
     check_dtype,
     claim,
+    covered,
     digest_of_list,
     finish_data,
     is_begun,
+    is_complete,
     list_failures,
     used_but,
 )
@@ -35,6 +38,7 @@ from labelgen.sources.decoding import Liberty, liberties
 from labelgen.sources.finding import LeftOut
 from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import open_source
+from labelgen.stages.growing import grown
 
 READERS, READ_AHEAD, WRITE_BEHIND = 2, 4, 4
 """Threads that read photos; photos read and not yet taken; rows of photos not yet written."""
@@ -96,8 +100,14 @@ class EncodeStage:
         """Lists the photos and claims DATA for this config. UserError when it is another's, or photos are missing."""
         recorded = _recorded(self.data, self.words)
         photos = list_photos(self.config, self.limit, self.words, recorded)
+        if recorded is not None:
+            there = read_json(self.data / "config.json", _FIX)
+            check_same({"config": there["config"]}, {"config": identity(self.config)}, str(self.data), _FIX)
+            photos = _with_arrivals(self, photos, recorded)
         marker = _claim(self.config, self.data, photos, recorded)
-        return Encoding(self, photos, marker, plan(photos.counts, self.config.encode.photos_per_shard), times)
+        for split, count in photos.counts.items():
+            keep_first(self.data, split, islice(photos.photo_ids[split], count))
+        return Encoding(self, photos, marker, photos.shards(self.config.encode.photos_per_shard), times)
 
 
 @dataclass(frozen=True)
@@ -106,13 +116,19 @@ class Photos:
 
     sources: Mapping[str, Source]
     photo_ids: Mapping[str, Sequence[str]]
-    """All that the sources list, the shards' or more."""
+    """All that the sources list, the shards' or more; where some came since, in the order of the rows."""
     counts: Mapping[str, int]
     """How many of them are encoded, the first ones."""
     truth_classes: Mapping[str, Sequence[str] | None]
     """Names of the classes of each split's truth; None where there is none, and in a DATA from before it kept names."""
     classes: int | None
     """How many classes truth has at most; None: not known."""
+    later: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Of each arrival of photos after these: count, digest, came. Of splits that have some."""
+
+    def shards(self, photos_per_shard: int) -> list[Shard]:
+        """All of them."""
+        return plan(self.counts, photos_per_shard, later_counts({s: {"later": each} for s, each in self.later.items()}))
 
     def describe(self) -> dict[str, Any]:
         """The photos of each split, for config.json."""
@@ -122,6 +138,7 @@ class Photos:
                 "digest": digest_of_list(islice(ids, self.counts[split])),
                 "truth": self.sources[split].has_truth,
                 "truth_classes": self.truth_classes[split],
+                **({"later": list(self.later[split])} if split in self.later else {}),
             }
             for split, ids in self.photo_ids.items()
         }
@@ -184,6 +201,22 @@ def _recorded(data: Path, words: Ontology | None) -> Mapping[str, Any] | None:
     return photos
 
 
+def _with_arrivals(stage: EncodeStage, photos: Photos, recorded: Mapping[str, Any]) -> Photos:
+    """The same with what came to splits that were begun. UserError when photos of DATA are gone."""
+    per_shard = stage.config.encode.photos_per_shard
+    splits = {
+        split: found
+        for split, listed in photos.photo_ids.items()
+        if split in recorded and (found := grown(stage.data, split, recorded[split], listed, stage.limit, per_shard))
+    }
+    return replace(
+        photos,
+        photo_ids={**photos.photo_ids, **{split: each.ids for split, each in splits.items()}},
+        counts={**photos.counts, **{split: each.first for split, each in splits.items()}},
+        later={split: each.later for split, each in splits.items() if each.later},
+    )
+
+
 def _claim(config: ConfigDict, data: Path, photos: Photos, recorded: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """What DATA/config.json says, of this config and these photos."""
     path = data / "config.json"
@@ -192,9 +225,18 @@ def _claim(config: ConfigDict, data: Path, photos: Photos, recorded: Mapping[str
     if recorded is not None and (there := read_json(path, _FIX))["photos"] != recorded:
         check_same({**there, "photos": recorded}, fields, str(data), _FIX)
         write_json(path, fields)
+    if is_begun(data) and path.exists() and (there := read_json(path, _FIX)) != fields:
+        check_same(_first(there), _first(fields), str(data), _FIX)
+        write_json(path, fields)  # more came
     marker = claim(path, fields, str(data), _FIX, is_begun(data))
     check_dtype(config, data)
     return marker
+
+
+def _first(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says but for photos that came later."""
+    photos = {s: {k: v for k, v in each.items() if k != "later"} for s, each in fields["photos"].items()}
+    return {**fields, "photos": photos}
 
 
 @dataclass
@@ -219,7 +261,8 @@ class Encoding:
 
     def open(self, shards: Sequence[Shard]) -> None:
         data = self.stage.data
-        (data / "dataset.json").unlink(missing_ok=True)  # its presence says complete
+        if any(shard.arrival <= covered(self._splits(), shard.split) for shard in shards):
+            (data / "dataset.json").unlink(missing_ok=True)  # it says that these are finished
         with self.times("load models"):
             encoders = self.stage.load(self.stage.config)
         claim_encoders(
@@ -234,6 +277,12 @@ class Encoding:
         for family in {family for shard in self.shards for family in self.families(shard.split)}:
             (data / family).mkdir(exist_ok=True)
         self._encoders = encoders
+
+    def _splits(self) -> Mapping[str, Any]:
+        """What dataset.json says of the splits, while it is there."""
+        path = self.stage.data / "dataset.json"
+        splits: dict[str, Any] = read_json(path, "run again")["splits"] if path.exists() else {}
+        return splits
 
     def do(self, shard: Shard, progress: Progress, spare: bool = False) -> None:
         """Photos are read ahead, encoded and written at the same time: READ_AHEAD photos and WRITE_BEHIND rows at most
@@ -253,8 +302,10 @@ class Encoding:
         data = self.stage.data
         if behind := self.unfinished(self.shards):
             return f"{data}: {len(behind)} of {len(self.shards)} shards are left to other workers"
+        if later_counts(read_json(data / "config.json", _FIX)["photos"]) != later_counts(self.marker["photos"]):
+            return f"{data}: photos came meanwhile, which are left to other workers"
         remarks = {split: list(remarks_of(source)) for split, source in self.photos.sources.items()}
-        if new := not (data / "dataset.json").exists():
+        if new := not is_complete(data):
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
             list_failures(data, self.shards, self._left_out())
             finish_data(data, self.shards, _with(self.marker, remarks), encoders, self.photos.classes)
@@ -263,11 +314,14 @@ class Encoding:
         said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
         nameless = [split for split, fields in splits.items() if fields["truth"] and not fields["truth_classes"]]
         numbers = f"; truth of {', '.join(nameless)} is numbers, which the first words to label it name"
-        return f"{data}: encoded photos {rows}, {self._skipped(splits, new)}{said}{numbers * bool(nameless)}"
+        came = sum(map(sum, later_counts(splits).values()))
+        since = f"; {came} photos came after the first ({data / FOLDER} lists them)" * bool(came)
+        return f"{data}: encoded photos {rows}, {self._skipped(splits, new)}{since}{said}{numbers * bool(nameless)}"
 
     def _skipped(self, splits: Mapping[str, Any], new: bool) -> str:
         """What is no row, and where that is listed; new: just now."""
-        skipped = sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
+        came = sum(map(sum, later_counts(splits).values()))
+        skipped = came + sum(fields["count"] - sum(fields["rows"]) for fields in splits.values())
         left = LeftOut.of(source.left_out for source in self.photos.sources.values()).said()
         listed = f" (see {self.stage.data / 'failures.jsonl'})"
         left = f", {left}{listed * new}" * bool(left)  # DATA that was there lists what was there then

@@ -17,6 +17,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import check_same, read_json, write_atomic, write_json
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import Progress, StageTimes
+from labelgen.data.arrivals import later_counts
 from labelgen.data.dataset import read_prototypes
 from labelgen.data.manifest import check_dtype, claim, finish_labels, name_truth
 from labelgen.data.records import EvidenceRow, photo_id_of
@@ -137,7 +138,21 @@ class Labelling:
         done_by = f"with {len(words.words)} words for {len(words.names)} classes"
         corrected = self.corrected.said() if self.corrected else ""
         named = f"; truth of {', '.join(self.named)} is in these classes from now on" * bool(self.named)
-        return f"{self.folder}: labelled {', '.join(done)} {done_by}{corrected}{named}"
+        return f"{self.folder}: labelled {', '.join(done)} {done_by}{self._scale()}{corrected}{named}"
+
+    def _scale(self) -> str:
+        """What must be said of the classes' scale, where photos came after it was measured: it is kept, so that labels
+        stay as they are."""
+        shards = _labelled(self.stage.config, self.shards)
+        evidence = [(shard, len(ShardReader(self.stage.data / "evidence" / shard.name))) for shard in shards]
+        first = sum(rows for shard, rows in evidence if not shard.arrival)
+        measured = read_json(self.folder / "calibration.json", "label anew").get("photos", first)
+        if measured == (total := sum(rows for _, rows in evidence)):
+            return ""
+        return (
+            f"; the classes' scale is that of the first {measured} of {total} photos, so that their labels stay: "
+            "to measure it anew label under another name, --config.labels.name=NAME"
+        )
 
     def _record(self, split: str, evidence: bytes) -> bytes:
         """A LabelRow's record of an EvidenceRow's."""
@@ -156,7 +171,7 @@ def shards_of(config: ConfigDict, data: Path) -> list[Shard]:
     check_same(marker["config"], identity(config), str(data), "label with the config that it was encoded with")
     check_dtype(config, data)
     counts = {split: fields["count"] for split, fields in marker["photos"].items()}
-    return plan(counts, config.encode.photos_per_shard)
+    return plan(counts, config.encode.photos_per_shard, later_counts(marker["photos"]))
 
 
 def settings(config: ConfigDict, words: Ontology) -> dict[str, Any]:
@@ -186,15 +201,17 @@ def _labeller(
     path = folder / "calibration.json"
     if not path.exists():
         with times("calibrate"):
-            rows = _sample(data, shards, config.labels.calibration_photos)
-            write_json(path, presence.measure(rows, config.labels.variant, prototypes, words).to_json())
+            readers = [ShardReader(data / "evidence" / shard.name) for shard in shards]
+            rows = _sample(readers, config.labels.calibration_photos)
+            measured = presence.measure(rows, config.labels.variant, prototypes, words).to_json()
+            later = any(shard.arrival for shard in shards)
+            write_json(path, {**measured, **({"photos": sum(map(len, readers))} if later else {})})
     scale = Calibration.from_json(read_json(path, fix=f"delete {path}"))
     return Labeller(LabelSettings.from_config(config), words, prototypes, scale, (height, width))
 
 
-def _sample(data: Path, shards: Sequence[Shard], limit: int) -> Iterator[EvidenceRow]:
+def _sample(readers: Sequence[ShardReader], limit: int) -> Iterator[EvidenceRow]:
     """Photos of all shards alike, at most `limit`."""
-    readers = [ShardReader(data / "evidence" / shard.name) for shard in shards]
     places = [(reader, row) for reader in readers for row in range(len(reader))]
     for i in presence.sample(len(places), limit):
         reader, row = places[i]

@@ -218,7 +218,8 @@ def test_of_a_folder_the_photos_alone_are_taken(
     assert [f["file"] for f in failures] == ["b.cr2", "before/masks", "before/overlays", "here"]
     assert all(f["reason"] and f["mend"] for f in failures)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert f"wrote 2 masks and 2 overlays to {tmp_path / 'out'}; left out: 1 .cr2, 3 folders, see " in said
+    there = "2 masks were there already; left out: 1 .cr2, 3 folders, see "
+    assert f"wrote 0 masks and 0 overlays to {tmp_path / 'out'}; {there}" in said
 
 
 def test_masks_of_encoded_photos_do_not_go_among_them(
@@ -384,7 +385,7 @@ def test_masks_belong_to_their_run_and_words(
 
     monkeypatch.setattr(predict.Masks, "write", interrupted)
     assert predicted(*arguments) == 130
-    assert "the same command begins again; until it ends MASKS is not whole" in capsys.readouterr().err
+    assert "(with --data it begins again); until it ends MASKS is not whole" in capsys.readouterr().err
     assert json.loads((out / "made_by.json").read_text())["whole"] is False
 
 
@@ -401,3 +402,38 @@ def test_masks_from_before_they_were_claimed(
         (tmp_path / "classes.json").write_text(text)
         assert predicted(*arguments) == 2
         assert f"{tmp_path}: has masks, and nothing says that they are of the same words" in capsys.readouterr().err
+
+
+def test_a_folder_that_gained_photos(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for i in range(3):
+        photo(20 + i, 30, seed=i).save(photos / f"b{i}.png")
+    arguments = [f"--workdir={small_run}", f"--photos={photos}", f"--out={out}", "--format=png,coco"]
+    assert predicted(*arguments) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*.*g")}
+    photo(22, 30, seed=7).save(photos / "a.png")  # another number for all that come after it
+    photo(20, 30, seed=8).save(photos / "b0.png")  # another photo of that name
+    (photos / "b1.png").rename(photos / "c.png")
+    (out / "masks/b2.png").unlink()
+    (out / "predicted-0.jsonl").open("ab").write(b'{"photo": "a"')  # killed within a line
+    seen: list[str] = []
+    features = predict.Towers.features
+    monkeypatch.setattr(predict.Towers, "features", lambda *a: (seen.append(a[1].photo_id), features(*a))[1])
+    capsys.readouterr()
+    assert predicted(*arguments) == 0
+    assert seen == ["a", "b0", "b2", "c"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert f"wrote 4 masks (png, coco) and 4 overlays to {out}; 1 masks are of photos that are not there any" in said
+    assert predicted(*arguments) == 0
+    assert seen == ["a", "b0", "b2", "c"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "wrote 0 masks (png, coco) and 0 overlays" in said and "; 4 masks were there already" in said
+    coco = json.loads((out / "coco/semantic.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b0.png", "b2.png", "c.png"]
+    assert {each["image_id"] for each in coco["annotations"]} == {1, 2, 3, 4}
+    assert json.loads((out / "made_by.json").read_text())["masks"] == 4
+    assert (out / "masks/b2.png").read_bytes() == before[out / "masks/b2.png"]
+    assert (out / "masks/b0.png").read_bytes() != before[out / "masks/b0.png"]
