@@ -123,7 +123,8 @@ def meta(pictures: Sequence[tuple[str, Path]]) -> dict[str, Any]:
     return {
         "chunk_size": len(frames), "size": len(frames), "image_quality": 70, "start_frame": 0,
         "stop_frame": len(frames) - 1, "frame_filter": "", "frames": frames, "deleted_frames": [],
-        "chunks_updated_date": DATE, "included_frames": None, "storage_method": "cache", "storage": "local", "cloud_storage_id": None,
+        "chunks_updated_date": DATE, "included_frames": None, "storage_method": "cache", "storage": "local",
+        "cloud_storage_id": None,
     }  # fmt: skip
 
 

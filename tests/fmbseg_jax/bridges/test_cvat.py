@@ -1,4 +1,4 @@
-"""CVAT's own command line and SDK call the function of a RUN and of a DATA; a task on loopback takes what they upload."""
+"""CVAT's own command line and SDK call the function of a RUN and of a DATA; a task on loopback takes what comes."""
 
 import json
 import os

@@ -97,7 +97,7 @@ def both(out: Path) -> str:
 def nothing(out: Path) -> str:
     for path in (out / "masks/train").glob("*"):
         path.unlink()
-    return "masks: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export"
+    return "masks: no PNG, no json of LabelMe, COCO or Label Studio in it; write some with"
 
 
 @pytest.mark.parametrize("spoil", [unknown_index, unknown_class, other_size, no_photo, twice, coloured, both, nothing])
