@@ -56,7 +56,7 @@ def wsgi_file(arguments: Mapping[str, Any]) -> str:
         "from fmbseg_jax.bridges import label_studio\n\n"
         f"ARGUMENTS = {json.dumps(dict(arguments), indent=4)}\n\n"
         'app = label_studio.application(Path(__file__).parent / "corrections", **ARGUMENTS)\n\n'
-        'if __name__ == "__main__":\n'
+        "if __name__ == '__main__':\n"
         "    label_studio.serve(app)\n"
     )
 
@@ -99,14 +99,9 @@ def backend(labeller: Labeller, corrections: Path) -> Any:
             missing = [name for name in labeller.names if name not in labels]
             if missing:
                 say(f"not in the labelling interface, left out: {', '.join(missing)}")
-            predictions = []
-            for task in tasks:
-                found = self._answer(task, value)
-                regions = [] if found is None else list(_regions(found, kind, labels, control, to))
-                sure = [] if found is None else list(found.confidence.values())
-                score = float(np.mean(sure)) if sure else 0.0
-                predictions.append({"result": regions, "score": score, "model_version": labeller.version})
-            return response(predictions=predictions, model_version=labeller.version)
+            answers = [self._answer(task, value) for task in tasks]
+            made = [_prediction(found, kind, labels, control, to) for found in answers]
+            return response(predictions=made, model_version=labeller.version)
 
         def _answer(self, task: Mapping[str, Any], value: str) -> Answer | None:
             url = task["data"][value]
@@ -148,6 +143,14 @@ def keep(corrections: Path, event: str, data: Mapping[str, Any]) -> dict[str, An
     said = f"{len(now)} annotations of task {task['id']} in {path}"
     say(said)
     return {"said": said}
+
+
+def _prediction(found: Answer | None, *where: Any) -> dict[str, Any]:
+    """Of an answer, without regions where there is none; where: what `_regions` takes."""
+    if found is None:
+        return {"result": [], "score": 0.0}
+    sure = list(found.confidence.values())
+    return {"result": list(_regions(found, *where)), "score": float(np.mean(sure)) if sure else 0.0}
 
 
 def _regions(found: Answer, kind: str, labels: Mapping[str, str], control: str, to: str) -> Iterator[dict[str, Any]]:
