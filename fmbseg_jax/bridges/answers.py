@@ -17,7 +17,7 @@ from labelgen.core.ontology import BACKGROUND, ignore_value
 from labelgen.data.records import LabelRow, photo_id_of
 from labelgen.data.staging import open_data
 from labelgen.formats.palette import palette
-from labelgen.labels.corrected import PhotoKey, match
+from labelgen.labels.matching import PhotoKey, match
 
 LabelMap = NDArray[np.int32]
 
@@ -138,9 +138,7 @@ class DataLabeller:
 
 
 class _Asked:
-    """One name, as labelgen.labels.corrected matches them."""
-
-    remarks: Any = None
+    """One name, as labelgen.labels.matching takes them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -150,9 +148,6 @@ class _Asked:
 
     def where(self, name: str) -> str:
         return name
-
-    def load(self, name: str, size_hw: Any = None) -> LabelMap:
-        raise NotImplementedError
 
 
 def open_labeller(

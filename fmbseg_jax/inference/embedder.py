@@ -166,11 +166,10 @@ def _published(role: str, config: ConfigDict) -> tuple[str, str]:
         from labelgen.models import clip, sam, trunks, weight_files
 
         folder = config.weights_dir
-        file = {
-            "CLIP": lambda: clip.weight_file(config.clip, folder),
-            "SAM": lambda: sam.weight_file(config.sam, folder),
-            "encoder": lambda: trunks.weight_file(config),
-        }[role]()
+        if role == "encoder":
+            file = trunks.weight_file(config)
+        else:
+            file = clip.weight_file(config.clip, folder) if role == "CLIP" else sam.weight_file(config.sam, folder)
     except (ModuleNotFoundError, UserError):
         return "", ""
     if file is None:  # the encoder is CLIP or SAM, which has a line of its own

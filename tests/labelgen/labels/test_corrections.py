@@ -15,7 +15,7 @@ from PIL import Image
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
-from labelgen.labels.corrected import match
+from labelgen.labels.matching import match
 from labelgen.sources.corrections import open_corrections
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
