@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "More": {
         "export": Command("labelgen.export", "labels for CVAT, LabelMe, COCO and YOLO tools"),
+        "connect": Command("fmbseg_jax.connect", "a RUN, or free labels, into CVAT or Label Studio as pre-annotations"),
         "export-head": Command("fmbseg_jax.export", "the trained head, to be used without this code"),
         "features": Command("labelgen.features", "another encoder's features for photos that are labelled already"),
         "fetch": Command("labelgen.fetch", "Pascal VOC and SBD from their owners"),

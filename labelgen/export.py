@@ -95,6 +95,7 @@ def labelled(data: Dataset, config: ConfigDict, splits: list[str]) -> Iterator[A
 def come_back(out: str, formats: Sequence[str]) -> str:
     """What is to be given to labelgen.run once it is corrected; what a tool writes where it is none of these files."""
     back = {"png": "masks", "coco": "coco/semantic.json", "labelme": "labelme", "cvat": "cvat/annotations.xml"}
+    back["fiftyone"] = "fiftyone/masks"
     return next((f"{out}/{back[name]}" for name in formats if name in back), "FOLDER")
 
 

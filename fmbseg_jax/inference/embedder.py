@@ -6,10 +6,11 @@ is the trained head as a function of rows, those of DATA or those that `Towers` 
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax.runs.checkpoint import Restored
@@ -145,3 +146,43 @@ def check_same_weights(restored: Restored, name: str, identity: Mapping[str, Any
                 f"{source}: {name}.{field} is {identity.get(field)} ({identity['weights']}), but the RUN was trained "
                 f"with {trained.get(field)} ({trained['weights']}); take that one, or train again with this one"
             )
+
+
+class Teacher(NamedTuple):
+    """A frozen model that a RUN was taught by, or needs."""
+
+    role: str
+    name: str
+    licence: str
+    """As its publisher states it; "" where that is not known here."""
+    source: str
+    """Where its weights come from; "" where that is not known."""
+    sha256: str
+
+
+def teachers(restored: Restored) -> list[Teacher]:
+    """CLIP, SAM and the patch encoder of a RUN. Reads no weights; what only a missing package knows stays unknown."""
+    config = restored.config
+    names = {"CLIP": f"{config.clip.name} {config.clip.pretrained}", "SAM": config.sam.name}
+    found = []
+    for role, name in (names | {"encoder": config.encoder.name}).items():
+        identity = restored.encoders.get(role.lower(), {})
+        found.append(Teacher(role, name, *_published(role, config), identity.get("sha256", "")))
+    return found
+
+
+def _published(role: str, config: ConfigDict) -> tuple[str, str]:
+    """Licence and source of a model's weight file, as far as they are known here."""
+    try:
+        from labelgen.models import clip, sam, trunks, weight_files
+
+        folder = config.weights_dir
+        if role == "encoder":
+            file = trunks.weight_file(config)
+        else:
+            file = clip.weight_file(config.clip, folder) if role == "CLIP" else sam.weight_file(config.sam, folder)
+    except (ModuleNotFoundError, UserError):
+        return "", ""
+    if file is None:  # the encoder is CLIP or SAM, which has a line of its own
+        return f"that of {config.encoder.name}", ""
+    return "" if file.licence == weight_files.UNKNOWN_LICENCE else file.licence, file.source

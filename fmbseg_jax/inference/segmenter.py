@@ -148,6 +148,11 @@ class Segmenter:
         return self.ontology.names
 
     @property
+    def step(self) -> int:
+        """Of the training that it was restored from."""
+        return self._restored.step
+
+    @property
     def max_pixels(self) -> int:
         """Larger pictures in files are refused before they are decoded."""
         return int(self._restored.config.photos.max_pixels)

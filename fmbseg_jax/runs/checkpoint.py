@@ -32,6 +32,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.head import Head, State, make_head
+from fmbseg_jax.runs.published import dotted, is_published, read_published
 from fmbseg_jax.runs.run_folder import Run, disk_errors, open_run
 from fmbseg_jax.runs.settings import HeadConfig, head_config
 from labelgen.core.errors import UserError
@@ -218,12 +219,15 @@ def refuse_other(saved: dict[str, Any], current: dict[str, Any], where: Path | s
 
 
 def restore_run(workdir: str | Path | Run, which: str = "best", note: Note = _say) -> Restored:
-    """The head of a RUN from its checkpoints alone, on this process's first device.
+    """The head of a RUN from its checkpoints alone, on this process's first device; or of a folder for a hub, here or
+    at hf://OWNER/NAME (fmbseg_jax.runs.published), which has one.
 
     which: "best" (lowest loss on held-out free labels; the latest where none was held out) or "latest". A broken
     checkpoint is passed over for the next in this order, and said so; UserError when there is none to read. Of a RUN
     that trains at the same time, checkpoints that are dropped meanwhile are passed over too.
     """
+    if isinstance(workdir, str | Path) and is_published(workdir):
+        return _of_published(workdir)
     run = open_run(workdir)
     folder = f"{run.name}/checkpoints"
     if not (run.path / "checkpoints").is_dir():
@@ -282,11 +286,7 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
     meta = _meta(manager, step)
     config = ConfigDict(_tuples(meta["config"]))
     ontology, data = Ontology.from_json(meta["ontology"]), meta["data"]
-    head = make_head(head_config(config), data["text_width"], jax.default_backend())
-    shapes = jax.eval_shape(
-        head.init, jax.random.key(0), jnp.zeros((1, 1, data["feature_width"])), jnp.ones((1, 1), bool)
-    )
-    params = {"head": shapes["params"]}
+    params = {"head": _head_shapes(config, data)}
     if config.train.learn_temperature:
         params["log_temperature"] = np.float32(0)
     mapped_width = data["feature_width"] if meta.get("dense_map") else None
@@ -308,6 +308,40 @@ def _restore(manager: ocp.CheckpointManager, step: int) -> Restored:
         encoders=data["encoders"],
         dense_map=np.asarray(arrays["prototypes"]["dense_map"]) if "dense_map" in words else None,
     )
+
+
+def _of_published(workdir: str | Path) -> Restored:
+    """UserError where parameters are not those of the head that its settings describe."""
+    published = read_published(workdir)
+    about = published.about
+    config, data = ConfigDict(_tuples(about["config"])), about["data"]
+    wanted, found = (
+        {name: list(x.shape) for name, x in dotted(each)} for each in (_head_shapes(config, data), published.params)
+    )
+    if found != wanted:
+        raise UserError(
+            f"{workdir}: has parameters {found}, but its settings are of a head with {wanted}; export it again"
+        )
+    return Restored(
+        params=jax.tree.map(jnp.asarray, published.params),
+        head=head_config(config),
+        ontology=Ontology.from_json(about["ontology"], str(workdir)),
+        prototypes=published.prototypes,
+        config=config,
+        step=about["step"],
+        temperature=about["temperature"],
+        feature_width=data["feature_width"],
+        grid_hw=tuple(data["grid_hw"]),
+        encoders=data["encoders"],
+        dense_map=published.dense_map,
+    )
+
+
+def _head_shapes(config: ConfigDict, data: dict[str, Any]) -> Any:
+    """The tree of the head's parameters, as shapes; data: widths, as checkpoints keep them."""
+    head = make_head(head_config(config), data["text_width"], jax.default_backend())
+    features = jnp.zeros((1, 1, data["feature_width"]))
+    return jax.eval_shape(head.init, jax.random.key(0), features, jnp.ones((1, 1), bool))["params"]
 
 
 def _word_shapes(prototypes: tuple[int, ...], mapped_width: int | None) -> dict[str, NDArray[np.float32]]:

@@ -75,6 +75,8 @@ def open_run(workdir: str | Path | Run) -> Run:
     """The RUN at a path or a url. UserError when a url cannot be reached, and when its bucket does not exist."""
     if isinstance(workdir, Run):
         return workdir
+    if str(workdir).startswith("hf://"):
+        raise UserError(f"{workdir}: is read only; train and evaluate in a RUN of your own, and export it there again")
     return RemoteRun(str(workdir)) if is_remote(workdir) else Run(Path(workdir))
 
 

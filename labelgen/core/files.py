@@ -73,15 +73,20 @@ def _decoded(path: Path) -> str:
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """The fields of a JSON file; UserError, with `fix`, when it is missing or no JSON object."""
+    fields = read_any_json(path, fix)
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a JSON object; {fix}")
+    return fields
+
+
+def read_any_json(path: Path, fix: str) -> Any:
+    """What a JSON file holds; UserError, with `fix`, when it is missing or no JSON."""
     try:
-        fields = json.loads(_decoded(path))
+        return json.loads(_decoded(path))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {fix}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"{path}: not JSON; {fix}") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a JSON object; {fix}")
-    return fields
 
 
 def digest(value: Any) -> str:

@@ -12,7 +12,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import check_same, read_json, write_json
 
 FILE = "made_by.json"
-_WRITTEN = ("masks", "confidence", "overlays", "coco", "labelme", "cvat", "yolo")
+_WRITTEN = ("masks", "confidence", "overlays", "coco", "labelme", "cvat", "yolo", "fiftyone")
 _FIX = "take another --out, or delete it"
 
 

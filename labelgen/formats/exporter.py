@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import BACKGROUND, STUFF, THING, Ontology
+from labelgen.formats.fiftyone import FiftyoneWriter
 from labelgen.formats.palette import palette
 from labelgen.formats.writers import (
     Annotated,
@@ -30,6 +31,7 @@ FORMATS: dict[str, Callable[[Path, Sequence[ClassInfo]], Writer]] = {
     "labelme": LabelmeWriter,
     "cvat": CvatWriter,
     "yolo": YoloWriter,
+    "fiftyone": FiftyoneWriter,
 }
 
 

@@ -1,4 +1,4 @@
-"""Label maps that a person drew, in whatever files: PNGs, a COCO json, LabelMe's files, CVAT's xml, panoptic PNGs.
+"""Label maps that a person drew, in whatever files: PNGs, COCO's json, LabelMe's, Label Studio's, CVAT's xml, and more.
 
 What is read is what labelgen.formats writes, in the classes of the words, and what tools make of it: names of pictures
 with other folders in front, other ids, other orders of classes, palettes and legends of their own. UserErrors name the
@@ -7,6 +7,7 @@ file.
 
 import contextlib
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from labelgen.sources.coco_masks import mask_of
 from labelgen.sources.coco_panoptic import panoptic_truth
 from labelgen.sources.cvat import CvatXml
 from labelgen.sources.drawn import WITHOUT, Classes, Corrections, DrawnMap, label_files
+from labelgen.sources.label_studio import LabelStudioJson
 from labelgen.sources.labelme import LabelmeFolder
 from labelgen.sources.legends import (
     CLASSES,
@@ -43,10 +45,11 @@ EMPTY = "with an empty segmentation left out"
 UNDER = "with background taken as unlabelled, which the words do not have"
 EIGHT_BITS = "of 8 bits with 255 taken as unlabelled, which is a class in 16"
 _EXPORT = "export it again as COCO's json of instances"
+_TASK_PNG = re.compile(r"task-\d+-annotation-\d+-by-")
 
 
 def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = ()) -> Corrections:
-    """What lies in a folder: PNGs, LabelMe's files, or one file of COCO or CVAT, which may be named itself.
+    """What lies in a folder: PNGs, LabelMe's or Label Studio's files, or one file of COCO or CVAT. A file may be named.
 
     colours: of the classes in PNGs of labelgen.export's, where these come without classes.json. UserError when there is
     nothing, and where there are several kinds, as labelgen.export writes them.
@@ -57,13 +60,17 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
         raise UserError(f"{place}: no such folder of corrected labels; fix --labels_from")
     kinds = {path: kind for path in label_files(place, "json", "xml") if (kind := _kind(path))}
     drawn = [path for path, kind in kinds.items() if kind == "labelme"]
-    single = [path for path, kind in kinds.items() if kind != "labelme" and not _beside_semantic(path)]
+    tasks = [path for path, kind in kinds.items() if kind == "label-studio"]
+    several = ("labelme", "label-studio")
+    single = [path for path, kind in kinds.items() if kind not in several and not _beside_semantic(path)]
     pngs = _pngs(place, kinds)
     paths = [_inside(place, "masks", "SegmentationClass")] * bool(pngs)
-    paths += [_inside(place, "labelme")] * bool(drawn) + single
+    paths += [_inside(place, "labelme")] * bool(drawn)
+    paths += (tasks if len(tasks) < 2 else [place]) + single
     if not paths:
         raise UserError(
-            f"{place}: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export, or take CVAT's xml"
+            f"{place}: no PNG, no json of LabelMe, COCO or Label Studio in it; write some with labelgen.export, or "
+            "take CVAT's xml"
         )
     if len(paths) > 1:
         if len(set(paths)) == 1:
@@ -75,9 +82,13 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
         fix = f"name those that were corrected: --labels_from={other}" if other else "give each a folder of its own"
         fix += f", or take {other} away for those in {place}" if other and place in paths else ""
         raise UserError(f"{place}: has labels in {' and '.join(map(str, paths))}; {fix}")
+    if pngs and (strange := _of_tasks(paths[0])):
+        raise UserError(
+            f"{strange[0]}: a PNG of Label Studio's, which names no photo; export the same as *JSON* (not MIN)"
+        )
     if pngs:
         return PngFolder(paths[0], words, colours)
-    return LabelmeFolder(paths[0], words) if drawn else _OF_KIND[kinds[paths[0]]](paths[0], words)
+    return (LabelmeFolder if drawn else LabelStudioJson if tasks else _OF_KIND[kinds[paths[0]]])(paths[0], words)
 
 
 def _of_file(path: Path, words: Ontology) -> Corrections:
@@ -88,7 +99,7 @@ def _of_file(path: Path, words: Ontology) -> Corrections:
     if kind:
         return _OF_KIND[kind](path, words)
     fix = "name the folder that the masks lie in" if path.suffix.lower() == ".png" else _EXPORT
-    raise UserError(f"{path}: no json of COCO's or LabelMe's, and no xml of CVAT's for images; {fix}")
+    raise UserError(f"{path}: no json of COCO's, LabelMe's or Label Studio's, no xml of CVAT's for images; {fix}")
 
 
 def _inside(place: Path, *names: str) -> Path:
@@ -97,7 +108,8 @@ def _inside(place: Path, *names: str) -> Path:
 
 
 def _kind(path: Path) -> str:
-    """ "coco", "panoptic", "labelme", "cvat", or "" for what has no labels. What is broken passes for what it seems."""
+    """ "coco", "panoptic", "labelme", "label-studio", "cvat", or "" for what has no labels. What is broken passes for
+    what it seems."""
     if path.suffix.lower() == ".xml":
         try:
             first = next(ElementTree.iterparse(path, ["start"]))[1].tag
@@ -120,6 +132,8 @@ def _kind(path: Path) -> str:
         keys = {"shapes"} if b'"shapes"' in content else {"annotations"}
     if "shapes" in keys:
         return "labelme"
+    if {"data", "annotations"} <= keys - {"images"} or {"annotation_id", "annotator"} <= keys:  # the second is MIN
+        return "label-studio"
     return "" if not keys & {"annotations", "images"} else "panoptic" if panoptic else "coco"
 
 
@@ -135,6 +149,8 @@ def _pngs(place: Path, kinds: Mapping[Path, str]) -> list[Path]:
     label map names the colours.
     """
     root = _inside(place, "masks", "SegmentationClass")
+    if "label-studio" in kinds.values() and _of_tasks(root):
+        return []  # the same brushes as in the json, which knows their photos
     apart = {path.with_suffix("") for path, kind in kinds.items() if kind == "panoptic"}
     photos = {path.with_suffix("") for path, kind in kinds.items() if kind == "labelme"}
     pngs = [
@@ -148,6 +164,11 @@ def _pngs(place: Path, kinds: Mapping[Path, str]) -> list[Path]:
     if not kinds or (legend and is_foreign(legend)):
         return pngs
     return [path for path in pngs if not _is_coloured(path)]
+
+
+def _of_tasks(folder: Path) -> list[Path]:
+    """Label Studio's PNGs of brushes, a label of a task each: they name no photo."""
+    return [path for path in label_files(folder, "png") if _TASK_PNG.match(path.name)]
 
 
 def _is_coloured(path: Path) -> bool:
@@ -282,5 +303,6 @@ _OF_KIND: dict[str, Callable[[Path, Ontology], Corrections]] = {
     "coco": CocoJson,
     "panoptic": PanopticJson,
     "labelme": LabelmeFolder,
+    "label-studio": LabelStudioJson,
     "cvat": CvatXml,
 }

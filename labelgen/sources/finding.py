@@ -177,7 +177,7 @@ def _is_legend(path: Path) -> bool:
 
 def _exported(folder: Path) -> bool:
     """Whether predict wrote there in other formats than PNG."""
-    others = ("coco/semantic.json", "cvat/annotations.xml", "yolo/data.yaml", "labelme")
+    others = ("coco/semantic.json", "cvat/annotations.xml", "yolo/data.yaml", "labelme", "fiftyone/classes.json")
     return (folder / "failures.jsonl").is_file() and any((folder / name).exists() for name in others)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
-from labelgen.labels.corrected import match
+from labelgen.labels.matching import match
 from labelgen.sources.corrections import open_corrections
 from tests.worlds.labelgen_run import edit_mask as edit
 from tests.worlds.labelgen_run import label_rows as rows
@@ -97,7 +97,7 @@ def both(out: Path) -> str:
 def nothing(out: Path) -> str:
     for path in (out / "masks/train").glob("*"):
         path.unlink()
-    return "masks: no PNG, no json of LabelMe or COCO in it; write some with labelgen.export"
+    return "masks: no PNG, no json of LabelMe, COCO or Label Studio in it; write some with"
 
 
 @pytest.mark.parametrize("spoil", [unknown_index, unknown_class, other_size, no_photo, twice, coloured, both, nothing])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from labelgen.core.ontology import parse_words
-from labelgen.labels.corrected import match
+from labelgen.labels.matching import match
 from labelgen.sources.corrections import open_corrections
 
 RECORDED = Path(__file__).with_name("recorded")
