@@ -138,7 +138,10 @@ def write_split(
 
     meaning: the protocol; groups: eval.groups.
     """
-    rows = {reading: scores(counts, names, groups).to_json() for reading, counts in tally.counts.items()}
+    rows = {
+        reading: scores(counts, names, groups, tally.bands[reading]).to_json()
+        for reading, counts in tally.counts.items()
+    }
     quotients = ratios({reading: row["miou"] for reading, row in rows.items()})
     titled = {reading.title: row for reading, row in rows.items()}
     rounded = {name: round(value, 4) for name, value in quotients.items()}

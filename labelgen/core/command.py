@@ -223,11 +223,12 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Lines of text: one a reading with its scores (metrics.Scores.to_json), those of groups beside mIoU."""
     groups = list(next(iter(rows.values()), {}).get("groups", {}))
     width = max([len(title), *(len(name) + 2 for name in rows)])
-    lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + "  pixel acc.  coverage"]
+    lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + " boundary  pixel acc.  coverage"]
     for name, row in rows.items():
         means = "".join(_figure(row["groups"][group], 9) for group in groups)
         accuracy, coverage = row["pixel_accuracy"], row["coverage"]
-        lines.append(f"{'  ' + name:{width}s}{_figure(row['miou'], 7)}{means}{accuracy:12.3f}{coverage:10.3f}")
+        edges = _figure(row["boundary_iou"], 9)
+        lines.append(f"{'  ' + name:{width}s}{_figure(row['miou'], 7)}{means}{edges}{accuracy:12.3f}{coverage:10.3f}")
     return "\n".join(lines)
 
 

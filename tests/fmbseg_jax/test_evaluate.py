@@ -14,7 +14,7 @@ from labelgen.core.config import load_config
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
-from tests.worlds.reference import confusion, pixel_logits
+from tests.worlds.reference import band_counts, confusion, pixel_logits
 from tests.worlds.run import write_run
 
 
@@ -58,6 +58,20 @@ def test_head_is_counted_as_by_hand(result: Any) -> None:
     expected = miou([argmax(tiny.embeddings(p), p) for p in range(5)])
     assert 0.8 < expected < 1
     assert result["readings"]["head"]["miou"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_edges_are_counted_as_by_hand(result: Any, run: Path) -> None:
+    photos = [(tiny.truth(p).label_map, argmax(tiny.embeddings(p), p)) for p in range(5)]
+    bands = sum(band_counts(truth, said, 3, 1) for truth, said in photos)  # .02 of 40 px is one pixel
+    iou = bands[0] / (bands[1] + bands[2] - bands[0])
+    row = result["readings"]["head"]
+    assert 0 < iou.mean() < row["miou"]
+    assert row["boundary_iou"] == pytest.approx(iou.mean(), abs=1e-5)
+    assert [row["per_class_boundary"][name] for name in ONTOLOGY.names] == pytest.approx(iou, abs=1e-5)
+    assert result["readings"]["head, refined"]["boundary_iou"] == 1
+    with np.load(run / "eval/eval.npz") as file:
+        at = file["readings"].tolist().index("head")
+        np.testing.assert_array_equal(file["bands"][at], bands)
 
 
 def test_dense_clip_in_two_readings(result: Any) -> None:
