@@ -84,7 +84,7 @@ class Tally:
         all_hosts = Tally(self._classes)
         titles = [reading.title for reading in self.counts]
         readings = [*map(Reading.parse, next(filter(None, hosts.gather(titles)), []))]  # a host may have had no photo
-        nothing, none = (np.zeros(shape, np.int64) for shape in ((self._classes, self._classes + 1), (3, self._classes)))
+        nothing, none = np.zeros((self._classes, self._classes + 1), np.int64), np.zeros((3, self._classes), np.int64)
         all_hosts.counts = {reading: hosts.total(self.counts.get(reading, nothing)) for reading in readings}
         all_hosts.bands = {reading: hosts.total(self.bands.get(reading, none)) for reading in readings}
         all_hosts.photos = sorted((row, name, each) for part in hosts.gather(self.photos) for row, name, each in part)

@@ -223,7 +223,8 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Lines of text: one a reading with its scores (metrics.Scores.to_json), those of groups beside mIoU."""
     groups = list(next(iter(rows.values()), {}).get("groups", {}))
     width = max([len(title), *(len(name) + 2 for name in rows)])
-    lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + " boundary  pixel acc.  coverage"]
+    heads = "".join(f"{name:>9s}" for name in (*groups, "boundary"))
+    lines = [f"{title:{width}s}   mIoU{heads}  pixel acc.  coverage"]
     for name, row in rows.items():
         means = "".join(_figure(row["groups"][group], 9) for group in groups)
         accuracy, coverage = row["pixel_accuracy"], row["coverage"]
