@@ -6,7 +6,8 @@
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
 classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
-dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
+dense map (fmbseg_jax.runs.dense_map). --sharpen draws edges by the photo's colours. Writes into MASKS, as --format
+says:
 
     masks/ID.png        png: class index a pixel, exactly the photo's size (palette PNG; 16-bit grey beyond 255 classes)
     classes.json        png: name -> index, colour, words
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg_jax.inference.embedder import Embedder, Towers, check_fits
-from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, sharpened_classes
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
@@ -61,6 +62,7 @@ from labelgen.sources.photos import Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Failure = dict[str, str]
 
 
@@ -109,10 +111,10 @@ def main(args: argparse.Namespace) -> int:
         classes = class_infos(vocabulary.ontology, names, groups)
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, towers, args.photos)
-    background = Background(threshold, restored.temperature) if threshold else None
-    made_by = maker(restored, vocabulary, classes, threshold)
+    sharpen = args.sharpen if args.sharpen is not None else restored.config.eval.get("sharpen", False)
+    made_by = maker(restored, vocabulary, classes, threshold, sharpen)
     claim(Path(args.out), made_by, classes)
-    out = Masks(Path(args.out), classes, formats)
+    out = Masks(Path(args.out), classes, formats, sharpen)
     embed = Embedder(restored, batch_size=1)
     if vocabulary.new:
         hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(vocabulary.new)}")
@@ -120,7 +122,7 @@ def main(args: argparse.Namespace) -> int:
     for item in timed(photos.rows, times):
         with times("head"):
             patches = vocabulary(embed([item.row])[0], None if vocabulary.by_head else embed.dense(item.row))
-            label_map = pixel_classes(*patches, item.row.size_hw, None, background)
+            label_map = labelled(patches, item, restored.temperature, threshold, sharpen)
         with times("write"):
             out.write(item, label_map)
         progress.add()
@@ -141,7 +143,19 @@ def start(args: argparse.Namespace) -> None:
         hosts.say(line)
 
 
-def maker(restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], threshold: float) -> dict[str, Any]:
+def labelled(
+    answered: tuple[Floats, Floats, tuple[int, ...]], item: Item, temperature: float, threshold: float, sharpen: bool
+) -> NDArray[np.uint16]:
+    """Class of each pixel [H, W]; sharpened where the picture is at hand. answered: as `Asked` gives it."""
+    if sharpen and item.image is not None:
+        return sharpened_classes(*answered, item.image, temperature, threshold)
+    background = Background(threshold, temperature) if threshold else None
+    return pixel_classes(*answered, item.row.size_hw, None, background)
+
+
+def maker(
+    restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], threshold: float, sharpen: bool
+) -> dict[str, Any]:
     """What masks are made by, JSON-able: the head and the words."""
     return {
         "command": "fmbseg_jax.predict",
@@ -150,6 +164,7 @@ def maker(restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], t
         "classes": ", ".join(info.name for info in classes),
         "words": vocabulary.ontology.to_json(),
         "background_threshold": threshold,
+        **({"sharpened": True} if sharpen else {}),
     }
 
 
@@ -266,8 +281,8 @@ def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:
 class Masks:
     """The folder of masks: writes each photo's, counts, and ends with what is about all photos."""
 
-    def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str]) -> None:
-        self._folder, self._formats = folder, formats
+    def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str], sharpen: bool) -> None:
+        self._folder, self._formats, self._sharpen = folder, formats, sharpen
         self._export = Export(folder, formats, classes)
         self._colours = np.array([info.colour for info in classes], np.uint8)
         self._masks = self._overlays = 0
@@ -312,6 +327,8 @@ class Masks:
         gone = counts["masks"] - counts["overlays"] - replaced
         said = f"; skipped {skipped} photos{see}" * bool(skipped)
         said += f"; {replaced} pictures are others than were encoded, no overlays{see}" * bool(replaced)
+        plain = counts["masks"] - counts["overlays"]
+        said += f"; {plain} masks are not sharpened, for want of their pictures" * bool(self._sharpen and plain)
         some = counts["overlays"] or replaced
         return said + f"; {gone} pictures are not at photos.root any more, no overlays" * bool(gone and some)
 
@@ -340,6 +357,11 @@ def arguments() -> argparse.ArgumentParser:
         type=probability,
         metavar="P",
         help="pixels whose best class is less probable are `background`; 0: none (default: eval.background_threshold)",
+    )
+    flags.add_argument(
+        "--sharpen",
+        action=argparse.BooleanOptionalAction,
+        help="edges by the photo's colours (PAMR); needs the photos (default: eval.sharpen of the RUN)",
     )
     flags.add_argument("--weights_dir", metavar="FOLDER", help="where the weights are now (default: as when trained)")
     flags.add_argument(

@@ -23,6 +23,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from fmbseg_jax.inference.label_maps import SHARPEN_PX
+from fmbseg_jax.inference.sharpening import DILATIONS, ITERATIONS
 from fmbseg_jax.reporting.readings import Reading
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored
@@ -49,6 +51,10 @@ def class_names(ontology: Ontology, threshold: float) -> tuple[str, ...]:
     return *ontology.names, BACKGROUND
 
 
+SHARPENING = (
+    f"PAMR, {ITERATIONS} iterations, dilations {', '.join(map(str, DILATIONS))}, on probabilities of patches, bilinear "
+    f"to the photo's size, {SHARPEN_PX} px a side at most"
+)
 PhotoScores = dict[str, tuple[float, float]]
 """Title of a reading -> (mIoU, pixel accuracy) of one photo."""
 
@@ -155,6 +161,7 @@ def protocol(
         "boundary IoU": f"bands of {DILATION_RATIO} of the diagonal; pixels without truth in no band and no edge",
         "present classes": {"from": "crops, thresholds of the config, the same for all photos", **config.presence},
         "refined": {"vote": "majority in each SAM mask, small over large", "min_iou": config.eval.refine_min_iou},
+        **({"sharpened": SHARPENING} if config.eval.sharpen else {}),
     }
 
 
