@@ -191,7 +191,8 @@ def with_photos(folder: Path) -> tuple[str, dict[int, np.ndarray]]:
     config = folder / "config.py"
     config.write_text(
         "from ml_collections import ConfigDict\nfrom configs.default import get_config as default\n\n"
-        "def get_config():\n    config = default()\n    config.eval.splits = ('eval',)\n    config.eval.sharpen = True\n"
+        "def get_config():\n    config = default()\n    config.eval.splits = ('eval',)\n"
+        "    config.eval.sharpen = True\n"
         f"    config.photos.root = {str(folder)!r}\n"
         "    config.photos.splits = ConfigDict({'eval': {'photos': 'photos', 'masks': ''}})\n    return config\n"
     )

@@ -1,7 +1,7 @@
 """Maps sharpened by a photo's colours, beside what the authors' published code made of the same input.
 
-pamr_outside.npz: `python -m tests.fmbseg_jax.inference.test_sharpening PAMR.PY` writes it anew, of models/mods/pamr.py of
-github.com/visinf/1-stage-wseg (commit d905fca, Apache-2.0), 10 iterations, dilations 1, 2, 4, 8, 12, 24.
+pamr_outside.npz: `python -m tests.fmbseg_jax.inference.test_sharpening PAMR.PY` writes it anew, of models/mods/pamr.py
+of github.com/visinf/1-stage-wseg (commit d905fca, Apache-2.0), 10 iterations, dilations 1, 2, 4, 8, 12, 24.
 """
 
 import runpy
