@@ -141,4 +141,5 @@ def get_config() -> ConfigDict:
     config.eval.groups = ConfigDict()  # group -> class names whose mean IoU is reported, e.g. stuff and things
     config.eval.batch_size = 8
     config.eval.refine_min_iou = 0.8  # masks below this predicted IoU do not vote in `refined`
+    config.eval.sharpen = False  # edges drawn by the photo's colours (PAMR): a row of evaluate, and what predict writes
     return config

@@ -4,7 +4,8 @@
 
 Restores from RUN alone; DATA gives patch features, evidence and truth. One row of the table is one reading: dense CLIP
 of each variant, unfiltered and within the classes found present; the head; the head with a vote inside SAM's masks
-(`refined`). Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
+(`refined`); with eval.sharpen the head with edges by the photo's colours, for which the photos must be where the config
+says. Every reading is resized bilinearly to the photo's size and counted in one confusion matrix a split.
 Writes RUN/eval/SPLIT.json, the protocol beside the scores, and SPLIT.npz, the matrices and each photo's scores. Over
 several hosts (--config.distributed) each counts its share of the photos and the matrices are summed: the same figures
 to the last digit.
@@ -25,28 +26,55 @@ from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
 from fmbseg_jax.inference.embedder import Embedder, check_fits
-from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, refined, sharpened_classes
 from fmbseg_jax.inference.other_words import Asked, split_words
 from fmbseg_jax.reporting.evaluation import Tally, class_names, protocol, summary
-from fmbseg_jax.reporting.readings import HEAD, REFINED, Reading, dense_clip, ratios
+from fmbseg_jax.reporting.readings import HEAD, REFINED, SHARPENED, Reading, dense_clip, ratios
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, restore_run
 from fmbseg_jax.runs.run_folder import Run, open_run
 from fmbseg_jax.runs.settings import hosts_config
 from labelgen.core.command import command, command_line, parser, table
 from labelgen.core.config import load_config
-from labelgen.core.errors import UserError
+from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_json
 from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, FeatureRow, check_same_photo
 from labelgen.data.staging import open_data
+from labelgen.data.thumbnail import is_same
+from labelgen.formats.exporter import split_source
 from labelgen.labels.free_labels import LabelSettings
 from labelgen.labels.presence import PresenceSettings, detect
 from labelgen.labels.scores import TruthReader, check_groups, scores
 
 Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
+
+
+class Pictures:
+    """The photos of a split as they were encoded, for eval.sharpen."""
+
+    def __init__(self, photos: ConfigDict, split: str) -> None:
+        """UserError where they are not there any more."""
+        self._where = f"the photos of {split} at photos.root = {photos.root!r}"
+        self._source = split_source(photos, split)
+        if self._source is None:
+            raise UserError(f"eval.sharpen: {self._where} cannot be found; {_WITHOUT}")
+
+    def __call__(self, row: FeatureRow) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3]. UserError where it is gone, or another one than was encoded."""
+        assert self._source is not None
+        try:
+            image = self._source.load(row.photo_id).image
+        except (PhotoError, KeyError):
+            raise UserError(f"eval.sharpen: {self._where} lack {row.photo_id}; {_WITHOUT}") from None
+        if not is_same(image, row.size_hw, row.thumbnail):
+            raise UserError(f"eval.sharpen: {self._where}: {row.photo_id} is another than was encoded; {_WITHOUT}")
+        return image
+
+
+_WITHOUT = "put the photos back, or evaluate without: --config.eval.sharpen=False"
 
 
 @dataclass(frozen=True)
@@ -59,8 +87,14 @@ class Readings:
     times: StageTimes
     background: Background | None = None
     """By a threshold, for the head; dense CLIP has the same with presence.dense_temperature."""
+    pictures: Pictures | None = None
+    """For eval.sharpen."""
+    temperature: float = 1.0
+    """Of the head's probabilities."""
 
-    def __call__(self, z: Array, dense_z: Array | None, evidence: EvidenceRow) -> dict[Reading, LabelMap]:
+    def __call__(
+        self, row: FeatureRow, z: Array, dense_z: Array | None, evidence: EvidenceRow
+    ) -> dict[Reading, LabelMap]:
         """Reading -> class per pixel [H, W], from the photo's evidence and its embeddings [h', w', E] by the head and,
         where words are new to it, by the RUN's dense map."""
         size, ontology, prototypes = evidence.size_hw, self.vocabulary.ontology, self.vocabulary.prototypes
@@ -79,6 +113,12 @@ class Readings:
             maps[HEAD.within_present] = pixel_classes(*answered, size, present, self.background)
         with self.times("refine"):
             maps[REFINED] = refined(maps[HEAD], evidence.masks, self.refine_min_iou)
+        if self.pictures:
+            with self.times("read"):
+                image = self.pictures(row)
+            threshold = self.background.threshold if self.background else 0.0
+            with self.times("sharpen"):
+                maps[SHARPENED] = sharpened_classes(*answered, image, self.temperature, threshold)
         return maps
 
 
@@ -122,13 +162,20 @@ def evaluate_split(
     vocabulary = Asked(restored, words.ontology, words.prototypes)
     presence = LabelSettings.from_config(config).presence
     background = Background(threshold, restored.temperature) if threshold else None
-    readings = Readings(vocabulary, presence, config.eval.refine_min_iou, times, background)
+    pictures = Pictures(config.photos, split) if config.eval.sharpen else None
+    min_iou, temperature = config.eval.refine_min_iou, restored.temperature
+    readings = Readings(vocabulary, presence, min_iou, times, background, pictures, temperature)
+    before = times.total("sharpen")
     tally = count_split(data, split, embed, readings, truth, len(names), config.eval.batch_size)
     new = f"; new to the head: {', '.join(vocabulary.new)}" if vocabulary.new else ""
     meaning = protocol(data, split, restored, names, words.source + new, config)
     beyond = int(hosts.total(np.array([sum(truth.beyond.values())]))[0])
     meaning["truth"] = ", ".join(filter(None, [meaning["truth"], truth.said(beyond)]))
-    return write_split(run, split, tally, names, meaning, config.eval.groups)
+    failed = write_split(run, split, tally, names, meaning, config.eval.groups)
+    if pictures:
+        spent = hosts.total(np.array([times.total("sharpen") - before]))[0]
+        hosts.say(f"  {spent / max(1, data.count(split)):.2f} s a photo to sharpen")
+    return failed
 
 
 def write_split(
@@ -138,7 +185,10 @@ def write_split(
 
     meaning: the protocol; groups: eval.groups.
     """
-    rows = {reading: scores(counts, names, groups).to_json() for reading, counts in tally.counts.items()}
+    rows = {
+        reading: scores(counts, names, groups, tally.bands[reading]).to_json()
+        for reading, counts in tally.counts.items()
+    }
     quotients = ratios({reading: row["miou"] for reading, row in rows.items()})
     titled = {reading.title: row for reading, row in rows.items()}
     rounded = {name: round(value, 4) for name, value in quotients.items()}
@@ -175,7 +225,7 @@ def count_split(
             with readings.times("read"):
                 seen, true = EvidenceRow.decode(evidence[i]), truth[i]
                 check_same_photo(split, i, row.photo_id, seen.photo_id, true.photo_id)
-            maps = readings(z, None if readings.vocabulary.by_head else embed.dense(row), seen)
+            maps = readings(row, z, None if readings.vocabulary.by_head else embed.dense(row), seen)
             with readings.times("count"):
                 tally.add(i, row.photo_id, true.label_map, maps)
             progress.add()

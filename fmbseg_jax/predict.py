@@ -6,7 +6,8 @@
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
 classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
-dense map (fmbseg_jax.runs.dense_map). Writes into MASKS, as --format says:
+dense map (fmbseg_jax.runs.dense_map). --sharpen draws edges by the photo's colours. Writes into MASKS, as --format
+says:
 
     masks/ID.png        png: class index a pixel, exactly the photo's size (palette PNG; 16-bit grey beyond 255 classes)
     classes.json        png: name -> index, colour, words
@@ -41,7 +42,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg_jax.inference.embedder import Embedder, Towers, check_fits
-from fmbseg_jax.inference.label_maps import Background, pixel_classes
+from fmbseg_jax.inference.label_maps import Background, pixel_classes, sharpened_classes
 from fmbseg_jax.inference.large import predict_tiles, stitch
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.inference.tiles import tiling
@@ -70,6 +71,7 @@ from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import mask_folders, photo_folders
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Failure = dict[str, Any]
 
 
@@ -135,12 +137,12 @@ def main(args: argparse.Namespace) -> int:
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
         photos = encoded(restored, args.data) if args.data else on_the_fly(restored, asking.towers, args, formats)
     claim(Path(args.out), made_by, asking.classes)
-    out = Masks(Path(args.out), asking.classes, formats)
+    out = Masks(Path(args.out), asking.classes, formats, asking.sharpen)
     out.keep(photos)
     progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
-            label_map = pixel_classes(*asking.patches(item.row), item.row.size_hw, None, asking.background)
+            label_map = asking.label_map(item)
         with times("write"):
             out.write(item, label_map, photos.predicted)
         progress.add()
@@ -159,6 +161,7 @@ class Asking:
     vocabulary: Asked
     classes: Sequence[ClassInfo]
     threshold: float
+    sharpen: bool
     embed: Embedder
 
     @staticmethod
@@ -172,7 +175,8 @@ class Asking:
         vocabulary = Asked(restored, *wanted_words(restored, towers, args.words))
         names, groups = class_names(vocabulary.ontology, threshold), restored.config.eval.get("groups", {})
         classes = class_infos(vocabulary.ontology, names, groups)
-        return Asking(restored, towers, vocabulary, classes, threshold, Embedder(restored, batch_size=1))
+        sharpen = args.sharpen if args.sharpen is not None else restored.config.eval.get("sharpen", False)
+        return Asking(restored, towers, vocabulary, classes, threshold, sharpen, Embedder(restored, batch_size=1))
 
     @property
     def background(self) -> Background | None:
@@ -181,12 +185,19 @@ class Asking:
 
     def made_by(self) -> dict[str, Any]:
         """What masks are made by."""
-        return maker(self.restored, self.vocabulary, self.classes, self.threshold)
+        return maker(self.restored, self.vocabulary, self.classes, self.threshold, self.sharpen)
 
     def patches(self, row: FeatureRow) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[int, ...]]:
         """Patches, prototypes and word_class of a photo, as `pixel_classes` takes them."""
         by_head = self.vocabulary.by_head
         return self.vocabulary(self.embed([row])[0], None if by_head else self.embed.dense(row))
+
+    def label_map(self, item: Item) -> NDArray[np.uint16]:
+        """Class of each pixel [H, W]; sharpened where the picture is at hand."""
+        answered = self.patches(item.row)
+        if self.sharpen and item.image is not None:
+            return sharpened_classes(*answered, item.image, self.restored.temperature, self.threshold)
+        return pixel_classes(*answered, item.row.size_hw, None, self.background)
 
     def scores(self, image: Pixels) -> NDArray[np.float32]:
         """float32 [h, w, C] of a tile uint8 [H, W, 3]."""
@@ -198,6 +209,8 @@ def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -
     """One picture of any size, in tiles."""
     if args.format != "png" or args.distributed != hosts.OFF:
         raise UserError("--picture: writes GeoTIFF and GeoJSON, in one process: leave --format and --distributed out")
+    if asking.sharpen:
+        raise UserError("--picture: is not sharpened by its colours; --no-sharpen")
     towers, out = asking.towers, Path(args.out)
     if (out / Path(args.picture).with_suffix(".tif").name).resolve() == Path(args.picture).resolve():
         raise UserError(f"--out={out}: the mask would take the place of the picture; name another folder")
@@ -238,7 +251,9 @@ def start(args: argparse.Namespace) -> None:
         hosts.say(line)
 
 
-def maker(restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], threshold: float) -> dict[str, Any]:
+def maker(
+    restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], threshold: float, sharpen: bool
+) -> dict[str, Any]:
     """What masks are made by, JSON-able: the head and the words."""
     return {
         "command": "fmbseg_jax.predict",
@@ -247,6 +262,7 @@ def maker(restored: Restored, vocabulary: Asked, classes: Sequence[ClassInfo], t
         "classes": ", ".join(info.name for info in classes),
         "words": vocabulary.ontology.to_json(),
         "background_threshold": threshold,
+        **({"sharpened": True} if sharpen else {}),
     }
 
 
@@ -381,8 +397,8 @@ def timed(rows: Iterator[Item], times: StageTimes) -> Iterator[Item]:
 class Masks:
     """The folder of masks: writes each photo's, counts, and ends with what is about all photos."""
 
-    def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str]) -> None:
-        self._folder, self._formats = folder, formats
+    def __init__(self, folder: Path, classes: Sequence[ClassInfo], formats: Sequence[str], sharpen: bool) -> None:
+        self._folder, self._formats, self._sharpen = folder, formats, sharpen
         self._export = Export(folder, formats, classes)
         self._classes = len(classes)
         self._colours = np.array([info.colour for info in classes], np.uint8)
@@ -444,6 +460,8 @@ class Masks:
         gone = counts["masks"] - counts["overlays"] - replaced
         said = f"; skipped {skipped} photos{see}" * bool(skipped)
         said += f"; {replaced} pictures are others than were encoded, no overlays{see}" * bool(replaced)
+        plain = counts["masks"] - counts["overlays"]
+        said += f"; {plain} masks are not sharpened, for want of their pictures" * bool(self._sharpen and plain)
         some = counts["overlays"] or replaced
         return said + f"; {gone} pictures are not at photos.root any more, no overlays" * bool(gone and some)
 
@@ -515,6 +533,11 @@ def arguments() -> argparse.ArgumentParser:
         type=probability,
         metavar="P",
         help="pixels whose best class is less probable are `background`; 0: none (default: eval.background_threshold)",
+    )
+    flags.add_argument(
+        "--sharpen",
+        action=argparse.BooleanOptionalAction,
+        help="edges by the photo's colours (PAMR); needs the photos (default: eval.sharpen of the RUN)",
     )
     flags.add_argument("--weights_dir", metavar="FOLDER", help="where the weights are now (default: as when trained)")
     flags.add_argument(

@@ -26,7 +26,7 @@ from labelgen.core.command import command, parser
 from labelgen.core.files import read_json
 
 Row = dict[str, list[float]]
-FIGURES = ("miou", "pixel_accuracy", "coverage")
+FIGURES = ("miou", "boundary_iou", "pixel_accuracy", "coverage")
 LABELS = ("dense CLIP, labelled pixels", "stage 1.1", "stage 1.2", "merged, all pixels", "merged, labelled pixels")
 
 
@@ -76,7 +76,7 @@ def labels_table(path: Path) -> str:
 
 
 def _add(row: Row, scores: Mapping[str, Any]) -> None:
-    for name, value in [*((figure, scores[figure]) for figure in FIGURES), *scores["groups"].items()]:
+    for name, value in [*((name, scores[name]) for name in FIGURES if name in scores), *scores["groups"].items()]:
         row.setdefault(name, []).append(_number(value))
 
 
@@ -87,8 +87,9 @@ def _number(figure: float | None) -> float:
 def markdown(rows: dict[str, Row]) -> str:
     """Readings down, figures across."""
     columns = [name for name in next(iter(rows.values())) if name not in FIGURES]
-    columns = [FIGURES[0], *columns, *FIGURES[1:]]
-    heads = {"miou": "mIoU", "pixel_accuracy": "pixel acc."}
+    figures = [name for name in FIGURES if all(name in row for row in rows.values())]  # old files know no boundary
+    columns = [figures[0], *columns, *figures[1:]]
+    heads = {"miou": "mIoU", "boundary_iou": "boundary IoU", "pixel_accuracy": "pixel acc."}
     lines = ["| | " + " | ".join(heads.get(column, column) for column in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, row in rows.items():

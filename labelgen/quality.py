@@ -33,6 +33,7 @@ from labelgen.core.progress import Progress
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import EvidenceRow, LabelRow
 from labelgen.data.staging import open_data
+from labelgen.labels.boundaries import BoundaryCounter
 from labelgen.labels.free_labels import LabelSettings, Stages, label_stages
 from labelgen.labels.presence import Calibration, dense_logits
 from labelgen.labels.scores import Counts, TruthReader, check_groups, confusion, scores
@@ -90,6 +91,7 @@ def split_quality(
     settings = LabelSettings.from_config(config)
     names = words.ontology.names
     counts: dict[str, Counts] = {}
+    bands: dict[str, Counts] = {}
     pairs, without = np.zeros(3, np.int64), 0
     evidence_rows, truth_rows = data.reader("evidence", split), TruthReader(data, split, names, config.eval.truth)
     photos = min(len(evidence_rows), limit or len(evidence_rows))
@@ -105,11 +107,12 @@ def split_quality(
             seen = chain(seen, as_they_are(LabelRow.decode(corrected[i]), truth))
         for reading, against, prediction in seen:
             counts[reading] = counts.get(reading, 0) + confusion(against, prediction, len(names))
+            bands[reading] = bands.get(reading, 0) + BoundaryCounter(against, len(names)).counts(prediction)
         pairs += presence_pairs(truth, stages.presence.present)
         without += not (truth >= 0).any()
         progress.add(1)
     progress.close()
-    rows = {name: scores(c, names, config.eval.groups).to_json() for name, c in counts.items()}
+    rows = {name: scores(c, names, config.eval.groups, bands[name]).to_json() for name, c in counts.items()}
     found, said, true = (int(n) for n in pairs)
     presence = {"precision": _share(found, said), "recall": _share(found, true)}
     return {"readings": rows, "presence": presence, "photos_without_truth": without, "truth": truth_rows.said()}

@@ -1,16 +1,20 @@
-"""From patch embeddings to a class per pixel: logits of patches, bilinear to the photo's size, argmax; `refined`.
+"""From patch embeddings to a class per pixel: logits of patches, bilinear to the photo's size, argmax; `refined` by
+masks, sharpened by the photo's colours.
 
 Data flow: head (or dense CLIP) -> patch embeddings -> here -> label maps, which evaluate counts and predict writes.
 numpy, since photos differ in size and every new size would be compiled again.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.special import softmax
 
-from labelgen.core.geometry import bilinear_matrix
+from fmbseg_jax.inference.sharpening import sharpened
+from labelgen.core.geometry import bilinear_matrix, resize, to_pixels
 from labelgen.core.ontology import class_scores
 from labelgen.data import rle
 from labelgen.data.rle import MaskSet
@@ -19,6 +23,8 @@ Array = NDArray[np.float32]
 LabelMap = NDArray[np.uint16]
 
 CHUNK_BYTES = 32 << 20  # float32 logits of (classes, pixels) held at a time
+SHARPEN_PX = 640
+"""Longest side at which maps are sharpened: neighbours up to 24 px away, as peers take them at 448 px of short side."""
 
 
 class Background(NamedTuple):
@@ -80,6 +86,55 @@ def refined(label_map: LabelMap, masks: MaskSet, min_iou: float) -> LabelMap:
         here, inside = rle.unpacked(masks, i)  # one at a time: a large photo has hundreds
         np.copyto(painted[here], np.bincount(came_in[here][inside]).argmax(), where=inside, casting="unsafe")
     return out
+
+
+def sharpened_classes(
+    patches: Array,
+    prototypes: Array,
+    word_class: tuple[int, ...],
+    image: NDArray[np.uint8],
+    temperature: float,
+    threshold: float = 0.0,
+) -> LabelMap:
+    """The same of a photo uint8 [H, W, 3], its edges drawn by its colours: probabilities of patches at `temperature`,
+    bilinear, sharpened (fmbseg_jax.inference.sharpening) at SHARPEN_PX at most, bilinear to the photo's size.
+
+    threshold: pixels whose best class is less probable become class C.
+    """
+    size_hw, working = (image.shape[0], image.shape[1]), _at_most(image, SHARPEN_PX)
+    scores = class_scores(patches @ prototypes.T, np.asarray(word_class)).transpose(2, 0, 1)
+    probabilities = softmax(scores.astype(np.float64) / temperature, axis=0).astype(np.float32)
+    classes = may_win(probabilities.max((1, 2)))
+    maps = sharpened(to_pixels(probabilities[classes], (working.shape[0], working.shape[1])), working)
+    best, label_map = np.full(size_hw, -np.inf, np.float32), np.zeros(size_hw, np.uint16)
+    for rows, values in _resized_bands(maps, size_hw):
+        _keep_best(best[rows], label_map[rows], values, classes)
+    label_map[best < threshold] = len(probabilities)
+    return label_map
+
+
+def may_win(highest: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Which classes can be the most probable one of a pixel, ascending, of the highest probability of each anywhere.
+
+    Pixels are means of patches, so that none has more of a class than its highest, and the others share the rest: of n
+    classes that are left one has 1/n of it. The least are dropped as long as they are below that.
+    """
+    order = np.argsort(highest, kind="stable")
+    dropped = 0.0
+    for n, value in enumerate(highest[order].tolist()):
+        dropped += value
+        if value * (len(order) - n - 1) >= 1 - dropped:
+            return np.sort(order[n:])
+    return np.sort(order)
+
+
+def _at_most(image: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
+    """The photo [H, W, 3], made smaller where a side is longer."""
+    sides, longest = image.shape[:2], max(image.shape[:2])
+    if longest <= longest_px:
+        return image
+    height, width = (max(1, round(side * longest_px / longest)) for side in sides)
+    return resize(image, (height, width), Image.Resampling.BOX)
 
 
 def _class_chunks(classes: NDArray[np.int64], size_hw: tuple[int, int]) -> Iterator[NDArray[np.int64]]:

@@ -5,6 +5,7 @@ RUN/eval/SPLIT.npz, for whoever asks which classes are taken for which, and whic
     names      str [C]                  the classes, in the order of the matrices
     readings   str [R]                  their titles
     counts     int64 [R, C, C + 1]      rows truth, columns prediction, the last one "no class"
+    bands      int64 [R, 3, C]          pixels at the edges of each class: both agree, truth's, the prediction's
     photos     str [N]                  photo ids, in the order of the split
     miou       float32 [R, N]           of each photo by itself, over the classes that it or its prediction has
     accuracy   float32 [R, N]           share of its annotated pixels
@@ -22,6 +23,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from numpy.typing import NDArray
 
+from fmbseg_jax.inference.label_maps import SHARPEN_PX
+from fmbseg_jax.inference.sharpening import DILATIONS, ITERATIONS
 from fmbseg_jax.reporting.readings import Reading
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored
@@ -29,6 +32,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.ontology import BACKGROUND, Ontology
 from labelgen.data.dataset import Dataset
+from labelgen.labels.boundaries import DILATION_RATIO, BoundaryCounter
 from labelgen.labels.scores import IGNORE, Counts, confusion, scores
 
 
@@ -47,6 +51,10 @@ def class_names(ontology: Ontology, threshold: float) -> tuple[str, ...]:
     return *ontology.names, BACKGROUND
 
 
+SHARPENING = (
+    f"PAMR, {ITERATIONS} iterations, dilations {', '.join(map(str, DILATIONS))}, on probabilities of patches, bilinear "
+    f"to the photo's size, {SHARPEN_PX} px a side at most"
+)
 PhotoScores = dict[str, tuple[float, float]]
 """Title of a reading -> (mIoU, pixel accuracy) of one photo."""
 
@@ -58,6 +66,8 @@ class Tally:
         self._classes = classes
         self.counts: dict[Reading, Counts] = {}
         """Reading -> int64 [C, C + 1]."""
+        self.bands: dict[Reading, Counts] = {}
+        """Reading -> int64 [3, C], for boundary IoU."""
         self.photos: list[tuple[int, str, PhotoScores]] = []
         """(row, photo id, scores)."""
 
@@ -66,10 +76,11 @@ class Tally:
     ) -> None:
         """One photo: truth [H, W], -1 where nothing is compared; maps: reading -> class per pixel [H, W]."""
         photo_scores: PhotoScores = {}
-        names = [str(c) for c in range(self._classes)]
+        names, edges = [str(c) for c in range(self._classes)], BoundaryCounter(truth, self._classes)
         for reading, prediction in maps.items():
             counts = confusion(truth, prediction, self._classes)
             self.counts[reading] = self.counts.get(reading, 0) + counts
+            self.bands[reading] = self.bands.get(reading, 0) + edges.counts(prediction)
             its = scores(counts, names)
             photo_scores[reading.title] = its.miou, its.pixel_accuracy
         self.photos.append((row, photo_id, photo_scores))
@@ -78,9 +89,10 @@ class Tally:
         """The sums and the photos of all hosts. All of them must call it."""
         all_hosts = Tally(self._classes)
         titles = [reading.title for reading in self.counts]
-        readings = map(Reading.parse, next(filter(None, hosts.gather(titles)), []))  # a host may have had no photo
-        nothing = np.zeros((self._classes, self._classes + 1), np.int64)
+        readings = [*map(Reading.parse, next(filter(None, hosts.gather(titles)), []))]  # a host may have had no photo
+        nothing, none = np.zeros((self._classes, self._classes + 1), np.int64), np.zeros((3, self._classes), np.int64)
         all_hosts.counts = {reading: hosts.total(self.counts.get(reading, nothing)) for reading in readings}
+        all_hosts.bands = {reading: hosts.total(self.bands.get(reading, none)) for reading in readings}
         all_hosts.photos = sorted((row, name, each) for part in hosts.gather(self.photos) for row, name, each in part)
         return all_hosts
 
@@ -95,6 +107,7 @@ class Tally:
             names=np.array(names),
             readings=np.array(titles),
             counts=np.array(list(self.counts.values())),
+            bands=np.array(list(self.bands.values())),
             photos=np.array([name for _, name, _ in self.photos]),
             miou=figures[..., 0].T,
             accuracy=figures[..., 1].T,
@@ -145,8 +158,10 @@ def protocol(
         "head sees": _head_views(encoded["encoder"]),
         "dense CLIP sees": _clip_views(encoded["clip"]),
         "pixels": "patch logits (max over a class's words), bilinear to the photo's full size, argmax",
+        "boundary IoU": f"bands of {DILATION_RATIO} of the diagonal; pixels without truth in no band and no edge",
         "present classes": {"from": "crops, thresholds of the config, the same for all photos", **config.presence},
         "refined": {"vote": "majority in each SAM mask, small over large", "min_iou": config.eval.refine_min_iou},
+        **({"sharpened": SHARPENING} if config.eval.sharpen else {}),
     }
 
 

@@ -69,7 +69,8 @@ def split_figures(run: Path, split: str, result: Json, oracle: Json | None) -> J
 
 def pick(row: Json) -> Json:
     """The figures of a reading that the table shows."""
-    return {name: row[name] for name in ("miou", "pixel_accuracy", "coverage", "groups")}
+    edges = {"boundary_iou": row["boundary_iou"]} if "boundary_iou" in row else {}  # not in files of before
+    return {name: row[name] for name in ("miou", "pixel_accuracy", "coverage", "groups")} | edges
 
 
 def confusion_view(tally: Tallied) -> Json:

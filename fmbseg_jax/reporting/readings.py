@@ -6,7 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 DENSE_CLIP = "dense CLIP"
-_REFINED, _PRESENT = "refined", "present classes"
+_REFINED, _SHARPENED, _PRESENT = "refined", "sharpened", "present classes"
+_HOW = (_REFINED, _SHARPENED, _PRESENT)
 
 
 @dataclass(frozen=True)
@@ -19,21 +20,23 @@ class Reading:
     """Of dense CLIP."""
     refined: bool = False
     """With a vote inside SAM's masks."""
+    sharpened: bool = False
+    """With edges by the photo's colours."""
     present: bool = False
     """Within the classes found present, else among all."""
 
     @property
     def title(self) -> str:
         """`dense CLIP, maskclip, present classes`: what it is called in RUN/eval and in tables."""
-        parts = (self.model, self.variant, _REFINED * self.refined, _PRESENT * self.present)
-        return ", ".join(filter(None, parts))
+        how = zip(_HOW, (self.refined, self.sharpened, self.present), strict=True)
+        return ", ".join(filter(None, (self.model, self.variant, *(name * said for name, said in how))))
 
     @staticmethod
     def parse(title: str) -> "Reading":
         """The reading of a title."""
         model, *parts = title.split(", ")
-        variant = next((part for part in parts if part not in (_REFINED, _PRESENT)), "")
-        return Reading(model, variant, _REFINED in parts, _PRESENT in parts)
+        variant = next((part for part in parts if part not in _HOW), "")
+        return Reading(model, variant, *(name in parts for name in _HOW))
 
     @property
     def within_present(self) -> "Reading":
@@ -43,6 +46,7 @@ class Reading:
 
 HEAD, ORACLE = Reading("head"), Reading("oracle")
 REFINED = replace(HEAD, refined=True)
+SHARPENED = replace(HEAD, sharpened=True)
 
 
 def dense_clip(variant: str) -> Reading:

@@ -223,11 +223,13 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Lines of text: one a reading with its scores (metrics.Scores.to_json), those of groups beside mIoU."""
     groups = list(next(iter(rows.values()), {}).get("groups", {}))
     width = max([len(title), *(len(name) + 2 for name in rows)])
-    lines = [f"{title:{width}s}   mIoU" + "".join(f"{group:>9s}" for group in groups) + "  pixel acc.  coverage"]
+    heads = "".join(f"{name:>9s}" for name in (*groups, "boundary"))
+    lines = [f"{title:{width}s}   mIoU{heads}  pixel acc.  coverage"]
     for name, row in rows.items():
         means = "".join(figure(row["groups"][group], 9) for group in groups)
         shares = f"{figure(row['pixel_accuracy'], 12)}{figure(row['coverage'], 10)}"
-        lines.append(f"{'  ' + name:{width}s}{figure(row['miou'], 7)}{means}{shares}")
+        edges = figure(row["boundary_iou"], 9)
+        lines.append(f"{'  ' + name:{width}s}{figure(row['miou'], 7)}{means}{edges}{shares}")
     return "\n".join(lines)
 
 

@@ -119,6 +119,10 @@ class StageTimes:
             with self._lock:
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
+    def total(self, stage: str) -> float:
+        """Seconds of a stage so far."""
+        return self._seconds.get(stage, 0.0)
+
     def inside(self, stage: str, parts: "StageTimes") -> None:
         """`parts` says where the time of `stage` went."""
         self._inside[stage] = parts

@@ -8,7 +8,7 @@ oracle alone.
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import ignore_value
 from labelgen.data.dataset import Dataset
 from labelgen.data.records import TruthRow
+from labelgen.labels.boundaries import boundary_ious
 
 Counts = NDArray[np.int64]
 IGNORE, REST = "ignore", "*"
@@ -131,22 +132,33 @@ class Scores:
     coverage: float
     per_class: dict[str, float | None]
     groups: dict[str, float]
+    boundary_iou: float = math.nan
+    """Mean over the classes of labels.boundaries; NaN where it was not counted."""
+    per_class_boundary: dict[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A dict for json, figures rounded to five digits."""
         means = {k: v for k, v in vars(self).items() if isinstance(v, float)}
-        return _rounded(means) | {"per_class": _rounded(self.per_class), "groups": _rounded(self.groups)}
+        by_class = {k: _rounded(getattr(self, k)) for k in ("per_class", "per_class_boundary", "groups")}
+        return _rounded(means) | by_class
 
 
 def _rounded(figures: Mapping[str, float | None]) -> dict[str, Any]:
     return {k: None if v is None or math.isnan(v) else round(v, 5) for k, v in figures.items()}
 
 
-def scores(counts: Counts, names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> Scores:
+def scores(
+    counts: Counts,
+    names: Sequence[str],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    bands: Counts | None = None,
+) -> Scores:
     """Scores of a confusion matrix [C, C + 1]; pixels without a predicted class count against their true class.
 
-    groups: group name -> class names, e.g. stuff and things; their mIoU is the mean over their classes.
+    groups: group name -> class names, e.g. stuff and things; their mIoU is the mean over their classes; bands: int64
+    [3, C] of labels.boundaries, for boundary IoU.
     """
+    edges = np.full(len(names), np.nan) if bands is None else boundary_ious(bands)
     hit = np.diag(counts[:, :-1]).astype(np.float64)
     in_truth, predicted = counts.sum(1), counts[:, :-1].sum(0)
     union = in_truth + predicted - hit
@@ -159,9 +171,15 @@ def scores(counts: Counts, names: Sequence[str], groups: Mapping[str, Sequence[s
         pixel_accuracy=float(hit.sum() / total),
         frequency_weighted_iou=float(np.nansum(iou * in_truth) / total),
         coverage=float(predicted.sum() / total),
-        per_class={n: None if np.isnan(v) else float(v) for n, v in zip(names, iou, strict=True)},
+        per_class=_named(names, iou),
         groups={g: _mean(iou[[index[m] for m in members]]) for g, members in (groups or {}).items()},
+        boundary_iou=_mean(edges),
+        per_class_boundary={} if bands is None else _named(names, edges),
     )
+
+
+def _named(names: Sequence[str], ious: NDArray[np.float64]) -> dict[str, float | None]:
+    return {name: None if np.isnan(iou) else float(iou) for name, iou in zip(names, ious, strict=True)}
 
 
 def _mean(values: NDArray[np.float64]) -> float:

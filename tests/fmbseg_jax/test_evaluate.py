@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fmbseg_jax import evaluate
+from fmbseg_jax.inference.label_maps import sharpened_classes
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from tests.worlds import tiny
 from tests.worlds.labelling import ONTOLOGY, PROTOTYPES
 from tests.worlds.paths import ROOT
-from tests.worlds.reference import confusion, pixel_logits
+from tests.worlds.reference import band_counts, confusion, pixel_logits
 from tests.worlds.run import write_run
 
 
@@ -58,6 +60,20 @@ def test_head_is_counted_as_by_hand(result: Any) -> None:
     expected = miou([argmax(tiny.embeddings(p), p) for p in range(5)])
     assert 0.8 < expected < 1
     assert result["readings"]["head"]["miou"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_edges_are_counted_as_by_hand(result: Any, run: Path) -> None:
+    photos = [(tiny.truth(p).label_map, argmax(tiny.embeddings(p), p)) for p in range(5)]
+    bands = sum(band_counts(truth, said, 3, 1) for truth, said in photos)  # .02 of 40 px is one pixel
+    iou = bands[0] / (bands[1] + bands[2] - bands[0])
+    row = result["readings"]["head"]
+    assert 0 < iou.mean() < row["miou"]
+    assert row["boundary_iou"] == pytest.approx(iou.mean(), abs=1e-5)
+    assert [row["per_class_boundary"][name] for name in ONTOLOGY.names] == pytest.approx(iou, abs=1e-5)
+    assert result["readings"]["head, refined"]["boundary_iou"] == 1
+    with np.load(run / "eval/eval.npz") as file:
+        at = file["readings"].tolist().index("head")
+        np.testing.assert_array_equal(file["bands"][at], bands)
 
 
 def test_dense_clip_in_two_readings(result: Any) -> None:
@@ -163,3 +179,55 @@ def test_rows_of_different_photos(run: Path, tmp_path: Path, capsys: pytest.Capt
         path.rename(path.with_name(path.name.replace("train-00000-of-00001", "eval-00001-of-00002")))
     assert evaluated(data, run) == 2
     assert "another photo in each family (p3, p3, p0)" in capsys.readouterr().err
+
+
+def with_photos(folder: Path) -> tuple[str, dict[int, np.ndarray]]:
+    """A config with eval.sharpen whose photos lie in FOLDER/photos, and these."""
+    (folder / "photos").mkdir()
+    rng, photos = np.random.default_rng(0), {}
+    for p in range(5):
+        photos[p] = rng.integers(0, 256, (*tiny.features(p).size_hw, 3), np.uint8)
+        Image.fromarray(photos[p]).save(folder / f"photos/p{p}.png")
+    config = folder / "config.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\nfrom configs.default import get_config as default\n\n"
+        "def get_config():\n    config = default()\n    config.eval.splits = ('eval',)\n"
+        "    config.eval.sharpen = True\n"
+        f"    config.photos.root = {str(folder)!r}\n"
+        "    config.photos.splits = ConfigDict({'eval': {'photos': 'photos', 'masks': ''}})\n    return config\n"
+    )
+    return str(config), photos
+
+
+def test_the_sharpened_head_is_a_row(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, photos = with_photos(tmp_path)
+    run = write_run(tmp_path / "run", load_config(config))
+    where = [f"--config={config}", f"--data={data}", f"--workdir={run}"]
+    assert command(evaluate.main, evaluate.arguments(), where) == 0
+    out = capsys.readouterr().out
+    assert "  head, sharpened" in out and " s a photo to sharpen" in out
+    found = json.loads((run / "eval/eval.json").read_text())
+    temperature = load_config(config).train.temperature
+    asked = ((tiny.embeddings(p), PROTOTYPES, ONTOLOGY.word_class, photos[p], temperature) for p in range(5))
+    wanted = miou([sharpened_classes(*each) for each in asked])
+    assert found["readings"]["head, sharpened"]["miou"] == pytest.approx(wanted, abs=1e-5)
+    assert wanted != pytest.approx(found["readings"]["head"]["miou"], abs=1e-3)
+    assert "PAMR, 10 iterations" in found["protocol"]["sharpened"]
+    assert command(evaluate.main, evaluate.arguments(), [*where, "--config.eval.sharpen=False"]) == 0
+    assert "sharpened" not in (run / "eval/eval.json").read_text()
+
+
+def test_sharpening_wants_the_very_photos(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, photos = with_photos(tmp_path)
+    run = write_run(tmp_path / "run", load_config(config))
+    where = [f"--config={config}", f"--data={data}", f"--workdir={run}"]
+    fix = "put the photos back, or evaluate without: --config.eval.sharpen=False"
+    Image.fromarray(photos[3][:-1]).save(tmp_path / "photos/p3.png")
+    assert command(evaluate.main, evaluate.arguments(), where) == 2
+    assert f"p3 is another than was encoded; {fix}" in capsys.readouterr().err
+    (tmp_path / "photos/p3.png").unlink()
+    assert command(evaluate.main, evaluate.arguments(), where) == 2
+    assert f"lack p3; {fix}" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "photos")
+    assert command(evaluate.main, evaluate.arguments(), where) == 2
+    assert f"cannot be found; {fix}" in capsys.readouterr().err

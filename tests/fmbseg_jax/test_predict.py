@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
 from fmbseg_jax.inference.embedder import check_same_weights
+from fmbseg_jax.inference.label_maps import sharpened_classes
 from fmbseg_jax.predict import Item
 from labelgen.core.command import command
 from labelgen.core.config import load_config
@@ -77,6 +78,37 @@ def test_overlays_of_encoded_photos_that_are_still_there(data: Path, tmp_path: P
     overlays = {str(path.relative_to(tmp_path / "out/overlays")) for path in (tmp_path / "out").rglob("*.jpg")}
     assert overlays == {"eval/p0.jpg", "eval/p2.jpg", "eval/p3.jpg"}
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 7
+
+
+def test_sharpened_where_the_picture_is_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    pictures = {i: photo(*tiny.features(i).size_hw, seed=i) for i in range(4)}
+    for i, picture in pictures.items():
+        picture.save(tmp_path / f"photos/p{i}.png")
+    config = load_config(str(ROOT / "configs/default.py"))
+    with config.unlocked():
+        config.photos.root = str(tmp_path)
+        config.photos.splits = {"eval": {"photos": "photos", "masks": ""}}
+    data, run, out = tiny.write_data(tmp_path / "data"), write_run(tmp_path / "run", config), tmp_path / "out"
+    where = (f"--workdir={run}", f"--data={data}")
+    assert predicted(*where, f"--out={out}", "--sharpen") == 0
+    assert "; 3 masks are not sharpened, for want of their pictures" in capsys.readouterr().out  # p4, and split train
+    assert json.loads((out / "made_by.json").read_text())["made_by"]["sharpened"] is True
+    differ = 0
+    for i in range(5):
+        asked = tiny.embeddings(i), PROTOTYPES, ONTOLOGY.word_class
+        plain = pixel_logits(*asked, tiny.features(i).size_hw).argmax(0)
+        wanted = sharpened_classes(*asked, np.asarray(pictures[i]), config.train.temperature) if i < 4 else plain
+        assert np.array_equal(np.asarray(Image.open(out / f"masks/eval/p{i}.png")), wanted)
+        differ += not np.array_equal(plain, wanted)
+    assert differ == 4
+    assert predicted(*where, f"--out={out}") == 2, "other masks than those of MASKS"
+    with config.unlocked():
+        config.eval.sharpen = True
+    where = (f"--workdir={write_run(tmp_path / 'sharp', config)}", f"--data={data}")
+    for flags, said in (((), True), (("--no-sharpen",), False)):
+        assert predicted(*where, f"--out={tmp_path / f'{said}'}", *flags) == 0
+        assert ("not sharpened" in capsys.readouterr().out) is said
 
 
 def test_a_picture_replaced_under_its_name_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

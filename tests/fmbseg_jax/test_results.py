@@ -38,6 +38,12 @@ def test_ratios_compare_means(table: list[str]) -> None:
     assert f"{ratios}, refined / head 1.100" in table
 
 
+def test_boundary_iou_is_a_column_where_every_row_has_it(tmp_path: Path) -> None:
+    rows = {"a": {"miou": [0.5], "boundary_iou": [0.25], "pixel_accuracy": [0.75], "coverage": [1.0]}}
+    assert results.markdown(rows).splitlines()[0] == "| | mIoU | boundary IoU | pixel acc. | coverage |"
+    assert results.markdown(rows).endswith("| a | 0.500 | 0.250 | 0.750 | 1.000 |")
+
+
 def test_a_group_that_is_nowhere_is_a_dash(tmp_path: Path) -> None:
     write_quality(tmp_path / "data")
     run = write_run(tmp_path / "run", 0.4)

@@ -46,6 +46,7 @@ def test_figures_by_hand(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     # ball: 256 px hit, 256 px said where a box is -> 1/2; box: never said -> 0; grass: exact
     assert merged["per_class"] == {"grass": 1.0, "ball": 0.5, "box": 0.0}
     assert merged["miou"] == pytest.approx(0.5)
+    assert merged["per_class_boundary"]["box"] == 0 and 0 < merged["boundary_iou"] < 1
     assert report["presence"] == {"precision": 0.75, "recall": 0.75}
     # the second photo may not say ball, nothing speaks for the box: its 256 px become grass
     given = report["readings"]["true classes given"]["per_class"]

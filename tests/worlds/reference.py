@@ -74,3 +74,20 @@ def supcon(
             total -= mass * weights[y] * inner / (prototype_weight + len(positives))
             weight += mass * weights[y]
     return total, weight
+
+
+def band_counts(truth: np.ndarray, prediction: np.ndarray, classes: int, depth: int) -> np.ndarray:
+    """Boundary IoU's counts [3, C] (both bands, truth's, the prediction's) by a loop over pixels and their windows."""
+    known, (height, width) = (truth >= 0) & (truth < classes), truth.shape
+    counts = np.zeros((3, classes), int)
+    for y, x in zip(*np.nonzero(known), strict=True):
+        inside = y >= depth and x >= depth and y + depth < height and x + depth < width
+        window = np.s_[max(0, y - depth) : y + depth + 1, max(0, x - depth) : x + depth + 1]
+        true, said = (not inside or bool((m[window][known[window]] != m[y, x]).any()) for m in (truth, prediction))
+        if true:
+            counts[1, truth[y, x]] += 1
+        if said and 0 <= prediction[y, x] < classes:
+            counts[2, prediction[y, x]] += 1
+        if true and said and truth[y, x] == prediction[y, x]:
+            counts[0, truth[y, x]] += 1
+    return counts

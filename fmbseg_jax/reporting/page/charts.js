@@ -27,6 +27,7 @@ function figuresTable(splits, strong) {
   const cell = (row) => {
     if (!row) return el("td", {}, "–");
     const parts = Object.entries(row.groups).map(([group, value]) => `${group} ${figure(value)}`);
+    if (row.boundary_iou !== undefined) parts.push(`boundary ${figure(row.boundary_iou)}`);
     parts.push(`pixel acc. ${figure(row.pixel_accuracy)}`);
     if (partial) parts.push(`covers ${percent(row.coverage)}`);
     return el("td", {}, el("b", {}, figure(row.miou)), el("small", {}, parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ")));
