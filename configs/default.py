@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     config.clip.batch_size = 0  # crops or windows a forward pass; 0: as many as the device's memory allows
 
     config.sam = ConfigDict()
-    config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, mobile_sam, or a model config file (*.json) in weights_dir
+    config.sam.name = "vit_h"  # vit_h, vit_l, vit_b, mobile_sam, sam2.1_hiera_tiny, …_small, …_base_plus, …_large, …
+    # … or a model config file (*.json) in weights_dir
     config.sam.weights = "sam_vit_h_4b8939.pth"
     config.sam.sha256 = ""
     config.sam.points_per_side = 32  # grid of point prompts over the photo
@@ -78,6 +79,7 @@ def get_config() -> ConfigDict:
     config.labels.splits = ("train",)  # splits that get free labels; quality reads them too
     config.labels.text_embeddings = ""  # .npy [K, E], rows in the order of the words, instead of the text tower
     config.labels.templates = ("a photo of a {}.", "a photo of the {}.", "there is a {} in the scene.")
+    # … or ("imagenet",), on the command line imagenet: the 80 of CLIP's authors, which most published figures average
     config.labels.variant = "proxyclip"  # dense variant that the labels use; "naclip+proxyclip": the mean of two
     config.labels.calibration_photos = 256  # photos that tell how strongly each class fires anyway; 0: no calibration
 

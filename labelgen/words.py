@@ -12,6 +12,9 @@ is exactly the one gives the other odds less than e times smaller, at presence.t
 
 --data takes photos that labelgen.run has encoded, and says in how many of them each class is found and how surely. No
 photo is encoded again, so that other words are tried in seconds. Nothing is written.
+
+With other templates than those of configs/default.py (--config.labels.templates=imagenet: the 80 of CLIP's authors) it
+also says what they change.
 """
 
 if __name__ == "__main__":
@@ -73,13 +76,15 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("ontology is not set; set it to your file of words: --config.ontology=FILE")
     words = read_words(config.ontology)
     data = open_data(args.data, config.data_cache) if args.data else None
-    prototypes, tokenizer = embed(config, words, data)
+    prototypes, tokenizer, usual_prototypes = embed(config, words, data)
     cosines = vocabulary.cosines(prototypes)
     usual = vocabulary.spread(cosines, words.word_class, config.presence.temperature)
     occurrence = presence(data, config, words, prototypes, args.limit) if data else None
     print(describe(words, cosines, usual, occurrence))
+    if usual_prototypes is not None:
+        print(f"\n{changes(words, prototypes, usual_prototypes, config)}")
     findings = [*of_text(words, cosines, usual), *of_marks(words)]
-    findings += of_tokens(words, tokenizer, config.labels.templates) if tokenizer else []
+    findings += of_tokens(words, *tokenizer) if tokenizer else []
     findings += of_photos(words, occurrence) if occurrence else []
     findings = [finding for finding in findings if finding.about]
     print("".join(f"\n{report(finding)}\n" for finding in findings))
@@ -88,16 +93,22 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def embed(config: ConfigDict, words: Ontology, data: Dataset | None) -> tuple[NDArray[np.float32], Tokenizer | None]:
-    """float32 [K, E] unit rows by the text tower, and its tokenizer; or labels.text_embeddings, and none.
+class Embedded(NamedTuple):
+    """float32 [K, E] unit rows by the text tower, or labels.text_embeddings; its tokenizer with the templates written
+    out, where it is known; and the rows by the templates of configs/default.py, where the config has others."""
 
-    UserError when DATA was encoded by another CLIP.
-    """
+    prototypes: NDArray[np.float32]
+    tokenizer: tuple[Tokenizer, list[str]] | None
+    usual: NDArray[np.float32] | None
+
+
+def embed(config: ConfigDict, words: Ontology, data: Dataset | None) -> Embedded:
+    """The words in text space. UserError when DATA was encoded by another CLIP."""
     ready = config.labels.text_embeddings
     if ready:
         rows = read_prototypes(ready, len(words.words), data.text_width if data else None)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True), None
-    from labelgen.models.clip import load_clip  # torch: only where words are embedded here
+        return Embedded(rows / np.linalg.norm(rows, axis=1, keepdims=True), None, None)
+    from labelgen.models.clip import load_clip, written_out  # torch: only where words are embedded here
 
     clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
     if data and clip.identity()["sha256"] != data.info["encoders"]["clip"]["sha256"]:
@@ -106,8 +117,41 @@ def embed(config: ConfigDict, words: Ontology, data: Dataset | None) -> tuple[ND
             "config that DATA was encoded with, or leave out --data"
         )
     tokenizer: Any = clip.source.tokenizer
-    known = tokenizer if hasattr(tokenizer, "encode") else None  # those of other libraries
-    return clip.text(words.words, config.labels.templates), known
+    patterns, usual = written_out(config.labels.templates), list(load_config("default").labels.templates)
+    known = (tokenizer, patterns) if hasattr(tokenizer, "encode") else None  # those of other libraries
+    rows = clip.text(words.words, patterns)
+    return Embedded(rows, known, clip.text(words.words, usual) if patterns != usual else None)
+
+
+def changes(words: Ontology, prototypes: Array, usual: Array, config: ConfigDict) -> str:
+    """What the config's templates make other than those of configs/default.py, rows [K, E] each."""
+    own = np.einsum("ke,ke->k", prototypes, usual)
+    least = int(own.argmin())
+    lines = [
+        f"By labels.templates = {', '.join(config.labels.templates)!r} for those of configs/default.py a word moves to "
+        f"a cosine of {_short(float(np.median(own)))} (median) with itself, least {words.words[least]!r} "
+        f"{_short(own[least])}."
+    ]
+    seen = [vocabulary.cosines(rows) for rows in (usual, prototypes)]
+    spreads = [vocabulary.spread(each, words.word_class, config.presence.temperature) for each in seen]
+    pairs = [len(vocabulary.alike(each, words.word_class, by.alike)) for each, by in zip(seen, spreads, strict=True)]
+    was, now = spreads
+    lines.append(
+        f"Between words of different classes: median {_short(was.median)} -> {_short(now.median)}, spread "
+        f"{_short(was.scale)} -> {_short(now.scale)}, alike from {_short(was.alike)} -> {_short(now.alike)}; pairs so "
+        f"alike: {pairs[0]} -> {pairs[1]}."
+    )
+    before, after = (vocabulary.class_cosines(each, words.word_class) for each in seen)
+    nearest = [
+        (vocabulary.neighbours(before, c, 1), vocabulary.neighbours(after, c, 1)) for c in range(len(words.names))
+    ]
+    moved = [
+        f"{words.names[c]} ({words.names[old[0]]} -> {words.names[new[0]]})"
+        for c, (old, new) in enumerate(nearest)
+        if old != new
+    ]
+    lines.append(f"Nearest to another class: {', '.join(moved) if moved else 'none'}.")
+    return "\n".join(lines)
 
 
 def presence(data: Dataset, config: ConfigDict, words: Ontology, prototypes: NDArray[np.float32], limit: int) -> Found:

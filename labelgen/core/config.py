@@ -18,6 +18,9 @@ from labelgen.core.files import at_home, read_text
 
 _EXPANDED_LATER = ("data_cache", "compile_cache")
 """RUN keeps them as they were written: another machine has another home."""
+IMAGENET = "imagenet"
+"""labels.templates by the name of a set: the 80 that CLIP's authors wrote for ImageNet, which most published figures
+average."""
 LAST = (-1,)
 """encoder.layers where only the last one is taken."""
 
@@ -197,7 +200,10 @@ _LIMITS: dict[str, tuple[str, Check]] = {
     "labels.name": NAME,
     "labels.splits": ("at least one split", bool),
     "labels.calibration_photos": _whole(0),
-    "labels.templates": ("patterns with {} for the word", lambda value: value and all("{}" in v for v in value)),
+    "labels.templates": (
+        f"patterns with {{}} for the word, or {IMAGENET} alone",
+        lambda value: tuple(value) == (IMAGENET,) or (value and all("{}" in v for v in value)),
+    ),
     "presence.temperature": POSITIVE,
     "presence.dense_temperature": POSITIVE,
     "presence.threshold": SHARE,

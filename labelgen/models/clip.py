@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from labelgen.core.config import IMAGENET
 from labelgen.core.errors import UserError
 from labelgen.models import compute, weight_files
 from labelgen.models.libraries import (
@@ -86,9 +87,9 @@ class ClipEncoder:
     @torch.inference_mode()
     def text(self, words: Sequence[str], templates: Sequence[str]) -> Floats:
         """float32 [K, E] unit rows: each word in each template ("a photo of a {}."), averaged. No image tower runs."""
-        rows = []
+        rows, patterns = [], written_out(templates)
         for word in words:
-            tokens = self.source.tokenizer([template.replace("{}", word) for template in templates])
+            tokens = self.source.tokenizer([pattern.replace("{}", word) for pattern in patterns])
             rows.append(unit(unit(self.model.encode_text(tokens.to(self.device)).float()).mean(0)))
         return torch.stack(rows).cpu().numpy()
 
@@ -195,6 +196,13 @@ class Block:
         """What the block makes of x and its attention's output [n, T, width]: both residuals, FFN between."""
         x = x + self.module.ls_1(attended)
         return torch.add(x, self.module.ls_2(self.module.mlp(self.module.ln_2(x))))
+
+
+def written_out(templates: Sequence[str]) -> list[str]:
+    """The patterns of labels.templates: themselves, or those of the set that they name, as open_clip has it."""
+    if tuple(templates) == (IMAGENET,):
+        return [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    return list(templates)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""SAM by segment_anything: every mask that a regular grid of point prompts gives, once a photo, without words.
+"""SAM by segment_anything, SAM 2.1: every mask that a regular grid of point prompts gives, once a photo, without words.
 
-Data flow: config.sam + weights_dir -> a weight file, official (SAM, MobileSAM) or one's own, checked -> the model.
-Then photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up in it,
-stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
+Data flow: config.sam + weights_dir -> a weight file, official (SAM, MobileSAM, SAM 2.1) or one's own, checked -> the
+model. Then photo -> image embedding -> three masks a grid point -> MaskSet. Stage 1.1 later looks its point prompts up
+in it, stage 1.2 names the ones marked `automatic`, which are those of SamAutomaticMaskGenerator.
 """
 
 import os
@@ -24,7 +24,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, WORKING_PX, resize
 from labelgen.core.threads import Busy
 from labelgen.data.rle import MaskSet
-from labelgen.models import compute, mobile_sam, sam_masks, sam_network, sam_outlines, weight_files
+from labelgen.models import compute, mobile_sam, sam2, sam_masks, sam_network, sam_outlines, weight_files
 from labelgen.models.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -46,6 +46,7 @@ NEEDED = ("image_encoder", "prompt_encoder", "mask_decoder", "pixel_mean", "pixe
 """What a model config must have."""
 
 META = "https://dl.fbaipublicfiles.com/segment_anything/"
+META2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 MOBILE = "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/"
 
 
@@ -68,6 +69,18 @@ RELEASES = {
     "vit_l": Release("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", META),
     "vit_b": Release("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", META),
     "mobile_sam": Release("mobile_sam.pt", "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f", MOBILE),
+} | {
+    name: Release(f"{name}.pt", sha256, META2)
+    for name, sha256 in zip(
+        sam2.SIZES,
+        (
+            "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+            "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+            "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+            "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+        ),
+        strict=True,
+    )
 }
 """sam.name -> its file. The six digits in Meta's names begin the file's md5; the sha256 here are those that projects
 which download the files check them against (micro-sam for one)."""
@@ -100,8 +113,8 @@ class SamConfig(Protocol):
 @dataclass(frozen=True)
 class Answers:
     """What SAM says to P prompts, n = 3 P masks. low: logits float32 [n, h, w], of the l x l those that the photo's
-    depend on; iou: float32 [n] predicted IoU; input_hw: the part of the square input that the photo takes, px; size_hw:
-    the photo."""
+    depend on; iou: float32 [n] predicted IoU; input_hw: the part of the square input that the photo takes, px, all of
+    it in SAM 2.1; size_hw: the photo."""
 
     low: Tensor
     iou: Tensor
@@ -133,6 +146,7 @@ class SamEncoder:
         self.model = compute.frozen(model, device)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
+        self.stretched = isinstance(model, sam2.Sam2)
         self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
         self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
@@ -185,9 +199,7 @@ class SamEncoder:
     def prompt(self, image: NDArray[np.uint8], points_xy: NDArray[np.float64]) -> Answers:
         """Three masks for each point [P, 2] in the photo's px, as SamPredictor gives them."""
         size_hw = image.shape[0], image.shape[1]
-        scale = self.input_px / max(size_hw)
-        # a strip of 20,000 x 1 px would be less than a pixel high: one at least
-        input_hw = max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
+        input_hw = self._input_hw(size_hw)
         features = self._embed(resize(image, input_hw, Image.Resampling.BILINEAR))
         scaled = compute.onto(points_xy * (input_hw[1] / size_hw[1], input_hw[0] / size_hw[0]), self.device)
         rows, columns = self._needed(input_hw)
@@ -204,6 +216,13 @@ class SamEncoder:
         self._prompts.over(range(len(scaled)), decode, POINT_BYTES * self.low_px**2)
         return Answers(low, iou, input_hw, size_hw)
 
+    def _input_hw(self, size_hw: HW) -> HW:
+        if self.stretched:
+            return self.input_px, self.input_px
+        scale = self.input_px / max(size_hw)
+        # a strip of 20,000 x 1 px would be less than a pixel high: one at least
+        return max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
+
     def _needed(self, input_hw: HW) -> HW:
         """Rows and columns of an answer that the photo's logits depend on: its own and, for their ends, one more. All
         where enlarging a part would not place its pixels exactly as enlarging the whole does."""
@@ -211,14 +230,14 @@ class SamEncoder:
         rows, columns = (self.low_px if rest else min(self.low_px, -(-side // step) + 1) for side in input_hw)
         return rows, columns
 
-    def _embed(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px."""
+    def _embed(self, pixels: NDArray[np.uint8]) -> Tensor | sam2.Detail:
+        """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px; with SAM 2.1's finer
+        maps where it has them."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
         with self.busy(), compute.autocast(self.device, self.dtype):
-            features = sam_network.embed(self.model.image_encoder, self.model.preprocess(image))
-        return features.float()
+            return sam_network.detail(self.model.image_encoder, self.model.preprocess(image))
 
-    def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, features: Tensor | sam2.Detail, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
         return self._decoder(features, points)
 
@@ -275,13 +294,17 @@ class SamEncoder:
 
     def _at_input(self, answers: Answers, ids: Tensor) -> Tensor:
         """Logits float32 [m, 1, h, w] at the size of the input, of the part that the photo takes; then enlarged to the
-        photo's size they are Sam.postprocess_masks of the whole answers."""
+        photo's size they are Sam.postprocess_masks of the whole answers. SAM 2.1's at their own size: they are enlarged
+        once, as SAM2Transforms.postprocess_masks does it."""
+        if self.stretched:
+            return answers.low[ids][:, None]
         large_hw, (height, width) = self._large_hw(answers), answers.input_hw
         large = F.interpolate(answers.low[ids][:, None], large_hw, mode="bilinear", align_corners=False)
         return large[..., :height, :width]
 
     def _large_hw(self, answers: Answers) -> list[int]:
-        return [side * self.input_px // self.low_px for side in answers.low.shape[1:]]
+        sides = list(answers.low.shape[1:])
+        return sides if self.stretched else [side * self.input_px // self.low_px for side in sides]
 
     def _at_a_time(self, *sizes_hw: Sequence[int]) -> int:
         """Masks of a part, by the pixels of the largest size that it has on its way."""
@@ -324,7 +347,7 @@ class SamEncoder:
 
 
 def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str) -> SamEncoder:
-    """A SAM of Meta's release (vit_h, vit_l, vit_b), mobile_sam, or one of a model config and weights in weights_dir.
+    """A published SAM (RELEASES: vit_h, sam2.1_hiera_tiny ...), or one of a model config and weights in weights_dir.
 
     UserError when the name or file is not there, when the digest is another, or when the file is of another model.
     """
@@ -335,12 +358,16 @@ def load_sam(config: SamConfig, weights_dir: str | Path, device: str, dtype: str
             model = _build(weight_files.read_config(weights_dir, config.name, NEEDED))
         weight_files.load_state(model, path, config.name)
     else:
-        model = mobile_sam.load(path) if config.name == "mobile_sam" else _official(config.name, path)
+        model = _official(config.name, path)
     return SamEncoder(model, path, config, on, compute.torch_dtype(dtype, on))
 
 
 def _official(name: str, path: Path) -> Sam:
-    """Meta's model of that name, with the weights of a file."""
+    """The published model of that name, with the weights of a file."""
+    if name in sam2.SIZES:
+        return sam2.load(name, path)
+    if name == "mobile_sam":
+        return mobile_sam.load(path)
     model = sam_model_registry[name]()
     weight_files.load_state(model, path, f"{name}, whose file is {RELEASES[name].file}")
     return model
@@ -380,6 +407,8 @@ class ReleaseFile(WeightFile):
         return from_url(RELEASES[self.name].url, self.saved_as, self.sha256 or self.official)
 
     def parameters(self) -> int:
+        if self.name in sam2.SIZES:
+            return compute.parameters(lambda: sam2.build(self.name)) + sam2.VIDEO_PARAMETERS
         return compute.parameters(mobile_sam.build if self.name == "mobile_sam" else sam_model_registry[self.name])
 
 

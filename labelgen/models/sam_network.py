@@ -14,9 +14,10 @@ The mask decoder takes many point prompts of one image, which share its tokens u
 later each prompt has N tokens of its own, and the official decoder projects them all, five times a block. There are far
 fewer prompt tokens (T = 7) than image tokens, so here the projection moves to the prompt's side: q (W k)^T = (q W) k^T.
 Upsampling is done with channels last, where a transposed convolution of stride 2 is a product and the norm reads rows.
-Equal to `segment_anything.modeling.MaskDecoder` up to rounding.
+Equal to `segment_anything.modeling.MaskDecoder`, and for SAM 2.1 to transformers' `Sam2MaskDecoder`, up to rounding.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from labelgen.models.libraries import (
     window_partition,
     window_unpartition,
 )
+from labelgen.models.sam2 import Detail, HieraEncoder, Sam2Decoder
 
 CACHED_SCORES = 1 << 20
 """Scores that the CPU holds at a time, 4 MB in float32."""
@@ -49,6 +51,11 @@ def embed(encoder: nn.Module, pixels: Tensor) -> Tensor:
         x = x + block.mlp(block.norm2(x))
     embedded: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
     return embedded
+
+
+def detail(encoder: nn.Module, pixels: Tensor) -> Tensor | Detail:
+    """What PointDecoder takes: float32, the embedding of one image, with SAM 2.1's finer maps where it has them."""
+    return encoder.detail(pixels) if isinstance(encoder, HieraEncoder) else embed(encoder, pixels).float()
 
 
 def _attended(block: Any, x: Tensor) -> Tensor:
@@ -120,31 +127,41 @@ class PointDecoder:
 
     def __init__(self, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
         self.prompts, self.decoder = prompts, decoder
+        self.own: list[nn.Embedding] = [decoder.iou_token, decoder.mask_tokens]
+        self.newer = isinstance(decoder, Sam2Decoder)
+        if self.newer:
+            self.own.insert(0, decoder.obj_score_token)
         self.doubling = [_as_linear(decoder.output_upscaling[i]) for i in (0, 3)]
 
-    def __call__(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, features: Tensor | Detail, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float32 [3 n, l, l] and predicted IoUs float32 [3 n].
 
-        features: float32 [1, C, g, g], the image embedding; points: [n, 2] xy in the px of the model's input; l = 4 g.
+        features: float32 [1, C, g, g], the image embedding, or what `detail` gives; points: [n, 2] xy in the px of the
+        model's input; l = 4 g.
         """
         decoder: Any = self.decoder
+        embedding, *finer = features if isinstance(features, Detail) else (features,)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, dense = self.prompts(points=(points[:, None], labels), boxes=None, masks=None)
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(points), -1, -1)
+        own = torch.cat([token.weight for token in self.own]).expand(len(points), -1, -1)
         where = self.prompts.get_dense_pe().flatten(2).transpose(1, 2)
-        image = (features + dense[:1]).flatten(2).transpose(1, 2)
+        image = (embedding + dense[:1]).flatten(2).transpose(1, 2)
         tokens, image = two_way(decoder.transformer, torch.cat([own, sparse], 1), image, where)
+        tokens = tokens[:, len(self.own) - 2 :]  # from that of the predicted IoU on
         several = list(enumerate(decoder.output_hypernetworks_mlps, 1))[1:]  # the first is for an unambiguous prompt
         kernels = torch.stack([mlp(tokens[:, i]) for i, mlp in several], 1)
-        low = self.masks(image, kernels, features.shape[-1])
-        return low.flatten(0, 1), decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
+        low = self.masks(image, kernels, embedding.shape[-1], finer)
+        iou = decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
+        return low.flatten(0, 1), iou.sigmoid() if self.newer else iou
 
-    def masks(self, image: Tensor, kernels: Tensor, side: int) -> Tensor:
-        """Logits [n, m, 4 side, 4 side] of image [n, side^2, C] and kernels [n, m, C / 8]."""
+    def masks(self, image: Tensor, kernels: Tensor, side: int, finer: Sequence[Tensor] = ()) -> Tensor:
+        """Logits [n, m, 4 side, 4 side] of image [n, side^2, C] and kernels [n, m, C / 8]; finer: Detail's maps."""
         _, norm, activation, _, _ = self.decoder.output_upscaling
         x = torch.unflatten(F.linear(image, *self.doubling[0]), -1, (4, -1))
+        x = x + finer[0] if finer else x
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = activation(F.linear(x, *self.doubling[1])).view(len(image), 16 * side**2, -1)
+        x = F.linear(x, *self.doubling[1]).view(len(image), 16 * side**2, -1)
+        x = activation(x + finer[1] if finer else x)
         low: Tensor = kernels @ x.transpose(1, 2)
         n, m, _ = low.shape
         placed = low.view(n, m, side, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)

@@ -1,6 +1,7 @@
 """`labelgen.words` on the pocket models and a DATA by hand: what a person reads before encoding anything."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,22 @@ def test_the_pocket_tower_says_what_is_wrong_with_a_list(ontology: str, capsys: 
     assert "'La-Ke': 'La-Ke' is 4 pieces" in found["no words of the tower'"]
     last = out.splitlines()[-1]
     assert "things to look at. next: edit the words and look again, then python -m labelgen.run" in last
+
+
+def test_other_templates_say_what_they_change(ontology: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(POCKET, ontology) == 0
+    usual = capsys.readouterr().out
+    assert "By labels.templates" not in usual
+    assert run(POCKET, ontology, "--config.labels.templates=imagenet") == 0
+    out = capsys.readouterr().out
+    said = next(block for block in out.split("\n\n") if block.startswith("By labels.templates = 'imagenet' for those"))
+    medians = re.search(r"different classes: median (\S+) -> (\S+), spread", said)
+    assert medians and usual.split("median ")[1].startswith(f"{medians[1]},")
+    assert medians[2] != medians[1] and out.split("median ")[1].startswith(f"{medians[2]},")
+    assert re.search(r"a cosine of \.\d\d \(median\) with itself, least '.+' \.\d\d\.", said)
+    assert "pairs so alike: " in said and "\nNearest to another class: " in said
+    # the pocket tower reads few tokens: most of the 80 are longer than its own three
+    assert len(sections(out)["longer than the text t"]) >= len(sections(usual)["longer than the text t"])
 
 
 def test_a_plain_list_has_nothing_that_stands_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,8 @@ def test_fields_are_set_by_the_type_they_have() -> None:
         ("encoder.window_px=518", "encoder.stride_px = 0 with encoder.window_px = 518; wanted is a stride above 0"),
         ("encoder.stride_px=14", "encoder.stride_px = 14 with encoder.window_px = 0; wanted is"),
         ("labels.name=a/b", "labels.name = 'a/b'; wanted is letters"),
-        ("labels.templates=a photo", "labels.templates .* patterns with {}"),
+        ("labels.templates=a photo", "labels.templates .* patterns with {} for the word, or imagenet alone"),
+        ("labels.templates=imagenet,a {}", "labels.templates .* or imagenet alone"),
         ("clip.crop_scales=", "clip.crop_scales .* shares above 0"),
     ],
 )
@@ -179,3 +180,8 @@ def test_a_home_is_found_in_every_setting(tmp_path: Path, monkeypatch: pytest.Mo
     assert config.ontology == "~nobody-of-this-name/x"
     assert (config.data_cache, config.compile_cache) == ("~/cache", "~/compiled"), "RUN keeps these as written"
     assert config.clip.variants == load_config(DEFAULT).clip.variants
+
+
+def test_templates_by_the_name_of_a_set() -> None:
+    assert load_config(DEFAULT, ["labels.templates=imagenet"]).labels.templates == ("imagenet",)
+    assert load_config(DEFAULT, ["labels.templates=a {},{}"]).labels.templates == ("a {}", "{}")

@@ -61,6 +61,17 @@ def test_text_is_averaged_over_templates_and_no_image_tower_runs(encoder, monkey
     assert rows.dtype == np.float32 and rows.shape == (2, 24)
 
 
+def test_the_templates_of_imagenet_are_the_80_of_open_clip(encoder):
+    patterns = clip.written_out(("imagenet",))
+    assert len(set(patterns)) == 80 == sum(pattern.count("{}") for pattern in patterns)
+    assert patterns == [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert [template("box") for template in open_clip.OPENAI_IMAGENET_TEMPLATES] == [
+        pattern.replace("{}", "box") for pattern in patterns
+    ]
+    np.testing.assert_array_equal(encoder.text(["box"], ("imagenet",)), encoder.text(["box"], patterns))
+    assert clip.written_out(("a {}.",)) == ["a {}."]
+
+
 def test_the_vocabulary_beside_the_config_is_used(encoder):
     tokens = encoder.source.tokenizer(["ball"])[0]
     assert (tokens != 0).sum() == 3 and len(tokens) == 12  # start, "ball" as one token by the merges, end
