@@ -131,6 +131,7 @@ class SamEncoder:
 
     def __init__(self, model: Sam, path: Path, config: SamConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.model = compute.frozen(model, device)
+        compute.narrow(self.model.image_encoder, dtype)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
         self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
