@@ -48,7 +48,7 @@ from labelgen.data.tfrecord import ShardReader, ShardWriter
 from labelgen.data.thumbnail import is_same
 from labelgen.sources.photos import Photo, Source
 from labelgen.sources.registry import open_source
-from labelgen.stages.encoding import READ_AHEAD, READERS, claim_encoders
+from labelgen.stages.encoding import READ_AHEAD, READERS, claim_encoders, with_dtype
 from labelgen.stages.engine import LocalEngine
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Features:
         from labelgen.models.trunks import load_encoder  # torch: only for who has photos left to encode
 
         config, first, out = self.stage.config, self.stage.first, self.stage.data
-        encoder = load_encoder(config)
+        encoder = load_encoder(self._in_its_dtype())
         (out / "dataset.json").unlink(missing_ok=True)  # its presence says complete
         claim_encoders(out, first.grid_hw, encoder.width, first.text_width, self._encoders(encoder), _is_begun(out))
         (out / "features").mkdir(exist_ok=True)
@@ -168,6 +168,13 @@ class Features:
             split: OtherView(open_source(config.photos, split, truth=False), encoder, lanes, first.grid_hw, dtype)
             for split in {shard.split for shard in shards}
         }
+
+    def _in_its_dtype(self) -> ConfigDict:
+        """The config with the dtype in which DATA2 was begun in place of auto."""
+        config, path = self.stage.config, self.stage.data / "encoders.json"
+        if config.dtype != "auto" or not _is_begun(self.stage.data) or not path.exists():
+            return config
+        return with_dtype(config, read_json(path, _FIX)["encoders"]["encoder"]["dtype"], self.stage.data)
 
     def _encoders(self, encoder: "PatchEncoder") -> dict[str, Any]:
         """DATA's encoders, but for this one."""

@@ -43,7 +43,7 @@ from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, read_words
 from labelgen.core.progress import StageTimes, duration, say
-from labelgen.data.manifest import is_complete
+from labelgen.data.manifest import forget_dtype, is_complete
 from labelgen.data.shards import owned
 from labelgen.labels.corrected import CorrectedFrom
 from labelgen.stages.encoding import EncodeStage, Loader, load_encoders
@@ -80,7 +80,10 @@ def _stages(
     """Has the stages done; what was done in each, in words."""
     data = Path(args.out)
     if args.stage != "label":
-        encoding = EncodeStage(config, data, args.limit, words, load).begin(times)
+        if args.engine == "ray":
+            forget_dtype(data)
+        shared = args.engine == "ray" or args.worker != (0, 1)
+        encoding = EncodeStage(config, data, args.limit, words, load, shared).begin(times)
         engine.run(encoding, owned(encoding.shards, *args.worker))
         yield encoding.complete()
     if args.stage == "encode" or words is None:

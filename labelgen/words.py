@@ -108,9 +108,9 @@ def embed(config: ConfigDict, words: Ontology, data: Dataset | None) -> Embedded
     if ready:
         rows = read_prototypes(ready, len(words.words), data.text_width if data else None)
         return Embedded(rows / np.linalg.norm(rows, axis=1, keepdims=True), None, None)
-    from labelgen.models.clip import load_clip, written_out  # torch: only where words are embedded here
+    from labelgen.models.clip import TEXT_DTYPE, load_clip, written_out  # torch: only where words are embedded here
 
-    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    clip = load_clip(config.clip, config.weights_dir, config.device, TEXT_DTYPE)
     if data and clip.identity()["sha256"] != data.info["encoders"]["clip"]["sha256"]:
         raise UserError(
             f"{config.weights_dir}/{clip.identity()['weights']}: is not the CLIP that encoded {data.path}; name the "

@@ -67,10 +67,10 @@ class Towers:
 
     @cached_property
     def _clip(self) -> "ClipEncoder":
-        from labelgen.models.clip import load_clip
+        from labelgen.models.clip import TEXT_DTYPE, load_clip
 
         config = self._restored.config
-        clip = load_clip(config.clip, self._weights_dir, config.device, config.dtype)
+        clip = load_clip(config.clip, self._weights_dir, config.device, TEXT_DTYPE)
         check_same_weights(self._restored, "clip", clip.identity(), self._weights_dir)
         return clip
 

@@ -136,6 +136,22 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     sync_folder(Path(path).parent)
 
 
+def write_first(path: Path, fields: Any) -> dict[str, Any]:
+    """What the JSON at `path` says: `fields`, unless another process, on whatever machine, wrote it before."""
+    made = temporary(path, f"{secrets.token_hex(8)}.tmp")
+    write_json(made, fields)
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without hard links: who is first is not settled to the moment there
+        if not path.exists():
+            os.replace(made, path)
+    finally:
+        made.unlink(missing_ok=True)
+    return read_json(path, "delete it")
+
+
 def temporary(path: str | Path, mark: str) -> Path:
     """What a file is called until it is whole: NAME.MARK; a digest for NAME where the disk takes no name so long."""
     path = Path(path)

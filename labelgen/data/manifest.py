@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.core.files import check_same, digest, read_json, write_atomic, write_json
+from labelgen.core.files import check_same, digest, read_json, write_atomic, write_first, write_json
 from labelgen.core.ontology import label_dtype
 from labelgen.data.arrivals import FOLDER
 from labelgen.data.records import FORMAT
@@ -26,6 +26,8 @@ from labelgen.data.tfrecord import ShardReader, files_of
 from labelgen.data.thumbnail import SIDE
 
 FAMILIES = ("features", "evidence", "truth")
+DTYPE = "dtype.json"
+"""What the first of several workers computes in, until photos are encoded: from then on encoders.json says it."""
 _DTYPE_FIX = "set --config.dtype={} or auto, or take another --out"
 Sizes = dict[str, tuple[list[int], int]]
 """Files of a split's list (labelgen.data.tfrecord.files_of) -> (rows of each shard, bytes of all)."""
@@ -46,10 +48,35 @@ def claim(path: Path, fields: Mapping[str, Any], what: str, fix: str, begun: boo
 
 def check_dtype(config: ConfigDict, data: Path) -> None:
     """UserError when photos of `data` were encoded in another dtype than one that the config names."""
-    path = data / "encoders.json"
-    if config.dtype != "auto" and is_begun(data) and path.exists():
-        there = read_json(path, "delete DATA and encode again")["encoders"]["dtype"]
+    if there := begun_dtype(data, shared=False):
+        check_dtype_is(config, there, data)
+
+
+def check_dtype_is(config: ConfigDict, there: str, data: Path) -> None:
+    """UserError when the config names another dtype than the one that `data` is in."""
+    if config.dtype != "auto":
         check_same({"dtype": there}, {"dtype": config.dtype}, str(data), _DTYPE_FIX.format(there))
+
+
+def begun_dtype(data: Path, shared: bool) -> str:
+    """The dtype in which DATA was begun, on whatever machine; empty: none yet. shared: with other workers, one of which
+    may have opened its models and not written a photo yet."""
+    if is_begun(data) and (data / "encoders.json").exists():
+        there: str = read_json(data / "encoders.json", "delete DATA and encode again")["encoders"]["dtype"]
+        return there
+    return str(read_json(data / DTYPE, "delete it")["dtype"]) if shared and (data / DTYPE).exists() else ""
+
+
+def first_dtype(data: Path, dtype: str) -> str:
+    """Of several workers that begin DATA at the same time, what the first one computes in: all do."""
+    first: str = write_first(data / DTYPE, {"dtype": dtype})["dtype"]
+    return first
+
+
+def forget_dtype(data: Path) -> None:
+    """Before the workers of a cluster begin: what others began, of whom no photo is left, counts no more."""
+    if not is_begun(data):
+        (data / DTYPE).unlink(missing_ok=True)
 
 
 def is_begun(data: Path) -> bool:

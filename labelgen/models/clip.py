@@ -37,6 +37,8 @@ from labelgen.models.weight_files import WeightFile
 Floats = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
 P = TypeVar("P")
+TEXT_DTYPE = "float32"
+"""The text tower's, whatever dtype the image towers have: words are few."""
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 LICENCES = dict.fromkeys(("openai", "laion2b_s34b_b88k", "laion2b_s32b_b82k"), "MIT")
 """By tag, where the model's own page says it."""
@@ -74,12 +76,13 @@ class ClipEncoder:
     ) -> None:
         self.model = compute.frozen(model, device)
         self.visual = self.model.visual
+        compute.narrow(self.visual, dtype)  # the text tower stays as it is
         self.source, self.device, self.dtype = source, device, dtype
         self.batches = compute.Batches("CLIP", FIX, device, batch, on_cpu=32)
         self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
         self.patch_px: int = self.visual.patch_size[0]
         self.image_px: int = self.visual.image_size[0]
-        self.text_width: int = self.visual.proj.shape[1]
+        self.width, self.text_width = map(int, self.visual.proj.shape)
         self.resample = getattr(Image.Resampling, source.interpolation.upper())
         self._mean = torch.tensor(source.mean, device=device).view(3, 1, 1) * 255
         self._std = torch.tensor(source.std, device=device).view(3, 1, 1) * 255
@@ -220,7 +223,8 @@ def load_clip(config: ClipConfig, weights_dir: str | Path, device: str, dtype: s
     model = build(source.model, config.name)
     with weight_files.loading(source.path, config.name):
         fill(model, source.path)
-    return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on), config.batch_size)
+    width = int(model.visual.proj.shape[0])
+    return ClipEncoder(model, source, on, compute.torch_dtype(dtype, on, width), config.batch_size)
 
 
 def find_source(config: ClipConfig, weights_dir: str | Path) -> ClipSource:

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from labelgen.core.errors import UserError
 from labelgen.core.progress import say
 from labelgen.core.threads import Busy, in_order
+from labelgen.models import cpu_dtype
+from labelgen.models.cpu_dtype import Choice
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WIDTH = 1024
+"""Of a model that does not say it: ViT-L's."""
 FREE_SHARE = 0.5
 """Of the device's free memory, what a batch that is chosen by itself may take."""
 MOST_ROWS = 256
@@ -32,6 +36,15 @@ LANES = 4
 memory of its own answers (0.8 GB at most for 1,024 points) and of its batches."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+
+
+PRODUCTS: dict[type, tuple[str, ...]] = {
+    nn.Linear: ("weight", "bias"),
+    nn.Conv2d: ("weight", "bias"),
+    nn.MultiheadAttention: ("in_proj_weight", "in_proj_bias"),
+    nn.modules.linear.NonDynamicallyQuantizableLinear: ("weight", "bias"),
+}
+"""Of exactly these classes (one derived from them may do something else with its weights) the operands of products."""
 
 
 class Lanes:
@@ -116,13 +129,13 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+def torch_dtype(name: str, device: torch.device, width: int = WIDTH) -> torch.dtype:
     """The compute type of that name. UserError for another one, or one that the device does not have.
 
-    auto: on CUDA bfloat16 where the GPU has it, else float16; on MPS float16; on the CPU float32.
+    auto: `best_dtype`. width: the model's, which counts for the trial on CPUs.
     """
     if name == "auto":
-        return _best_dtype(device)
+        return best_dtype(device, width).dtype
     if name not in DTYPES:
         raise UserError(f"dtype = {name!r}; choose one of auto, {', '.join(DTYPES)}")
     try:
@@ -134,12 +147,23 @@ def torch_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def _best_dtype(device: torch.device) -> torch.dtype:
+def best_dtype(device: torch.device, width: int = WIDTH) -> Choice:
+    """What auto is: on CUDA bfloat16 where the GPU has it, else float16; on MPS float16; on the CPU cpu_dtype's."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return torch.float16 if device.type == "mps" else torch.float32
+        return Choice(torch.bfloat16, "this GPU has it") if native else Choice(torch.float16, "an older GPU")
+    return Choice(torch.float16, "what MPS has") if device.type == "mps" else cpu_dtype.of_this_processor(width)
+
+
+def why_dtype(name: str, device: torch.device, dtype: torch.dtype, width: int = WIDTH) -> str:
+    """For a command's first lines: which dtype, and why. name: config.dtype; dtype: what it became."""
+    if name == "auto":
+        return f"dtype auto: {dtype_name(dtype)} on {device.type}, {best_dtype(device, width).why}"
+    slow = device.type == "cpu" and dtype != torch.float32
+    has = not slow or cpu_dtype.instructions(torch.cpu.get_capabilities())
+    warning = "" if has else "; this processor has no instructions for it: slower than float32"
+    return f"dtype {dtype_name(dtype)} on {device.type}, as set{warning}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -150,6 +174,20 @@ def dtype_name(dtype: torch.dtype) -> str:
 def frozen(model: nn.Module, device: torch.device) -> Any:
     """The model in evaluation mode on the device, float32, without gradients."""
     return model.eval().requires_grad_(False).to(device)
+
+
+def narrow(model: nn.Module, dtype: torch.dtype) -> None:
+    """On the CPU keeps the weights of products in the dtype that autocast makes of them anyhow in each pass: the same
+    bits, half the memory. Norms, positions and whatever else is no product's stay float32.
+
+    nn.MultiheadAttention then takes the fused kernel, which keeps its scores in float32, for one that does not. Only
+    for networks that run within `autocast`.
+    """
+    for module in model.modules():
+        for name in PRODUCTS.get(type(module), ()):
+            weight = getattr(module, name)
+            if weight is not None and weight.device.type == "cpu":
+                weight.data = weight.data.to(dtype)
 
 
 def parameters(build: Callable[[], nn.Module]) -> int:

@@ -144,6 +144,7 @@ class SamEncoder:
 
     def __init__(self, model: Sam, path: Path, config: SamConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.model = compute.frozen(model, device)
+        compute.narrow(self.model.image_encoder, dtype)
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
         self.stretched = isinstance(model, sam2.Sam2)

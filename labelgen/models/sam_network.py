@@ -49,8 +49,10 @@ def embed(encoder: nn.Module, pixels: Tensor) -> Tensor:
     for block in encoder.blocks:
         x = x + _attended(block, x)
         x = x + block.mlp(block.norm2(x))
-    embedded: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
-    return embedded
+    x = x.permute(0, 3, 1, 2)
+    for layer in encoder.neck:  # its norms compute in the type of what they get: within autocast a narrow one
+        x = layer(x if isinstance(layer, nn.Conv2d) else x.float())
+    return x
 
 
 def detail(encoder: nn.Module, pixels: Tensor) -> Tensor | Detail:
@@ -113,7 +115,7 @@ def in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor] | None
         q, k, v, into, *biases = (tensor[head : head + heads] for tensor in flat)
         for row in range(0, tokens, rows):
             at = slice(row, row + rows)
-            scores = q[:, at] @ k.transpose(1, 2)
+            scores = (q[:, at] @ k.transpose(1, 2)).float()
             if biases:
                 by_row, by_column = (part[:, at] for part in biases)
                 grid = torch.unflatten(scores, 2, (by_row.shape[-1], by_column.shape[-1]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from labelgen.core.config import encoder_settings
 from labelgen.core.errors import UserError
 from labelgen.core.geometry import HW, crop_windows, resize, tile
-from labelgen.core.progress import StageTimes
+from labelgen.core.progress import StageTimes, say
 from labelgen.data.records import FEATURE_DTYPES, EvidenceRow, PhotoRows, TruthRow, check_finite, feature_row
 from labelgen.data.thumbnail import thumbnail
 from labelgen.models import clip, compute, sam, trunks
@@ -44,11 +44,13 @@ class Encoders:
 
     def __init__(self, config: ConfigDict) -> None:
         """Reads clip, sam, encoder, encode, device, dtype, weights_dir. UserError as the loaders do."""
-        common = config.weights_dir, config.device, config.dtype
+        common = config.weights_dir, config.device
         check_variants(config.clip.variants)
-        self._clip = load_clip(config.clip, *common)
+        self._clip = load_clip(config.clip, *common, config.dtype)
+        say(compute.why_dtype(config.dtype, self._clip.device, self._clip.dtype, self._clip.width))
+        dtype = compute.dtype_name(self._clip.dtype)  # what auto became for it is the others' dtype too
         self._views = ClipViews(config.clip, self._clip)
-        self._sam = load_sam(config.sam, *common)
+        self._sam = load_sam(config.sam, *common, dtype)
         self._patches = load_encoder(config, clip=self._clip, sam=self._sam)
         self._dtype = FEATURE_DTYPES[config.encode.feature_dtype]
         self._config = config

@@ -63,10 +63,11 @@ def load_encoder(
 ) -> PatchEncoder:
     """The encoder of config.encoder. Reads encoder, clip, sam, device, dtype, weights_dir (unless given).
 
-    clip, sam: those of the config where they are loaded already. UserError as their loaders, timm_encoder.load_encoder
-    and PatchEncoder.
+    clip, sam: those of the config where they are loaded already; what dtype=auto became for clip counts here too.
+    UserError as their loaders, timm_encoder.load_encoder and PatchEncoder.
     """
-    fields, common = config.encoder, (weights_dir or config.weights_dir, config.device, config.dtype)
+    dtype = compute.dtype_name(clip.dtype) if clip else config.dtype
+    fields, common = config.encoder, (weights_dir or config.weights_dir, config.device, dtype)
     view = View(fields.size_px, fields.height_px, fields.window_px, fields.stride_px)
     if fields.name == "clip":
         return PatchEncoder(ClipTrunk(clip or load_clip(config.clip, *common), fields.layers, fields.join), view)
@@ -162,6 +163,7 @@ class TimmTrunk:
         dtype: torch.dtype,
     ) -> None:
         self.model = compute.frozen(model, device)
+        compute.narrow(self.model, dtype)
         self.path, self.canvas_hw, self.device, self.dtype = path, canvas_hw, device, dtype
         self._layers, self._norm = layers, norm_after_pooling(model)
         self.patch_px, self.width = layers.patch_px, layers.width
@@ -231,7 +233,8 @@ def load_timm(config: EncoderConfig, weights_dir: str | Path, device: str, dtype
         model._pos_embed = OriginalPositions(model)
     layers = Layers(config.layers, config.join, layers_of(model), config.name)
     canvas_hw = None if free else _canvas(model, model_args.get("img_size"), view.pass_hw)
-    return PatchEncoder(TimmTrunk(model, path, layers, canvas_hw, on, compute.torch_dtype(dtype, on)), view)
+    computes_in = compute.torch_dtype(dtype, on, model.num_features)
+    return PatchEncoder(TimmTrunk(model, path, layers, canvas_hw, on, computes_in), view)
 
 
 def layers_of(model: Any) -> list[Layer]:

@@ -16,16 +16,20 @@ from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import check_same, read_json, write_json
 from labelgen.core.geometry import HW
 from labelgen.core.ontology import Ontology
-from labelgen.core.progress import Progress, StageTimes
+from labelgen.core.progress import Progress, StageTimes, say
 from labelgen.core.threads import Later, in_order
 from labelgen.data.arrivals import FOLDER, keep_first, later_counts
 from labelgen.data.manifest import (
+    DTYPE,
     FAMILIES,
+    begun_dtype,
     check_dtype,
+    check_dtype_is,
     claim,
     covered,
     digest_of_list,
     finish_data,
+    first_dtype,
     is_begun,
     is_complete,
     list_failures,
@@ -95,6 +99,8 @@ class EncodeStage:
     words: Ontology | None
     """Name the classes of masks whose values are lines of the file of words: DATA keeps these names."""
     load: Loader = load_encoders
+    shared: bool = False
+    """Other workers may begin DATA at the same time, on machines of other kinds."""
 
     def begin(self, times: StageTimes) -> "Encoding":
         """Lists the photos and claims DATA for this config. UserError when it is another's, or photos are missing."""
@@ -264,7 +270,7 @@ class Encoding:
         if any(shard.arrival <= covered(self._splits(), shard.split) for shard in shards):
             (data / "dataset.json").unlink(missing_ok=True)  # it says that these are finished
         with self.times("load models"):
-            encoders = self.stage.load(self.stage.config)
+            encoders = self._load()
         claim_encoders(
             data,
             encoders.grid_hw,
@@ -283,6 +289,16 @@ class Encoding:
         path = self.stage.data / "dataset.json"
         splits: dict[str, Any] = read_json(path, "run again")["splits"] if path.exists() else {}
         return splits
+
+    def _load(self) -> PhotoEncoder:
+        """The models in DATA's dtype, whatever auto would be on this machine; in that of the first of all workers."""
+        stage, config = self.stage, in_dtype_of(self.stage.config, self.stage.data, self.stage.shared)
+        encoders = stage.load(config)
+        ours: str = encoders.identity()["dtype"]
+        if not stage.shared or is_begun(stage.data) or (first := first_dtype(stage.data, ours)) == ours:
+            return encoders
+        check_dtype_is(config, first, stage.data)
+        return stage.load(with_dtype(config, first, stage.data))
 
     def do(self, shard: Shard, progress: Progress, spare: bool = False) -> None:
         """Photos are read ahead, encoded and written at the same time: READ_AHEAD photos and WRITE_BEHIND rows at most
@@ -309,6 +325,7 @@ class Encoding:
             encoders = read_json(data / "encoders.json", "delete DATA and encode again")
             list_failures(data, self.shards, self._left_out())
             finish_data(data, self.shards, _with(self.marker, remarks), encoders, self.photos.classes)
+        (data / DTYPE).unlink(missing_ok=True)
         splits = read_json(data / "dataset.json", "run again")["splits"]
         rows = ", ".join(f"{sum(fields['rows'])} {split}" for split, fields in splits.items())
         said = "".join(f"; {remark}" for remark in dict.fromkeys(chain.from_iterable(remarks.values())))
@@ -340,6 +357,18 @@ def _with(marker: Mapping[str, Any], remarks: Mapping[str, Sequence[str]]) -> di
         **marker,
         "photos": {split: {**fields, **said.get(split, {})} for split, fields in marker["photos"].items()},
     }
+
+
+def in_dtype_of(config: ConfigDict, data: Path, shared: bool = False) -> ConfigDict:
+    """The config with the dtype in which `data` was begun in place of auto. shared: see begun_dtype."""
+    begun = begun_dtype(data, shared) if config.dtype == "auto" else ""
+    return with_dtype(config, begun, data) if begun else config
+
+
+def with_dtype(config: ConfigDict, dtype: str, data: Path) -> ConfigDict:
+    """The config with the dtype of `data`, which is said."""
+    say(f"{data} was begun in {dtype} and goes on in it")
+    return ConfigDict(config.to_dict() | {"dtype": dtype})
 
 
 def claim_encoders(

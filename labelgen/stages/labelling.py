@@ -242,9 +242,9 @@ def _prototypes(
 
 def embed_words(config: ConfigDict, words: Sequence[Ontology], sha256: str) -> list[Prototypes]:
     """[K, E] each by the text tower of the CLIP that encoded the photos; sha256: the digest of that one's weights."""
-    from labelgen.models.clip import load_clip  # torch: only where words are embedded here
+    from labelgen.models.clip import TEXT_DTYPE, load_clip  # torch: only where words are embedded here
 
-    clip = load_clip(config.clip, config.weights_dir, config.device, config.dtype)
+    clip = load_clip(config.clip, config.weights_dir, config.device, TEXT_DTYPE)
     if clip.identity()["sha256"] != sha256:
         raise UserError(
             f"{config.weights_dir}/{clip.identity()['weights']}: is not the CLIP that encoded the photos "

@@ -36,7 +36,7 @@ GRID, WIDTH, TEXT_WIDTH = 6, 8, 5
 
 class StubEncoders:
     """What labelgen.models.teachers.Encoders is to the stages. STUB_WEIGHTS in the environment stands for the weight
-    files.
+    files, STUB_DTYPE for what dtype=auto is on this machine.
     """
 
     grid_hw = (GRID, GRID)
@@ -50,7 +50,8 @@ class StubEncoders:
         self._config = config
 
     def identity(self) -> dict[str, Any]:
-        dtype = "float32" if self._config.dtype == "auto" else self._config.dtype
+        auto = os.environ.get("STUB_DTYPE", "float32")
+        dtype = auto if self._config.dtype == "auto" else self._config.dtype
         return {"clip": {"sha256": os.environ.get("STUB_WEIGHTS", "a")}, "encoder": {"sha256": "b"}, "dtype": dtype}
 
     def encode_photos(self, photos: Iterator[Photo]) -> Generator[tuple[Any, ...], None, None]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from labelgen.core.errors import UserError
-from labelgen.models import compute
+from labelgen.models import compute, cpu_dtype
 from labelgen.models.compute import Batches, OutOfMemoryError, enough_memory, fitting, torch_device, torch_dtype
 from labelgen.models.teachers import Encoders
 from labelgen.models.trunks import load_timm
@@ -53,6 +53,8 @@ def test_the_auto_dtype_is_the_devices(monkeypatch, device, native, chosen):
         asked.append(including_emulation)
         return native
 
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    cpu_dtype.of_this_processor.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     monkeypatch.setattr(torch.cuda, "device", lambda device: enough_memory("", ""))  # a context that does nothing
     assert compute.dtype_name(torch_dtype("auto", torch.device(device))) == chosen
@@ -311,6 +313,6 @@ def test_the_dtype_that_auto_became_is_what_identity_says(folder, monkeypatch):
     config.dtype = "bfloat16"
     assert Encoders(config).identity()["dtype"] == "bfloat16"
     assert load_timm(config.encoder, folder, "cpu", "auto").trunk.dtype == torch.float32
-    monkeypatch.setattr(compute, "_best_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(compute, "best_dtype", lambda device, width: compute.Choice(torch.float16, "so"))
     config.dtype = "auto"
     assert Encoders(config).identity()["dtype"] == "float16"
