@@ -74,7 +74,7 @@ def train(args: argparse.Namespace, preempted: Callable[[], bool]) -> int:
     check_whole_shards(layout.places, settings.feed)
     with times("open"):
         run = open_run(args.workdir)
-        keep_compiled(run, settings.compile_cache)
+        keep_compiled(run, settings.compile_cache, args.trust_compiled)
         data = open_data(args.data, config.data_cache)
     with claimed(run):
         return train_in(run, data, args, config, settings, layout, times, preempted)
@@ -199,6 +199,11 @@ def arguments() -> argparse.ArgumentParser:
     flags = parser(__doc__ or "", stopped="the same command goes on from the last step that was saved")
     flags.add_argument("--data", required=True, metavar="DATA", help="folder or url that labelgen.run wrote")
     flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url for checkpoints and logs")
+    flags.add_argument(
+        "--trust_compiled",
+        action="store_true",
+        help="take the compiled functions of a RUN at a url: machine code, so only where nobody else can write",
+    )
     return flags
 
 

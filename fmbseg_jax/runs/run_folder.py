@@ -50,6 +50,10 @@ class Run:
     def bring(self, *names: str) -> None:
         """Makes files, and folders with all that is in them, be here as they were there when RUN was opened."""
 
+    def has(self, folder: str) -> bool:
+        """Whether there was such a folder when RUN was opened."""
+        return (self.path / folder).is_dir()
+
     def look_again(self) -> None:
         """From here on its checkpoints are those that are there now."""
 
@@ -99,6 +103,9 @@ class RemoteRun(Run):
         self._finished = {step for step in steps if f"{_CHECKPOINTS}/{step}/{_MARK}" in self._remote_files}
         self._cut_off = steps - self._finished
         self.bring(*(f"{_CHECKPOINTS}/{step}/{name}" for step in self._finished for name in _HEAD))
+
+    def has(self, folder: str) -> bool:
+        return any(_is_within(file, folder) for file in self._remote_files)
 
     def look_again(self) -> None:
         before = self._finished
@@ -245,21 +252,25 @@ def _each(work: Callable[[str], None], files: Iterable[str]) -> None:
         list(pool.map(work, files))
 
 
-def keep_compiled(run: Run, folder: str) -> None:
+def keep_compiled(run: Run, folder: str, trusted: bool = False) -> None:
     """From here on compiled functions are taken from `folder`, below RUN or absolute, and put there; "": they are not.
 
-    Before the first one is compiled. So a preempted run that goes on, on a new machine too, does not compile.
-    JAX_COMPILATION_CACHE_DIR in the environment goes first.
+    Before the first one is compiled. So a preempted run that goes on does not compile. They are machine code: of a RUN
+    at a url, which others may be able to write, they are taken only where it is `trusted`; then a new machine does not
+    compile either. JAX_COMPILATION_CACHE_DIR in the environment goes first.
 
     JAX finds them by the program, its own version, XLA's flags, and a fingerprint of the devices, which for a CPU
     depends on its instructions (restricted by --xla_cpu_max_isa it is another): what was compiled for other machines is
     passed over. Of several hosts the first one writes and all read; on CPUs only the first one finds its own, as the
-    others ask for something else (on GPUs JAX makes it the same; not tried). What is kept is executed: go on only with
-    a RUN that you would trust as code.
+    others ask for something else (on GPUs JAX makes it the same; not tried).
     """
     if not folder or jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
-    run.bring(folder)
+    if trusted or not run.private:
+        run.bring(folder)
+    elif run.has(folder):
+        fix = "take it by --trust_compiled, if only you can write there"
+        hosts.say(f"{run.name}/{folder}: is machine code, and left where it is; {fix}")
     path = str(run.path / Path(folder).expanduser())
     jax.config.update("jax_compilation_cache_dir", path)  # type: ignore[no-untyped-call]
     # XLA's own caches, for GPUs, would make the folder's path a part of what is asked for.

@@ -70,7 +70,10 @@ class Remote:
         return self._try(name, read)
 
     def files(self, folder: str) -> dict[str, Entry]:
-        """Name below the url -> Entry of every file below `folder`; none when there is no such folder."""
+        """Name below the url -> Entry of every file below `folder`; none when there is no such folder.
+
+        UserError for a name that would lead out of a folder here.
+        """
 
         def find() -> dict[str, Any]:
             self._fs.invalidate_cache()
@@ -78,7 +81,11 @@ class Remote:
             return found
 
         found = self._try(folder, find)
-        return {name[len(self._root) + 1 :]: _entry(info) for name, info in found.items()}
+        entries = {name[len(self._root) + 1 :]: _entry(info) for name, info in found.items()}
+        for name in entries:
+            if {"", ".", ".."} & set(name.replace("\\", "/").split("/")):
+                raise UserError(f"{self.url}/{name}: a name that leads out of its folder; delete it there")
+        return entries
 
     def write(self, name: str, data: bytes) -> None:
         """A whole file, in place of one that may be there."""

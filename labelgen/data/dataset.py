@@ -211,9 +211,12 @@ def later_shards(fields: Mapping[str, Any]) -> list[int]:
 
 
 def check_format(info: dict[str, Any], file: Path | str) -> None:
-    """UserError when the fields of dataset.json are of another version."""
+    """UserError when the fields of dataset.json are of another version, or name files elsewhere."""
     if info.get("format") != FORMAT:
         raise UserError(f"{file}: format {info.get('format')!r}, this version reads {FORMAT}; encode again")
+    for split in info["splits"]:
+        if split in ("", ".", "..") or {"/", "\\"} & set(split):
+            raise UserError(f"{file}: split {split!r} is no name of a file; take no DATA from whom you do not trust")
 
 
 def read_prototypes(path: str | Path, words: int, width: int | None) -> NDArray[np.float32]:

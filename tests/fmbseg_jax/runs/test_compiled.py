@@ -1,11 +1,14 @@
 """Compiled functions are kept between starts: found again, with the same bits, and not where they are not wanted."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import jax
 import pytest
 
+from fmbseg_jax.runs import hosts as run_hosts
 from fmbseg_jax.runs.run_folder import keep_compiled, open_run
 from fmbseg_jax.runs.settings import train_config
 from labelgen.core.config import load_config
@@ -54,3 +57,19 @@ def test_without_a_folder_nothing_is_kept_and_a_url_is_refused(tmp_path: Path) -
     assert train_config(load_config(shipped, ["compile_cache=compiled"])).compile_cache == "compiled"
     with pytest.raises(UserError, match="compile_cache='s3://bucket/x' is a url; set it to the name of a folder"):
         train_config(load_config(shipped, ["compile_cache=s3://bucket/x"]))
+
+
+def test_what_a_url_brings_is_not_executed_unless_it_is_trusted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fsspec.filesystem("memory").pipe_file("/run/compiled/jit_step-cache", b"machine code")
+    monkeypatch.setattr(run_hosts, "errors", lambda: sys.stderr)  # as it is now
+    for trusted in (False, True):
+        jax.config.update("jax_compilation_cache_dir", None)
+        run = open_run("memory://run")
+        keep_compiled(run, "compiled", trusted)
+        assert jax.config.jax_compilation_cache_dir == str(run.path / "compiled")
+        assert (run.path / "compiled/jit_step-cache").exists() == trusted
+        said = capsys.readouterr()
+        assert ("machine code, and left where it is; take it by --trust_compiled" in said.out + said.err) != trusted
+    jax.config.update("jax_compilation_cache_dir", None)

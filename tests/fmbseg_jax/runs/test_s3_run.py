@@ -83,7 +83,7 @@ def killed(s3: Any, data: Path, whole: Path, tmp_path_factory: pytest.TempPathFa
         started.processes[0].kill()
         assert started.end()[0].code == -signal.SIGKILL
     assert not s3.exists(f"{run}/summary.json")
-    with hosts([line], log, 4, **CACHED) as started:
+    with hosts([[*line, "--trust_compiled"]], log, 4, **CACHED) as started:
         (ended,) = started.end()
         assert ended.code == 0 and "going on from step" in ended.err, ended.err
         assert started.record(0)["cache"]["cache_hits"] > 3, "the step among them: it is in RUN"

@@ -83,3 +83,11 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_no_data_at_the_url(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing/dataset.json: not there; check the url, and copy a complete DATA"):
         open_data(f"file://{tmp_path}/nothing", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "labels/../../evil.json", "labels/..\\evil.json"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    listing = {f"/x/{one}": {"size": 1} for one in ("labels/a.json", name)}
+    monkeypatch.setattr(LocalFileSystem, "find", lambda *args, **given: listing)
+    with pytest.raises(UserError, match=r"evil.json: a name that leads out of its folder; delete it there"):
+        Remote("file:///x").files("")

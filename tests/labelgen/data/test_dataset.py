@@ -1,5 +1,6 @@
 """DATA opens when complete, its rows are found over shards, and misfits are named."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,11 @@ def test_embeddings_that_are_none(tmp_path: Path) -> None:
         read_prototypes(tmp_path / "p.npy", 3, 5)
     with pytest.raises(UserError, match="no such file"):
         read_prototypes(tmp_path / "q.npy", 3, 5)
+
+
+@pytest.mark.parametrize("split", ["../train", "a/b", "..", "a\\b", ""])
+def test_a_split_is_a_name_and_no_path(data: Path, split: str) -> None:
+    info = json.loads((data / "dataset.json").read_text())
+    write_json(data / "dataset.json", info | {"splits": {split: info["splits"]["train"]}})
+    with pytest.raises(UserError, match="is no name of a file"):
+        Dataset.open(data)
