@@ -105,3 +105,16 @@ def test_a_large_photo_is_labelled_smaller_and_written_at_its_own_size(monkeypat
     assert row.label_map.shape == row.confidence.shape == SIZE
     np.testing.assert_array_equal(row.label_map, truth())
     np.testing.assert_array_equal(row.target_classes[: GRID[0], :, 0], truth()[4::8, 4::8])
+
+
+def test_a_stage_that_names_an_absent_class_has_no_vote() -> None:
+    probabilities = np.full((1, 2, 3), 0.5, np.float32)
+    stage = np.array([[1, 2]]), np.ones((1, 2), np.float32)  # class 1 is not present
+    full, merged, confidence = merge(probabilities, np.array([0, 2]), [stage], 0.5)
+    assert full.tolist() == [[0, 2]] and confidence.tolist() == [[0.25, 0.75]] and merged.tolist() == [[-1, 2]]
+
+
+@pytest.mark.parametrize(("longest", "size"), [(64, (48, 64)), (63, (47, 63)), (32, (24, 32)), (1, (1, 1))])
+def test_evidence_of_the_photo_made_smaller(longest: int, size: tuple[int, int]) -> None:
+    smaller = free_labels.at_most(evidence(), longest)
+    assert smaller.size_hw == size == smaller.masks.size_hw

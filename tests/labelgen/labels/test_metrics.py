@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from labelgen.core.command import table
-from labelgen.labels.scores import confusion, scores
+from labelgen.core.errors import UserError
+from labelgen.labels.scores import check_groups, confusion, scores
 
 TRUTH = np.array([[0, 0, 1], [1, 255, 2]], np.uint8)
 PREDICTION = np.array([[0, 1, 1], [-1, 0, 2]])
@@ -45,4 +46,24 @@ def test_nothing_to_count_is_not_a_perfect_score() -> None:
     assert all(np.isnan([s.miou, s.miou_in_truth, s.pixel_accuracy, s.frequency_weighted_iou, s.coverage]))
     figures = s.to_json()
     assert figures["pixel_accuracy"] is None and figures["coverage"] is None
-    assert table("val", {"head": figures}).splitlines()[1].split() == ["head", "-", "-", "-"]
+    assert table("val", {"head": figures}).splitlines()[1].split() == ["head", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("nothing", [-1, 3, 255])
+def test_truth_outside_of_the_classes_counts_in_nothing(nothing: int) -> None:
+    truth = np.array([[0, 1, nothing]], np.int64)
+    assert confusion(truth, np.array([[0, 0, 0]]), 3).tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("nothing", [-1, 3, 255])
+def test_a_prediction_outside_of_the_classes_is_none(nothing: int) -> None:
+    assert confusion(np.array([[0, 1]]), np.array([[0, nothing]]), 3).tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0] * 4]
+
+
+def test_a_group_is_of_words_that_are_there() -> None:
+    check_groups(("a", "b"), {"both": ("a", "b")})
+    fix = r"eval.groups.some: c: not among the words \(a, b\); fix them, or take .*: --config.eval.groups.some=a,b$"
+    with pytest.raises(UserError, match=fix):
+        check_groups(("a", "b"), {"some": ("a", "c", "b")})
+    with pytest.raises(UserError, match=r"--config.eval.groups.none=$"):
+        check_groups(("a", "b"), {"none": ("c",)})

@@ -58,3 +58,21 @@ def test_a_rule_comes_before_the_name() -> None:
 def test_what_has_no_place_is_refused(names, rules, message) -> None:
     with pytest.raises(UserError, match=message):
         lookup(VOC, names, rules)
+
+
+def test_a_class_that_data_does_not_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="truth of a: has class 2, but DATA names 2; encode into a new DATA"):
+        reader(tmp_path, ("cat", "dog"), ("cat", "dog"))[0]
+
+
+def test_what_is_matched_by_number_is_said_with_the_pixels_beyond(tmp_path: Path) -> None:
+    truth = reader(tmp_path, None, ("a", "b"))
+    plain = "DATA is from before it kept the names of truth's classes: taken for lines of these words"
+    assert truth.said() == plain
+    assert truth[0].label_map.tolist() == [[0, 1, -1, -1]] and truth.beyond == {0: 1}
+    assert truth.said() == f"{plain}; 1 pixels of classes beyond them left out"
+    assert truth.said(0) == plain and truth.said(7) == f"{plain}; 7 pixels of classes beyond them left out"
+
+
+def test_named_classes_need_no_words(tmp_path: Path) -> None:
+    assert reader(tmp_path, VOC, VOC).said() == ""
