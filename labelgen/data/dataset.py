@@ -228,7 +228,7 @@ def read_prototypes(path: str | Path, words: int, width: int | None) -> NDArray[
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of text embeddings") from None
-    except (ValueError, EOFError, OSError):
+    except Exception:  # numpy's readers raise of many kinds
         raise UserError(f"{path}: not a .npy file of text embeddings; write it with numpy.save") from None
     fits = array.ndim == 2 and len(array) == words and width in (None, array.shape[1])
     if not fits or not np.issubdtype(array.dtype, np.floating):

@@ -6,10 +6,11 @@ NAME/shape and NAME/dtype beside them; those of which both h and w differ from p
 TensorFlow Datasets has it. Decoded arrays are read-only.
 """
 
+import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +34,25 @@ SLOTS = 3
 """Classes kept for a patch's soft target."""
 _THUMBNAIL = (8, 8, 3)
 Value = bytes | NDArray[Any]
+Row = TypeVar("Row")
+
+
+def _as_written(decode: Callable[[bytes], Row]) -> Callable[[bytes], Row]:
+    """Values that no row has become a UserError: bytes of another program's, whose checksums are right."""
+
+    @functools.wraps(decode)
+    def checked(data: bytes) -> Row:
+        try:
+            return decode(data)
+        except UserError:
+            raise
+        except Exception as error:  # Pillow's and numpy's are of many kinds
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"a record holds what labelgen.run does not write ({reason}); copy the shard again"
+            ) from error
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -68,8 +88,9 @@ class FeatureRow:
         )
 
     @staticmethod
+    @_as_written
     def decode(data: bytes) -> "FeatureRow":
-        """The row of a record. UserError where it is of another family."""
+        """The row of a record. UserError where it is of another family, or damaged."""
         values = decode(data)
         box = _get(values, "box_xyxy").tolist()
         thumbnail = _unpack(values, "thumbnail") if "thumbnail" in values else np.zeros(_THUMBNAIL, np.uint8)
@@ -111,8 +132,9 @@ class EvidenceRow:
         return encode(values)
 
     @staticmethod
+    @_as_written
     def decode(data: bytes) -> "EvidenceRow":
-        """The row of a record. UserError where it is of another family."""
+        """The row of a record. UserError where it is of another family, or damaged."""
         values = decode(data)
         size_hw = _pair(values, "size_hw")
         variants = sorted(key.split("/")[1] for key in values if key.startswith("dense/") and key.endswith("/value"))
@@ -140,8 +162,9 @@ class TruthRow:
         return encode({"photo_id": self.photo_id.encode(), "label_map": png_bytes(self.label_map)})
 
     @staticmethod
+    @_as_written
     def decode(data: bytes) -> "TruthRow":
-        """The row of a record. UserError where it is of another family."""
+        """The row of a record. UserError where it is of another family, or damaged."""
         values = decode(data)
         return TruthRow(_text(values, "photo_id"), png_array(_get_bytes(values, "label_map")))
 
@@ -178,8 +201,9 @@ class LabelRow:
         )
 
     @staticmethod
+    @_as_written
     def decode(data: bytes) -> "LabelRow":
-        """The row of a record. UserError where it is of another family."""
+        """The row of a record. UserError where it is of another family, or damaged."""
         values = decode(data)
         return LabelRow(
             _text(values, "photo_id"),
@@ -192,6 +216,7 @@ class LabelRow:
         )
 
     @staticmethod
+    @_as_written
     def decode_targets(data: bytes) -> tuple[str, NDArray[np.uint16], NDArray[np.uint8]]:
         """photo_id, target_classes, target_shares alone: the trainer reads them often and needs no PNG decoded."""
         values = decode(data)
@@ -237,6 +262,7 @@ def _finite(array: NDArray[Any]) -> bool:
     return bool(np.isfinite(array.astype(np.float32)).all())
 
 
+@_as_written
 def photo_id_of(data: bytes) -> str:
     """The photo's id of any family's record."""
     return _text(decode(data), "photo_id")
