@@ -3,6 +3,8 @@
     python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS
     python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS --words=other_words.txt
     python -m fmbseg_jax.predict --workdir=RUN --data=DATA --out=MASKS --format=png,coco,labelme,cvat,yolo
+    python -m fmbseg_jax.predict --workdir=RUN --picture=FIELD.tif --out=MASKS      # any size, in tiles; docs/large.md
+    python -m fmbseg_jax.predict --workdir=RUN --video=CLIP.mp4 --out=MASKS
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
 classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
@@ -44,6 +46,7 @@ from fmbseg_jax.inference.label_maps import Background, pixel_classes
 from fmbseg_jax.inference.large import predict_tiles, stitch
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.inference.tiles import tiling
+from fmbseg_jax.inference.video import about, predict_video
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
@@ -60,7 +63,7 @@ from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.predicted import Predicted
-from labelgen.formats.writers import Annotated, ClassInfo, save
+from labelgen.formats.writers import Annotated, ClassInfo, PngWriter, save
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
 from labelgen.sources.large import LargePicture
@@ -126,6 +129,8 @@ def main(args: argparse.Namespace) -> int:
         hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asking.vocabulary.new)}")
     if args.picture:
         return whole_picture(args, asking, times)
+    if args.video:
+        return whole_video(args, asking, times)
     restored, made_by = asking.restored, asking.made_by()
     with times("load"):
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
@@ -220,6 +225,37 @@ def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -
     hosts.say(f"time: {times.summary()}")
     name = out / picture.path.stem
     hosts.say(f"wrote {name}.tif and {name}.geojson with {regions} regions, of {done} tiles{said}; {next_step(args)}")
+    return 0
+
+
+def whole_video(args: argparse.Namespace, asking: Asking, times: StageTimes) -> int:
+    """Every frame of a video, as a photo."""
+    if args.format != "png" or args.distributed != hosts.OFF:
+        raise UserError("--video: writes PNGs and a video, in one process: leave --format and --distributed out")
+    path, out = Path(args.video), Path(args.out)
+    if (out / f"{path.stem}.mp4").resolve() == path.resolve():
+        raise UserError(f"--out={out}: the tinted video would take the place of the video; name another folder")
+    count, video = about(path)
+    made_by = {**asking.made_by(), **video}
+    claim(out, made_by, asking.classes)
+    asking.towers.load_patches()
+
+    def label(image: Pixels) -> NDArray[np.uint16]:
+        with times("frames"):
+            patches = asking.patches(asking.towers.features(Photo("", image)))
+            return pixel_classes(*patches, (image.shape[0], image.shape[1]), None, asking.background)
+
+    colours = np.array([info.colour for info in asking.classes], np.uint8)
+    progress, writer = Progress(count, "frames", "predict", hosts.errors()), PngWriter(out, asking.classes)
+    found = predict_video(path, out, label, writer, colours, progress)
+    progress.close()
+    total = found.masks + found.kept
+    say_whole(out, made_by, {"masks": total, "damaged": found.damaged})
+    said = f"; {found.kept} masks were there already" * bool(found.kept)
+    said += f"; the video is damaged after frame {total}, what comes then has no mask" * found.damaged
+    said += "; its sound is left out" * found.sound
+    name = out / f"{path.stem}.mp4"
+    hosts.say(f"wrote {found.masks} masks to {out / 'masks' / path.stem} and {name}{said}; {next_step(args)}")
     return 0
 
 
@@ -348,7 +384,7 @@ def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
     if args.words:
         return f"next: look at {args.out}"
-    given = (name for name in ("data", "photos", "picture") if getattr(args, name))
+    given = (name for name in ("data", "photos", "picture", "video") if getattr(args, name))
     photos = next(f"--{name}={getattr(args, name)}" for name in given)
     weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
     again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
@@ -477,6 +513,7 @@ def arguments() -> argparse.ArgumentParser:
     photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
     photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
+    photos.add_argument("--video", metavar="FILE", help="a video: a mask a frame, and the video tinted")
     flags.add_argument(
         "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
     )
