@@ -30,7 +30,7 @@ if __name__ == "__main__":
 import argparse
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,7 @@ from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
-from labelgen.core.command import command, command_line, parser, whole
+from labelgen.core.command import command, command_line, numbers, parser, share_below_one, whole
 from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.ontology import Ontology, class_scores, read_words
@@ -479,26 +479,6 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text}: a number from 0 to 1")
     return value
-
-
-def share_below_one(text: str) -> float:
-    """A number from 0 to below 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to below 1")
-    return value
-
-
-def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
-    """What reads "2,98"."""
-
-    def read(text: str) -> tuple[float, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text}: numbers with commas between them") from None
-
-    return read
 
 
 def arguments() -> argparse.ArgumentParser:
