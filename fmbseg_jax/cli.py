@@ -30,11 +30,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         "quality": Command("labelgen.quality", "free labels against truth, where there is some"),
         "train": Command("fmbseg_jax.train", "the head, from free labels"),
         "evaluate": Command("fmbseg_jax.evaluate", "the head against truth, beside dense CLIP"),
-        "predict": Command("fmbseg_jax.predict", "masks of any photos, for any words"),
+        "predict": Command("fmbseg_jax.predict", "masks of any photos, a large picture or a video, for any words"),
         "report": Command("fmbseg_jax.report", "a page that shows how good, where not, and why"),
         "serve": Command("fmbseg_jax.serve", "a page to play with in a browser"),
     },
     "More": {
+        "tiles": Command("labelgen.tiles", "a picture of any size (GeoTIFF, OME-TIFF) cut into photos"),
         "export": Command("labelgen.export", "labels for CVAT, LabelMe, COCO and YOLO tools"),
         "connect": Command("fmbseg_jax.connect", "a RUN, or free labels, into CVAT or Label Studio as pre-annotations"),
         "export-head": Command("fmbseg_jax.export", "the trained head, to be used without this code"),

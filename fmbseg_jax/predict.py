@@ -3,6 +3,8 @@
     python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS
     python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER --out=MASKS --words=other_words.txt
     python -m fmbseg_jax.predict --workdir=RUN --data=DATA --out=MASKS --format=png,coco,labelme,cvat,yolo
+    python -m fmbseg_jax.predict --workdir=RUN --picture=FIELD.tif --out=MASKS      # any size, in tiles; docs/large.md
+    python -m fmbseg_jax.predict --workdir=RUN --video=CLIP.mp4 --out=MASKS
 
 Takes RUN, and either DATA (encoded photos) or a folder of photos, which are encoded on the fly. --words names other
 classes than the head was trained with; nothing is trained again, and what is new to the head is found by the RUN's
@@ -30,7 +32,7 @@ import argparse
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -46,11 +48,12 @@ from fmbseg_jax.inference.label_maps import Background, pixel_classes, sharpened
 from fmbseg_jax.inference.large import predict_tiles, stitch
 from fmbseg_jax.inference.other_words import Asked
 from fmbseg_jax.inference.tiles import tiling
+from fmbseg_jax.inference.video import about, predict_video
 from fmbseg_jax.reporting.evaluation import class_names
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.checkpoint import Restored, checksum, restore_run
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
-from labelgen.core.command import command, command_line, parser, whole
+from labelgen.core.command import command, command_line, numbers, parser, share_below_one, whole
 from labelgen.core.errors import PhotoError, UserError
 from labelgen.core.files import write_atomic
 from labelgen.core.ontology import Ontology, class_scores, read_words
@@ -62,7 +65,7 @@ from labelgen.formats.claimed import claim_folder, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.predicted import Predicted
-from labelgen.formats.writers import Annotated, ClassInfo, save
+from labelgen.formats.writers import Annotated, ClassInfo, PngWriter, save
 from labelgen.sources.decoding import liberties
 from labelgen.sources.finding import LeftOut, check_apart
 from labelgen.sources.folders import folder_source
@@ -132,6 +135,8 @@ def main(args: argparse.Namespace) -> int:
         hosts.say(f"new to the head, found by CLIP's dense maps alone: {', '.join(asking.vocabulary.new)}")
     if args.picture:
         return whole_picture(args, asking, times)
+    if args.video:
+        return whole_video(args, asking, times)
     restored, made_by = asking.restored, asking.made_by()
     with times("load"):
         check_apart(args.out, [args.photos] if args.photos else photo_folders(restored.config.photos))
@@ -142,7 +147,7 @@ def main(args: argparse.Namespace) -> int:
     progress = Progress(photos.total, "photos", "predict", hosts.errors())
     for item in timed(photos.rows, times):
         with times("head"):
-            label_map = asking.label_map(item)
+            label_map = asking.label_map(item.row, item.image)
         with times("write"):
             out.write(item, label_map, photos.predicted)
         progress.add()
@@ -192,12 +197,12 @@ class Asking:
         by_head = self.vocabulary.by_head
         return self.vocabulary(self.embed([row])[0], None if by_head else self.embed.dense(row))
 
-    def label_map(self, item: Item) -> NDArray[np.uint16]:
+    def label_map(self, row: FeatureRow, image: Pixels | None) -> NDArray[np.uint16]:
         """Class of each pixel [H, W]; sharpened where the picture is at hand."""
-        answered = self.patches(item.row)
-        if self.sharpen and item.image is not None:
-            return sharpened_classes(*answered, item.image, self.restored.temperature, self.threshold)
-        return pixel_classes(*answered, item.row.size_hw, None, self.background)
+        answered = self.patches(row)
+        if self.sharpen and image is not None:
+            return sharpened_classes(*answered, image, self.restored.temperature, self.threshold)
+        return pixel_classes(*answered, row.size_hw, None, self.background)
 
     def scores(self, image: Pixels) -> NDArray[np.float32]:
         """float32 [h, w, C] of a tile uint8 [H, W, 3]."""
@@ -237,6 +242,36 @@ def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -
     hosts.say(f"time: {times.summary()}")
     name = out / picture.path.stem
     hosts.say(f"wrote {name}.tif and {name}.geojson with {regions} regions, of {done} tiles{said}; {next_step(args)}")
+    return 0
+
+
+def whole_video(args: argparse.Namespace, asking: Asking, times: StageTimes) -> int:
+    """Every frame of a video, as a photo."""
+    if args.format != "png" or args.distributed != hosts.OFF:
+        raise UserError("--video: writes PNGs and a video, in one process: leave --format and --distributed out")
+    path, out = Path(args.video), Path(args.out)
+    if (out / f"{path.stem}.mp4").resolve() == path.resolve():
+        raise UserError(f"--out={out}: the tinted video would take the place of the video; name another folder")
+    count, video = about(path)
+    made_by = {**asking.made_by(), **video}
+    claim(out, made_by, asking.classes)
+    asking.towers.load_patches()
+
+    def label(image: Pixels) -> NDArray[np.uint16]:
+        with times("frames"):
+            return asking.label_map(asking.towers.features(Photo("", image)), image)
+
+    colours = np.array([info.colour for info in asking.classes], np.uint8)
+    progress, writer = Progress(count, "frames", "predict", hosts.errors()), PngWriter(out, asking.classes)
+    found = predict_video(path, out, label, writer, colours, progress)
+    progress.close()
+    total = found.masks + found.kept
+    say_whole(out, made_by, {"masks": total, "damaged": found.damaged})
+    said = f"; {found.kept} masks were there already" * bool(found.kept)
+    said += f"; the video is damaged after frame {total}, what comes then has no mask" * found.damaged
+    said += "; its sound is left out" * found.sound
+    name = out / f"{path.stem}.mp4"
+    hosts.say(f"wrote {found.masks} masks to {out / 'masks' / path.stem} and {name}{said}; {next_step(args)}")
     return 0
 
 
@@ -372,7 +407,7 @@ def next_step(args: argparse.Namespace) -> str:
     """What to do after prediction."""
     if args.words:
         return f"next: look at {args.out}"
-    given = (name for name in ("data", "photos", "picture") if getattr(args, name))
+    given = (name for name in ("data", "photos", "picture", "video") if getattr(args, name))
     photos = next(f"--{name}={getattr(args, name)}" for name in given)
     weights = [f"--weights_dir={args.weights_dir}"] * bool(args.weights_dir)
     again = [f"--workdir={args.workdir}", photos, *weights, "--words=FILE", "--out=OTHER"]
@@ -474,26 +509,6 @@ def probability(text: str) -> float:
     return value
 
 
-def share_below_one(text: str) -> float:
-    """A number from 0 to below 1."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to below 1")
-    return value
-
-
-def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
-    """What reads "2,98"."""
-
-    def read(text: str) -> tuple[float, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text}: numbers with commas between them") from None
-
-    return read
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line of `python -m fmbseg_jax.predict`."""
     flags = parser(
@@ -506,6 +521,7 @@ def arguments() -> argparse.ArgumentParser:
     photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
     photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
     photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
+    photos.add_argument("--video", metavar="FILE", help="a video: a mask a frame, and the video tinted")
     flags.add_argument(
         "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
     )

@@ -28,7 +28,7 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     **dict.fromkeys(("tensorflow_datasets", "importlib_resources"), "tfds"),
     **dict.fromkeys(("s3fs", "gcsfs"), "remote"),
-    **{"ray": "ray", "flatbuffers": "export"},
+    **{"ray": "ray", "flatbuffers": "export", "rasterio": "large", "tifffile": "large", "av": "video"},
 }
 """Package that only some uses need -> the extra of pyproject.toml that brings it."""
 
@@ -139,6 +139,26 @@ def _handed_on(stream: TextIO, probe: bool = False) -> int:
             return NOBODY_READS
         return _fail(f"what it prints cannot be written: {os.strerror(error.errno or 0)}; send it to another place")
     return 0
+
+
+def share_below_one(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to below 1")
+    return value
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
+    """What reads "2,98"."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text}: numbers with commas between them") from None
+
+    return read
 
 
 def whole(minimum: int) -> Callable[[str], int]:

@@ -107,7 +107,7 @@ def _opened(file: Path | io.BytesIO, name: str, size: int, max_pixels: int) -> P
         if image.width * image.height > max_pixels:
             raise PhotoError(
                 f"{image.width} x {image.height} pixels are more than photos.max_pixels = {max_pixels}",
-                "make it smaller, or raise photos.max_pixels",
+                "make it smaller, raise photos.max_pixels, or cut it: labelgen.tiles; its mask: predict --picture",
             )
         pixels = upright(image, name)
         _say_pages(image, name)

@@ -1,5 +1,6 @@
 """`predict --picture`: a GeoTIFF in tiles to a mask with its coordinates, its regions, killed and gone on."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from labelgen.models.clip import load_clip
 from labelgen.models.trunks import load_timm
 from tests.fmbseg_jax.test_predict import WORDS, photo
 from tests.labelgen.sources.test_large import write
+from tests.project.test_docs import blocks
 from tests.worlds import tiny_models
 from tests.worlds.run import write_run
 
@@ -132,3 +134,29 @@ def test_what_the_user_must_fix(run: Path, picture: Path, tmp_path: Path, capsys
         assert predicted(run, picture, tmp_path / "out", *more) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+def test_the_commands_of_the_page_run(
+    run: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    av = pytest.importorskip("av", reason="an optional extra; installed, it reads videos")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(run)
+    with av.open("clip.mp4", "w") as file:
+        stream = file.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(photo(48, 64)), format="rgb24")))
+        file.mux(stream.encode())
+    lines = [line.split() for block in blocks("docs/large.md") for line in block.splitlines()]
+    assert len(lines) == 4
+    for _, _, module, *arguments in lines:
+        named = importlib.import_module(module)
+        assert command(named.main, named.arguments(), arguments) == 0, capsys.readouterr().err
+    for name in (
+        "masks/field.tif",
+        "masks-infrared/field.geojson",
+        "masks-clip/clip.mp4",
+        "masks-clip/masks/clip/000000.png",
+    ):
+        assert (tmp_path / name).stat().st_size
+    assert (tmp_path / "photos/field@0,0.png").exists()

@@ -39,6 +39,14 @@ NOT_RUN = {
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",
     **dict.fromkeys(
         (
+            "python -m fmbseg_jax.predict --workdir=run --picture=field.tif",
+            "python -m fmbseg_jax.predict --workdir=run --video=clip.mp4",
+            "python -m labelgen.tiles --picture=field.tif",
+        ),
+        "needs a large picture, or a video; tests/fmbseg_jax/test_predict_large.py runs the page",
+    ),
+    **dict.fromkeys(
+        (
             "python -m fmbseg_jax.export --workdir=run --out=exported",
             "python -m fmbseg_jax.report --data=DATA",
             "python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER",
