@@ -28,7 +28,7 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     **dict.fromkeys(("tensorflow_datasets", "importlib_resources"), "tfds"),
     **dict.fromkeys(("s3fs", "gcsfs"), "remote"),
-    **{"ray": "ray", "flatbuffers": "export"},
+    **{"ray": "ray", "flatbuffers": "export", "huggingface_hub": "hub"},
 }
 """Package that only some uses need -> the extra of pyproject.toml that brings it."""
 
