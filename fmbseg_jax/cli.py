@@ -34,11 +34,13 @@ GROUPS: dict[str, dict[str, Command]] = {
         "report": Command("fmbseg_jax.report", "a page that shows how good, where not, and why"),
         "serve": Command("fmbseg_jax.serve", "a page to play with in a browser"),
     },
+    "In the tools you have open (docs/tools.md)": {
+        "connect": Command("fmbseg_jax.connect", "CVAT or Label Studio: pre-annotations by a RUN, or the free labels"),
+        "export": Command("labelgen.export", "free labels as PNG, COCO, LabelMe, CVAT, YOLO, FiftyOne; predict: masks"),
+        "export-head": Command("fmbseg_jax.export", "a RUN for the Hugging Face hub, or to be used without this code"),
+    },
     "More": {
         "tiles": Command("labelgen.tiles", "a picture of any size (GeoTIFF, OME-TIFF) cut into photos"),
-        "export": Command("labelgen.export", "labels for CVAT, LabelMe, COCO and YOLO tools"),
-        "connect": Command("fmbseg_jax.connect", "a RUN, or free labels, into CVAT or Label Studio as pre-annotations"),
-        "export-head": Command("fmbseg_jax.export", "the trained head, to be used without this code"),
         "features": Command("labelgen.features", "another encoder's features for photos that are labelled already"),
         "fetch": Command("labelgen.fetch", "Pascal VOC and SBD from their owners"),
         "rehearse": Command("fmbseg_jax.rehearse", "what a training takes on TPUs or GPUs, compiled without one"),

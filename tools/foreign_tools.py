@@ -289,43 +289,152 @@ def of_datumaro(world: World, data: Any) -> Maps:
     return maps
 
 
+def task_of(
+    world: World, name: str, size_hw: tuple[int, int], kind: str, values: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A task of Label Studio's with an annotation; values: of its regions, of one kind: brushlabels, polygonlabels."""
+    size = {"original_width": size_hw[1], "original_height": size_hw[0], "image_rotation": 0}
+    regions = [{"from_name": "l", "to_name": "i", "type": kind, **size, "value": value} for value in values]
+    number = int(Path(name).name)
+    annotation = {"id": number, "result": regions, "was_cancelled": False, "completed_by": 1}
+    return {"id": number, "data": {"image": f"/data/upload/1/1a2b3c4d-{name}.png"}, "annotations": [annotation]}
+
+
+def brushes(world: World, name: str, file: Path) -> tuple[dict[str, Any], Map]:
+    """A task with a brush for each class of a photo, packed by Label Studio's own encoder; and what it unpacks."""
+    brush, values = import_module("label_studio_sdk.converter.brush"), np.asarray(Image.open(file)).astype(np.int32)
+    label_map, regions = blank(*values.shape), []
+    for value in sorted(set(np.unique(values).tolist()) - {255}):
+        runs = brush.mask2rle(((values == value) * 255).astype(np.uint8))
+        label_map[np.reshape(brush.decode_rle(runs), (*values.shape, 4))[..., 3] > 0] = value
+        regions.append({"format": "rle", "rle": runs, "brushlabels": [world.names[value]]})
+    return task_of(world, name, label_map.shape, "brushlabels", regions), label_map
+
+
 def label_studio_brush(world: World) -> Maps:
-    """A brush for each class of a photo: encoded and decoded by Label Studio's own run lengths."""
-    brush, maps = import_module("label_studio_sdk.converter.brush"), {}
+    """A brush for each class of a photo; back: its tasks as JSON."""
+    maps, tasks = {}, []
     for name, file, _ in world.pairs("masks", ".png"):
-        values = np.asarray(Image.open(file)).astype(np.int32)
-        label_map = blank(*values.shape)
-        for value in set(np.unique(values).tolist()) - {255}:
-            runs = brush.mask2rle(((values == value) * 255).astype(np.uint8))
-            label_map[np.reshape(brush.decode_rle(runs), (*values.shape, 4))[..., 3] > 0] = value
-        maps[name] = label_map
+        task, maps[name] = brushes(world, name, file)
+        tasks.append(task)
+    world.back.mkdir()
+    (world.back / "project.json").write_text(json.dumps(tasks))
     return maps
 
 
-def label_studio_polygons(world: World) -> Maps:
-    """The polygons of cvat/annotations.xml as tasks of Label Studio; back: its converter's COCO."""
+def label_studio_png(world: World) -> Maps:
+    """The same brushes by its converter's PNGs; back: these with the tasks they are of beside them, a file each."""
+    maps, kind = {}, import_module("label_studio_sdk.converter").Converter
+    world.back.mkdir()
+    for name, file, _ in world.pairs("masks", ".png"):
+        task, label_map = brushes(world, name, file)
+        (world.back / f"{task['id']}.json").write_text(json.dumps(task))
+        (world.scratch / "one.json").write_text(json.dumps([task]))
+        made = world.scratch / f"png-{task['id']}"
+        made.mkdir()
+        converter = kind(view(world, "BrushLabels"), str(world.scratch), download_resources=False)
+        converter.convert(str(world.scratch / "one.json"), str(made), "BRUSH_TO_PNG", is_dir=False)
+        maps[name] = blank(*label_map.shape)
+        for png in made.glob("*.png"):
+            label = png.stem.partition("-l-")[2].rpartition("-")[0]
+            maps[name][np.asarray(Image.open(png)) > 0] = world.index[label]
+            shutil.copy(png, world.back)
+    return maps
+
+
+def view(world: World, control: str) -> str:
+    """A labelling interface with every class."""
+    values = "".join(f'<Label value="{name}"/>' for name in world.index)
+    return f'<View><Image name="i" value="$image"/><{control} name="l" toName="i">{values}</{control}></View>'
+
+
+def polygon_tasks(world: World) -> tuple[list[dict[str, Any]], Maps]:
+    """The polygons of cvat/annotations.xml as tasks of Label Studio, and as they are painted."""
     root, maps = ElementTree.parse(world.export / "cvat/annotations.xml").getroot(), {}
     tasks: list[dict[str, Any]] = []
     for image in root.iterfind("image"):
         width, height = int(image.attrib["width"]), int(image.attrib["height"])
-        found, drawn = [], []
+        values, drawn = [], []
         for polygon in sorted(image.iterfind("polygon"), key=lambda piece: int(piece.attrib["z_order"])):
             points = np.array([pair.split(",") for pair in polygon.attrib["points"].split(";")], float)
             label = polygon.attrib["label"]
             drawn.append((world.index[label], points))
             shares = (points * 100 / [width, height]).tolist()
-            value = {"points": shares, "closed": True, "polygonlabels": [label]}
-            size = {"original_width": width, "original_height": height, "image_rotation": 0}
-            found.append({"from_name": "l", "to_name": "i", "type": "polygonlabels", **size, "value": value})
-        maps[world.name(image.attrib["name"])] = painted((height, width), drawn)
-        result = [{"id": len(tasks), "result": found, "was_cancelled": False}]
-        tasks.append({"id": len(tasks), "data": {"image": image.attrib["name"]}, "annotations": result})
+            values.append({"points": shares, "closed": True, "polygonlabels": [label]})
+        name = world.name(image.attrib["name"])
+        maps[name] = painted((height, width), drawn)
+        tasks.append(task_of(world, name, (height, width), "polygonlabels", values))
+        tasks[-1]["data"]["image"] = image.attrib["name"]
     (world.scratch / "tasks.json").write_text(json.dumps(tasks))
-    values = "".join(f'<Label value="{name}"/>' for name in world.index)
-    view = f'<View><Image name="i" value="$image"/><PolygonLabels name="l" toName="i">{values}</PolygonLabels></View>'
+    return tasks, maps
+
+
+def label_studio_polygons(world: World) -> Maps:
+    """Polygons as tasks of Label Studio; back: its converter's COCO."""
+    _, maps = polygon_tasks(world)
     kind = import_module("label_studio_sdk.converter").Converter
-    converter = kind(view, str(world.scratch), download_resources=False)
+    converter = kind(view(world, "PolygonLabels"), str(world.scratch), download_resources=False)
     converter.convert_to_coco(str(world.scratch / "tasks.json"), str(world.back), is_dir=False)
+    return maps
+
+
+def label_studio_json(world: World) -> Maps:
+    """Polygons as tasks of Label Studio; back: these tasks."""
+    tasks, maps = polygon_tasks(world)
+    world.back.mkdir()
+    (world.back / "project.json").write_text(json.dumps(tasks))
+    return maps
+
+
+def label_studio_yolo(world: World) -> Maps:
+    """Polygons as tasks of Label Studio; what its converter's YOLO has of them, along the edges of pixels."""
+    _, maps = polygon_tasks(world)
+    kind, made = import_module("label_studio_sdk.converter").Converter, world.scratch / "yolo"
+    converter = kind(view(world, "PolygonLabels"), str(world.scratch), download_resources=False)
+    converter.convert_to_yolo(str(world.scratch / "tasks.json"), str(made), is_dir=False)
+    names, found = (made / "classes.txt").read_text().split("\n"), {}
+    for name, label_map in maps.items():
+        size_hw, drawn = label_map.shape, []
+        for line in next(made.glob(f"labels/*{Path(name).name}.txt")).read_text().splitlines():
+            number, *points = line.split()
+            ring = np.array(points, float).reshape(-1, 2) * size_hw[::-1]
+            drawn.append((world.index[names[int(number)]], ring))
+        found[name] = painted(size_hw, drawn)
+    return found
+
+
+def labelme_shapes(world: World) -> Maps:
+    """A shape of each other kind of LabelMe's on each photo, drawn by LabelMe; back: its file of them."""
+    module, draw = import_module("labelme._label_file"), import_module("labelme.utils")
+    rng, maps = np.random.default_rng(0), {}
+    for name, file, _ in world.pairs("masks", ".png"):
+        values = np.asarray(Image.open(file))
+        height, width = values.shape
+        left, top = int(rng.integers(4, width // 8)), int(rng.integers(4, height // 8))
+        right, bottom = left + width // 3, top + height // 3
+        ring = [[width * 0.7, top], [width * 0.9, top + 20], [width * 0.8, top + 40], [width * 0.6, top + 20]]
+        part = values[height // 2 : height - 2, 2 : width // 2] == values[height // 2, 2]
+        corners = [[2, height // 2], [width // 2 - 1, height - 3]]
+        shapes = [
+            (0, "rectangle", [[left, top], [right, bottom]], None),
+            (1, "oriented_rectangle", ring, None),
+            (2, "circle", [[width * 0.75, height * 0.75], [width * 0.75, height * 0.6]], None),
+            (3, "mask", corners, part),
+        ]
+        label_map, written = blank(height, width), []
+        for value, kind, points, mask in shapes:
+            if mask is None:
+                label_map[draw.shape_to_mask((height, width), points, kind)] = value
+            else:
+                label_map[height // 2 : height - 2, 2 : width // 2][mask] = value
+            packed = None if mask is None else draw.img_arr_to_b64(mask.astype(np.uint8))
+            shape = {"label": world.names[value], "points": points, "shape_type": kind, "flags": {}, "mask": packed}
+            written.append({**shape, "description": "", "group_id": None})
+        maps[name] = label_map
+        path = world.back / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sizes = {"image_height": height, "image_width": width}
+        module.write_label_file(str(path), shapes=written, image_path=f"{Path(name).name}.png", flags={}, **sizes)
     return maps
 
 
@@ -343,8 +452,12 @@ TOOLS: dict[str, tuple[str, Callable[[World], Maps]]] = {
     "ultralytics": ("ultralytics", ultralytics),
     "ultralytics-drawn": ("ultralytics", ultralytics_drawn),
     "labelme": ("labelme", labelme),
+    "labelme-shapes": ("labelme", labelme_shapes),
     "label-studio-brush": ("label-studio-sdk", label_studio_brush),
+    "label-studio-png": ("label-studio-sdk", label_studio_png),
     "label-studio-polygons": ("label-studio-sdk", label_studio_polygons),
+    "label-studio-json": ("label-studio-sdk", label_studio_json),
+    "label-studio-yolo": ("label-studio-sdk", label_studio_yolo),
     "mask2former": ("transformers", mask2former),
 }
 """Name -> (package, what it does)."""

@@ -49,6 +49,8 @@ class Trip(NamedTuple):
     """The same of what it wrote, once that came back; None where it writes no format that comes in."""
     why: str = ""
     """What is lost, where something is."""
+    own: bool = False
+    """It draws maps of its own, which are what comes back."""
 
 
 _FOREIGN = "import sys; sys.path.insert(0, sys.argv[1]); from foreign_tools import main; main(*sys.argv[2:])"
@@ -68,8 +70,12 @@ TRIPS = {
     "ultralytics": Trip("yolo", 2, None, HOLES),
     "ultralytics-drawn": Trip("yolo", 4, None, f"{HOLES}; {OUTLINES}"),
     "labelme": Trip("labelme", 2.5, 0, f"out: {OUTLINES}"),
-    "label-studio-brush": Trip("png, as brushes", 0),
+    "labelme-shapes": Trip("rectangle, oriented_rectangle, circle, mask", 0, 2, f"back: {OUTLINES}", own=True),
+    "label-studio-brush": Trip("png, as brushes; back JSON", 0, 0),
+    "label-studio-png": Trip("png, as brushes; back its PNGs with the JSON", 0, 0),
     "label-studio-polygons": Trip("cvat's polygons, back COCO", 0, 0),
+    "label-studio-json": Trip("cvat's polygons, back JSON", 0, 0),
+    "label-studio-yolo": Trip("cvat's polygons as its YOLO", 0),
     "mask2former": Trip("png", 0),
 }
 
@@ -148,7 +154,9 @@ def trip(world: Path, name: str, wanted: Maps) -> list[Row]:
         return [Row(name, "", kind.format, "out", str(error).splitlines()[-1][-90:], kind.out, True)]
     version = (out / "version").read_text()
     with np.load(out / "maps.npz") as found:
-        rows = [row(name, version, "out", kind.out, wanted, dict(found))]
+        read = dict(found)
+    wanted = read if kind.own else wanted
+    rows = [] if kind.own else [row(name, version, "out", kind.out, wanted, read)]
     if kind.back is None:
         return rows
     label = "back_" + name.replace("-", "_")

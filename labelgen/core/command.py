@@ -28,7 +28,8 @@ _EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     **dict.fromkeys(("tensorflow_datasets", "importlib_resources"), "tfds"),
     **dict.fromkeys(("s3fs", "gcsfs"), "remote"),
-    **{"ray": "ray", "flatbuffers": "export", "rasterio": "large", "tifffile": "large", "av": "video"},
+    **{"ray": "ray", "flatbuffers": "export", "huggingface_hub": "hub"},
+    **{"rasterio": "large", "tifffile": "large", "av": "video"},
 }
 """Package that only some uses need -> the extra of pyproject.toml that brings it."""
 

@@ -52,7 +52,7 @@ def test_pictures_that_are_no_longer_there(
     ("flag", "message"),
     [
         ("--config.labels.name=other", "labels/other/labels.json: missing; label first: .*there are: default"),
-        ("--format=gif", "--format=gif: 'gif' is no format; there are png, coco, labelme, cvat, yolo"),
+        ("--format=gif", "--format=gif: 'gif' is no format; there are png, coco, labelme, cvat, yolo, fiftyone"),
     ],
 )
 def test_what_the_user_must_fix(

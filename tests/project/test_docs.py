@@ -35,6 +35,8 @@ NOT_RUN = {
     "python -m labelgen.fetch": "fetches gigabytes; tests/labelgen/test_fetch.py runs it against a local server",
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks/test_benchmarks.py runs them small",
     "python -m tools.round_trips": "installs other packages (3 GB); tests/project/test_round_trips.py runs its parts",
+    "python -m tools.bridges": "installs the tools (2 GB) and runs tests/fmbseg_jax/bridges with them",
+    "python -m fmbseg_jax.connect": "names what the reader has; tests/fmbseg_jax/bridges runs it for both tools",
     "python -m fmbseg_jax.rehearse": "takes compilers that tests have beside them; tests/fmbseg_jax/test_rehearse.py",
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",
     **dict.fromkeys(
@@ -48,6 +50,7 @@ NOT_RUN = {
     **dict.fromkeys(
         (
             "python -m fmbseg_jax.export --workdir=run --out=exported",
+            "python -m fmbseg_jax.export --workdir=RUN --out=FOLDER --to=hub-folder",
             "python -m fmbseg_jax.report --data=DATA",
             "python -m fmbseg_jax.predict --workdir=RUN --photos=FOLDER",
             "python -m fmbseg_jax.train --config=CONFIG",
@@ -264,5 +267,5 @@ def told_rooms() -> dict[str, set[str]]:
 
 def test_the_architecture_names_each_file_of_each_room() -> None:
     told = told_rooms()
-    assert len(told) == 15
+    assert len(told) == 16
     assert told == {room: {path.stem for path in (ROOT / room).glob("[!_]*.py")} for room in told}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.records import LabelRow
 from labelgen.formats.fiftyone import mask_values
 from tests.fmbseg_jax.inference.test_segmenter import segmentation
+from tests.worlds import tiny_models, tiny_run
+from tests.worlds.page import example
 
 
 def label_maps(data: Path, labels: str = "default") -> dict[str, np.ndarray]:
@@ -81,3 +84,34 @@ def test_its_importer_reads_the_exported_folder(world: Path, whole: Path, tmp_pa
         found = {Path(path).stem: field.get_mask() for path, _, field in importer if field is not None}
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(mask, wanted[name]) for name, mask in found.items())
+
+
+def test_its_importer_reads_the_exported_coco(world: Path, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fiftyone", reason="fiftyone is not installed")
+    from fiftyone.utils.coco import COCODetectionDatasetImporter
+
+    exported = [f"--config={world}/config.py", f"--data={whole}", f"--out={tmp_path}", "--format=coco"]
+    assert command(export.main, export.arguments(), exported) == 0
+    places = {"data_path": str(world), "labels_path": str(tmp_path / "coco/semantic.json")}
+    targets, found = {1: "sky", 2: "grass", 3: "ball"}, {}
+    with COCODetectionDatasetImporter(**places, label_types="segmentations") as importer:
+        for path, metadata, labels in importer:
+            size = metadata["width"], metadata["height"]
+            field = labels["segmentations"].to_segmentation(frame_size=size, mask_targets=targets)
+            found[Path(path).stem] = field.get_mask()
+    wanted = label_maps(whole)
+    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fo = pytest.importorskip("fiftyone", reason="fiftyone is not installed")
+    tiny_run.write(tmp_path / "run", tiny_models.write(tmp_path / "weights"))
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/a.png", "photos/b.png"):
+        tiny_run.picture(40, 53).save(tmp_path / name)
+    (tmp_path / "photos/c.png").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example("tools.md", "to_fiftyone("), names)
+    assert isinstance(names["field"], fo.Segmentation) and names["targets"] == {"fmbseg": {1: "ball", 2: "box"}}
+    assert [Path(sample.filepath).name for sample in names["made"]] == ["a.png", "b.png"]

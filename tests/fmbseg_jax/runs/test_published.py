@@ -1,7 +1,6 @@
 """A RUN as a folder for a hub: the same masks from it, by huggingface_hub's own client; nothing that is run is read."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.files import write_json
 from tests.worlds import tiny_models, tiny_run
 from tests.worlds.file_server import FileServer, serving
+from tests.worlds.page import example
 from tests.worlds.paths import ROOT
 from tests.worlds.tiny_run import picture
 
@@ -112,6 +112,12 @@ def test_the_real_client_in_a_process_of_its_own(weights: Path, server: FileServ
     assert (tmp_path / "masks/masks/a.png").is_file() and (tmp_path / "home/hub").is_dir()
 
 
+def test_the_line_of_the_page(weights: Path, server: FileServer) -> None:
+    names: dict[str, Any] = {}
+    exec(example("tools.md", "hf://OWNER/NAME").replace("OWNER/NAME", NAME, 1), names)
+    assert names["segmenter"].names == ("ball", "box")
+
+
 def test_the_dense_map_goes_with_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = np.random.default_rng(0).normal(size=(33, 24)).astype(np.float32)
     with_dense = replace(restore_run(run), dense_map=dense)
@@ -121,7 +127,7 @@ def test_the_dense_map_goes_with_it(run: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_lines_of_the_docs_read_it_without_our_code(run: Path, hub: Path, tmp_path: Path) -> None:
-    lines = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)[1]
+    lines = example("export.md", "np.maximum.reduceat")
     folder = shutil.copytree(hub / NAME, tmp_path / "folder")
     segmenter, image = Segmenter.restore(run), np.asarray(picture(70, 45, 6))
     from labelgen.sources.photos import Photo
