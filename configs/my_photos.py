@@ -7,7 +7,9 @@
     python -m fmbseg_jax.predict --workdir=run --photos=other_photos --out=masks      # also on photos never seen
 
 Other words: edit the list, choose another labels.name below, run labelgen.run again: only the words' part is redone.
-Hardware: a GPU to encode; without one, take the smaller models named below and some patience.
+Other models: --config=configs/my_photos.py:fast, :balanced or :best in each of these lines (docs/presets.md has what
+each takes); a DATA belongs to the models that began it. Without a name: the models of configs/default.py.
+Hardware: a GPU to encode; without one, take :fast and some patience.
 Expected time and score: not measured.
 """
 
@@ -17,8 +19,10 @@ from ml_collections import ConfigDict
 # them: `from configs.pocket import get_config as models` takes the miniature ones, which know twelve simple things.
 from configs.default import get_config as models
 
+VARIANTS = ("fast", "balanced", "best")
 
-def get_config() -> ConfigDict:
+
+def get_config(preset: str = "") -> ConfigDict:
     """What differs from configs/default.py, which lists every field with a comment."""
     config = models()
     config.photos.root = "my_photos"  # <-- your folder of pictures; folders inside it are searched too
@@ -30,13 +34,28 @@ def get_config() -> ConfigDict:
     config.labels.splits = ("train",)
     config.labels.name = "default"  # another list of words gets another name and goes beside it
 
-    # Smaller models, for a laptop; the defaults are larger and better.
-    # config.sam.name, config.sam.weights = "mobile_sam", "mobile_sam.pt"
-    # config.sam.points_per_side = 16
-    # config.encoder.name, config.encoder.size_px = "vit_small_patch14_dinov2.lvd142m", 448
+    if preset:
+        choose(config, preset)
 
     # Nothing to be compared with: `predict` shows what was learnt, `evaluate` needs annotated photos.
     config.eval.splits = ()
     config.eval.ontologies = ConfigDict()
     config.eval.groups = ConfigDict()
     return config
+
+
+def choose(config: ConfigDict, preset: str) -> None:
+    """The models of a preset: SAM 2.1, DINOv2 with registers, CLIP of OpenAI; all free for any use."""
+    sam, encoder, clip = {
+        "fast": ("tiny", "vit_small_patch14_reg4_dinov2.lvd142m", "ViT-B-16"),
+        "balanced": ("base_plus", "vit_base_patch14_reg4_dinov2.lvd142m", "ViT-B-16"),
+        "best": ("large", "vit_large_patch14_reg4_dinov2.lvd142m", "ViT-L-14"),
+    }[preset]
+    config.sam.name, config.sam.weights = f"sam2.1_hiera_{sam}", f"sam2.1_hiera_{sam}.pt"
+    config.sam.pred_iou_threshold = 0.8  # as SAM 2's own generator of masks
+    config.encoder.name, config.clip.name = encoder, clip
+    if preset == "fast":
+        config.sam.points_per_side = 16
+        config.encoder.size_px = 448
+        config.clip.variants = ("proxyclip",)  # the one that the labels use
+        config.clip.crop_scales = (1.0, 0.5)  # presence of small things suffers

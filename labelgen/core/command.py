@@ -63,7 +63,8 @@ def parser(doc: str, config: bool = True, stopped: str = AGAIN) -> argparse.Argu
             "--config",
             required=True,
             metavar="FILE",
-            help="your config, or the name of one that ships (fmbseg configs lists them); FILE:VARIANT",
+            help="your config, or the name of one that ships (fmbseg configs lists them); FILE:VARIANT for one of its "
+            "variants, such as my_photos.py:fast",
         )
         flags.epilog = "Any field of the config can be set: --config.train.steps=500 (configs/default.py has them all)"
     return flags

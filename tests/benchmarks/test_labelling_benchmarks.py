@@ -9,9 +9,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import labelgen_throughput, relabel, sam_sizes, scale
+from benchmarks import labelgen_throughput, relabel, sam_sizes, scale, teachers
 from labelgen.core.command import command
+from labelgen.models import sam2
+from tests.worlds import tiny_models
 
 
 def printed(module: ModuleType, *arguments: str) -> str:
@@ -64,6 +67,47 @@ def test_sam_is_timed_by_the_size_of_the_photo(tmp_path: Path, monkeypatch: pyte
     assert [row[1:3] for row in rows] == [["pixels", "1"], ["outlines", "1"]], "one run took long enough"
     assert rows[0][5] == "1.00" and runs["pixels"][0]["masks"] == runs["outlines"][0]["masks"] > 0
     assert len(printed(sam_sizes, "--repeats=2").splitlines()) > 4
+
+
+def test_presets_and_sams_are_timed_and_their_operations_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tiny_models.config(tiny_models.write(tmp_path / "weights"))
+
+    def here(module: str, arguments: list[str], *more: Any) -> SimpleNamespace:
+        return SimpleNamespace(out=printed(teachers, *arguments))
+
+    monkeypatch.setattr(teachers, "fresh_process", here)
+    monkeypatch.setattr(teachers, "config_of", lambda row, folder: small)
+    monkeypatch.setattr(teachers, "untrained", lambda part, config: None)
+    monkeypatch.setattr(teachers, "SAMS", ("vit_h", "mobile_sam"))
+    said = printed(teachers, f"--out={tmp_path}", "--rows=fast,sams", f"--out_json={tmp_path}/f.json")
+    runs = json.loads((tmp_path / "f.json").read_text())["runs"]
+    assert set(runs) == {"fast", "vit_h", "mobile_sam"} and set(runs["fast"]) == set(teachers.PARTS)
+    assert all(part["flop"] > 0 and part["cpu_s"] > 0 for row in runs.values() for part in row.values())
+    assert cells(said, "fast")[0].startswith("dinov2: ") and cells(said, "vit_h")[2] == "1.0"
+    assert runs["vit_h"]["sam"]["encoder_s"] < runs["vit_h"]["sam"]["cpu_s"]
+
+
+def test_untrained_weights_are_of_the_official_shape_and_found_by_the_loaders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = teachers.config_of("mobile_sam", tmp_path)
+    assert (config.sam.points_per_side, config.dtype, config.device) == (32, "float32", "cpu")
+    teachers.untrained("sam", config)
+    encode, _ = teachers.encoder("sam", config)
+    assert encode.__self__.identity()["weights"] == "untrained_mobile_sam.pt"
+    for preset in ("fast", "best"):
+        config = teachers.config_of(preset, tmp_path)
+        assert config.sam.name in sam2.SIZES and config.sam.weights == f"untrained_{config.sam.name}.pt"
+    assert teachers.config_of("default", tmp_path).sam.name == "vit_h"
+
+
+def test_fused_attention_of_the_cpu_is_counted() -> None:
+    q = torch.zeros(2, 3, 5, 4)
+    with torch.inference_mode():
+        _, flop = teachers.spent(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    assert flop == 2 * (2 * 2 * 3 * 5 * 5 * 4), "two products, two operations an element"
 
 
 def test_what_grows_with_the_photos_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
