@@ -135,7 +135,8 @@ class SamEncoder:
         self.path, self.config, self.device, self.dtype = path, config, device, dtype
         self.input_px: int = self.model.image_encoder.img_size
         self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
-        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
+        products = dtype if device.type == "cpu" else torch.float32
+        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder, products)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
         self._prompts = compute.Batches("SAM", FIX, device, config.batch_size, on_cpu=cached)
@@ -199,7 +200,7 @@ class SamEncoder:
             # In place: collected, the results took several times their memory in a photo's thread, most likely because
             # they lay among what each pass frees and cut malloc's heap into pieces.
             into = slice(3 * part.start, 3 * part.stop)
-            whole, iou[into] = self._decode(features, scaled[part.start : part.stop])
+            whole, iou[into] = self._decode(features, scaled[part.start : part.stop], (rows, columns))
             low[into] = whole[:, :rows, :columns]
 
         self._prompts.over(range(len(scaled)), decode, POINT_BYTES * self.low_px**2)
@@ -219,9 +220,9 @@ class SamEncoder:
             features = sam_network.embed(self.model.image_encoder, self.model.preprocess(image))
         return features.float()
 
-    def _decode(self, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
-        return self._decoder(features, points)
+    def _decode(self, features: Tensor, points: Tensor, needed: HW) -> tuple[Tensor, Tensor]:
+        """Logits [3 n, >= h, >= w] and predicted IoU [3 n], float32, of points [n, 2] in the input's px; needed: h, w."""
+        return self._decoder(features, points, needed)
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""
