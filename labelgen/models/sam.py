@@ -221,7 +221,7 @@ class SamEncoder:
         return features.float()
 
     def _decode(self, features: Tensor, points: Tensor, needed: HW) -> tuple[Tensor, Tensor]:
-        """Logits [3 n, >= h, >= w] and predicted IoU [3 n], float32, of points [n, 2] in the input's px; needed: h, w."""
+        """Logits [3 n, h, w] or more and predicted IoU [3 n], float32, of points [n, 2] in input px; needed: h, w."""
         return self._decoder(features, points, needed)
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
