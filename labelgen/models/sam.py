@@ -149,7 +149,8 @@ class SamEncoder:
         self.input_px: int = self.model.image_encoder.img_size
         self.stretched = isinstance(model, sam2.Sam2)
         self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
-        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder)
+        products = dtype if device.type == "cpu" else torch.float32
+        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder, products)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
         self._prompts = compute.Batches("SAM", FIX, device, config.batch_size, on_cpu=cached)
@@ -211,7 +212,7 @@ class SamEncoder:
             # In place: collected, the results took several times their memory in a photo's thread, most likely because
             # they lay among what each pass frees and cut malloc's heap into pieces.
             into = slice(3 * part.start, 3 * part.stop)
-            whole, iou[into] = self._decode(features, scaled[part.start : part.stop])
+            whole, iou[into] = self._decode(features, scaled[part.start : part.stop], (rows, columns))
             low[into] = whole[:, :rows, :columns]
 
         self._prompts.over(range(len(scaled)), decode, POINT_BYTES * self.low_px**2)
@@ -238,9 +239,9 @@ class SamEncoder:
         with self.busy(), compute.autocast(self.device, self.dtype):
             return sam_network.detail(self.model.image_encoder, self.model.preprocess(image))
 
-    def _decode(self, features: Tensor | sam2.Detail, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [3 n, l, l] and predicted IoU [3 n], float32, of points [n, 2] in the input's px."""
-        return self._decoder(features, points)
+    def _decode(self, features: Tensor | sam2.Detail, points: Tensor, needed: HW) -> tuple[Tensor, Tensor]:
+        """Logits [3 n, h, w] or more and predicted IoU [3 n], float32, of points [n, 2] in input px; needed: h, w."""
+        return self._decoder(features, points, needed)
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""

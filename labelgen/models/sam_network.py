@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labelgen.core.geometry import HW
 from labelgen.models.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -62,24 +63,45 @@ def detail(encoder: nn.Module, pixels: Tensor) -> Tensor | Detail:
 
 def _attended(block: Any, x: Tensor) -> Tensor:
     """A block's attention of tokens [B, h, w, D], within its windows if it has some."""
-    normed = block.norm1(x)
-    if not block.window_size:
-        return attend(block.attn, normed)
-    windows, padded_hw = window_partition(normed, block.window_size)
-    whole: Tensor = window_unpartition(attend(block.attn, windows), block.window_size, padded_hw, x.shape[1:3])
-    return whole
+    attention, side = block.attn, block.window_size
+    qkv = attention.qkv(block.norm1(x))
+    if not side:
+        return _projected(attention, attend_heads(attention, qkv))
+    windows, padded_hw = window_partition(_padded(qkv, attention.qkv.bias, side), side)
+    whole: Tensor = window_unpartition(attend_heads(attention, windows), side, padded_hw, x.shape[1:3])
+    return _projected(attention, whole)
+
+
+def _padded(qkv: Tensor, bias: Tensor | None, side: int) -> Tensor:
+    """Maps [B, h, w, 3 D] up to whole windows. The official code pads before the projection, of which only the bias is
+    left there; so it need not be computed for what is padding, nor the projection after the attention."""
+    count, h, w, width = qkv.shape
+    if not (h % side or w % side):
+        return qkv
+    shape = count, -(-h // side) * side, -(-w // side) * side, width
+    padded = qkv.new_zeros(shape) if bias is None else bias.to(qkv.dtype).expand(shape).contiguous()
+    padded[:, :h, :w] = qkv
+    return padded
 
 
 def attend(attention: Any, x: Tensor) -> Tensor:
     """image_encoder.Attention of tokens [B, h, w, D]."""
-    count, h, w, _ = x.shape
-    qkv = attention.qkv(x).view(count, h * w, 3, attention.num_heads, -1)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous().unbind()
+    return _projected(attention, attend_heads(attention, attention.qkv(x)))
+
+
+def _projected(attention: Any, heads: Tensor) -> Tensor:
+    projected: Tensor = attention.proj(heads)
+    return projected
+
+
+def attend_heads(attention: Any, qkv: Tensor) -> Tensor:
+    """The heads' answers [B, h, w, D] to queries, keys and values [B, h, w, 3 D]."""
+    count, h, w, _ = qkv.shape
+    q, k, v = qkv.view(count, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous().unbind()
     bias = _bias(attention, q, (h, w)) if attention.use_rel_pos else None
     run = in_parts if q.device.type == "cpu" and bias else fused
     heads = run(q * attention.scale, k, v, bias)
-    out: Tensor = attention.proj(heads.transpose(1, 2).reshape(count, h, w, -1))
-    return out
+    return heads.transpose(1, 2).reshape(count, h, w, -1)
 
 
 def _bias(attention: Any, q: Tensor, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -125,21 +147,24 @@ def in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor] | None
 
 
 class PointDecoder:
-    """Three masks for each point prompt, computed in float32."""
+    """Three masks for each point prompt, computed in float32, but for the two products that upsample."""
 
-    def __init__(self, prompts: PromptEncoder, decoder: MaskDecoder) -> None:
+    def __init__(self, prompts: PromptEncoder, decoder: MaskDecoder, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: of these two, where the pocket SAM's masks keep an IoU of .99. In bfloat16 the attention before them
+        costs as much again and moves predicted IoUs by up to .04."""
         self.prompts, self.decoder = prompts, decoder
         self.own: list[nn.Embedding] = [decoder.iou_token, decoder.mask_tokens]
         self.newer = isinstance(decoder, Sam2Decoder)
         if self.newer:
             self.own.insert(0, decoder.obj_score_token)
-        self.doubling = [_as_linear(decoder.output_upscaling[i]) for i in (0, 3)]
+        self.doubling = [_as_linear(decoder.output_upscaling[i], dtype) for i in (0, 3)]
 
-    def __call__(self, features: Tensor | Detail, points: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, features: Tensor | Detail, points: Tensor, needed: HW | None = None) -> tuple[Tensor, Tensor]:
         """Logits float32 [3 n, l, l] and predicted IoUs float32 [3 n].
 
         features: float32 [1, C, g, g], the image embedding, or what `detail` gives; points: [n, 2] xy in the px of the
-        model's input; l = 4 g.
+        model's input; l = 4 g; needed: rows and columns of the logits that are wanted, or some more come: what else
+        there is, is not made.
         """
         decoder: Any = self.decoder
         embedding, *finer = features if isinstance(features, Detail) else (features,)
@@ -152,22 +177,36 @@ class PointDecoder:
         tokens = tokens[:, len(self.own) - 2 :]  # from that of the predicted IoU on
         several = list(enumerate(decoder.output_hypernetworks_mlps, 1))[1:]  # the first is for an unambiguous prompt
         kernels = torch.stack([mlp(tokens[:, i]) for i, mlp in several], 1)
-        low = self.masks(image, kernels, embedding.shape[-1], finer)
+        image, side = _upper_left(image, embedding.shape[-1], None if finer else needed)
+        low = self.masks(image, kernels, side, finer)
         iou = decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
         return low.flatten(0, 1), iou.sigmoid() if self.newer else iou
 
     def masks(self, image: Tensor, kernels: Tensor, side: int, finer: Sequence[Tensor] = ()) -> Tensor:
-        """Logits [n, m, 4 side, 4 side] of image [n, side^2, C] and kernels [n, m, C / 8]; finer: Detail's maps."""
+        """Logits [n, m, 4 h, 4 side] of image [n, h side, C] and kernels [n, m, C / 8]; finer: Detail's maps."""
         _, norm, activation, _, _ = self.decoder.output_upscaling
-        x = torch.unflatten(F.linear(image, *self.doubling[0]), -1, (4, -1))
+        x = torch.unflatten(_product(image, *self.doubling[0]), -1, (4, -1))
         x = x + finer[0] if finer else x
         x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = F.linear(x, *self.doubling[1]).view(len(image), 16 * side**2, -1)
+        x = _product(x, *self.doubling[1]).view(len(image), 16 * image.shape[1], -1)
         x = activation(x + finer[1] if finer else x)
         low: Tensor = kernels @ x.transpose(1, 2)
         n, m, _ = low.shape
-        placed = low.view(n, m, side, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return placed.reshape(n, m, 4 * side, 4 * side)
+        placed = low.view(n, m, -1, side, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return placed.reshape(n, m, -1, 4 * side)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """float32, with operands of the weight's dtype."""
+    return F.linear(x.to(weight.dtype), weight, bias).float()
+
+
+def _upper_left(image: Tensor, side: int, needed: HW | None) -> tuple[Tensor, int]:
+    """The tokens [n, h w, C] of image [n, side^2, C] that these rows and columns of logits are made of, and w."""
+    if needed is None:
+        return image, side
+    rows, columns = (min(side, -(-length // 4)) for length in needed)
+    return torch.unflatten(image, 1, (side, side))[:, :rows, :columns].flatten(1, 2), columns
 
 
 def two_way(transformer: Any, prompts: Tensor, image: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,7 +268,7 @@ def add_tokens(attention: Any, image: Tensor, placed: Tensor, keys: Tensor, toke
     return summed
 
 
-def _as_linear(convolution: Any) -> tuple[Tensor, Tensor]:
+def _as_linear(convolution: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Weight [4 C', C] and bias [4 C'] of a ConvTranspose2d of kernel and stride 2: the new pixels row by row."""
     weight: Tensor = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
-    return weight, convolution.bias.repeat(4)
+    return weight.to(dtype), convolution.bias.repeat(4).to(dtype)

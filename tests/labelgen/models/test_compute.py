@@ -262,10 +262,10 @@ def test_encoders_that_run_out_of_memory_give_what_smaller_batches_give(folder, 
     failing(monkeypatch, type(encoders._clip), "embed", 1)
     decode = type(encoders._sam)._decode
 
-    def small(self, features, points):
+    def small(self, features, points, needed):
         if len(points) > 9:
             raise RuntimeError("MPS backend out of memory")
-        return decode(self, features, points)
+        return decode(self, features, points, needed)
 
     monkeypatch.setattr(type(encoders._sam), "_decode", small)
     assert encoders.encode_photo(photo)[1].encode() == expected
