@@ -122,7 +122,7 @@ def _recover(data: Path, split: str, fields: Mapping[str, Any], per_shard: int) 
         for shard in shards
         for photo_id in heapq.merge(
             photo_ids(data / "features" / shard.name),
-            (line["photo"] for line in FailureFile.lines(failures_path(data, shard))),
+            (line["photo"] for line in FailureFile.lines(failures_path(data, shard)) if not line.get("used")),
         )
     )
     if digest_of_list(ids) == fields["digest"]:
