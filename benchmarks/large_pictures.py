@@ -11,6 +11,7 @@ edges of tiles and elsewhere; with the overlap, and without.
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -53,12 +54,12 @@ def write_picture(path: Path, side: int) -> None:
 def predict(workdir: str, picture: Path, out: Path, *more: str) -> dict[str, float]:
     """Seconds and MB at most of the command in a process of its own."""
     arguments = [f"--workdir={workdir}", f"--picture={picture}", f"--out={out}", *more]
-    start, child = time.monotonic(), os.fork()
-    if not child:
-        os.execv(sys.executable, [sys.executable, "-m", "fmbseg_jax.predict", *arguments])
-    _, status, usage = os.wait4(child, 0)
+    start = time.monotonic()
+    child = subprocess.Popen([sys.executable, "-m", "fmbseg_jax.predict", *arguments])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        raise UserError(f"fmbseg_jax.predict ended with {os.waitstatus_to_exitcode(status)}; see above")
+        raise UserError(f"fmbseg_jax.predict ended with {child.returncode}; see above")
     return {"seconds": time.monotonic() - start, "peak_MB": usage.ru_maxrss / 1024}
 
 

@@ -61,7 +61,7 @@ from labelgen.core.progress import Progress, StageTimes
 from labelgen.data.records import FeatureRow
 from labelgen.data.staging import open_data
 from labelgen.data.thumbnail import is_same
-from labelgen.formats.claimed import claim_folder, say_whole
+from labelgen.formats.claimed import claim_folder, is_whole, say_whole
 from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
 from labelgen.formats.palette import overlay
 from labelgen.formats.predicted import Predicted
@@ -128,6 +128,10 @@ def main(args: argparse.Namespace) -> int:
     """Write masks, overlays and what else the formats have."""
     times = StageTimes()
     formats = read_formats(args.format)
+    if not args.picture and (
+        lone := next((name for name in ("bands", "stretch", "tile_px") if getattr(args, name)), "")
+    ):
+        raise UserError(f"--{lone} belongs to --picture; leave it out, or name the picture")
     start(args)
     with times("load"):
         asking = Asking.of(args)
@@ -223,6 +227,9 @@ def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -
         tiles = tiling(picture.size_hw, towers.grid_hw, towers.patch_px, args.tile_px, args.overlap)
         seen = {**picture.identity(), "px_a_patch": tiles.cell_px, "overlap": args.overlap}
         made_by = {**asking.made_by(), **seen}
+        if is_whole(out, made_by):
+            hosts.say(f"{out}: is whole already; {next_step(args)}")
+            return 0
         claim(out, made_by, asking.classes)
         count = len(tiles.starts(0)) * len(tiles.starts(1))
         hosts.say(f"{picture.path.name}: {picture.size_hw[1]} x {picture.size_hw[0]} px in {count} tiles")
@@ -234,7 +241,9 @@ def whole_picture(args: argparse.Namespace, asking: Asking, times: StageTimes) -
             done, kept = predict_tiles(picture, tiles, asking.scores, classes, folder, progress)
         progress.close()
         with times("write"):
-            regions, unmeasured = stitch(picture, tiles, folder, asking.background, asking.classes, out)
+            rows = Progress(picture.size_hw[0], "rows of px", "stitch", hosts.errors())
+            regions, unmeasured = stitch(picture, tiles, folder, asking.background, asking.classes, out, rows)
+            rows.close()
     counts = {"tiles": done + kept, "regions": regions, "unmeasured_px": unmeasured}
     say_whole(out, made_by, counts)
     said = f"; {kept} tiles were there already" * bool(kept)
@@ -254,6 +263,9 @@ def whole_video(args: argparse.Namespace, asking: Asking, times: StageTimes) -> 
         raise UserError(f"--out={out}: the tinted video would take the place of the video; name another folder")
     count, video = about(path)
     made_by = {**asking.made_by(), **video}
+    if is_whole(out, made_by):
+        hosts.say(f"{out}: is whole already; {next_step(args)}")
+        return 0
     claim(out, made_by, asking.classes)
     asking.towers.load_patches()
 
@@ -509,19 +521,8 @@ def probability(text: str) -> float:
     return value
 
 
-def arguments() -> argparse.ArgumentParser:
-    """The command line of `python -m fmbseg_jax.predict`."""
-    flags = parser(
-        __doc__ or "",
-        config=False,
-        stopped="the same command goes on (with --data it begins again); until it ends MASKS is not whole",
-    )
-    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
-    photos = flags.add_mutually_exclusive_group(required=True)
-    photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
-    photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
-    photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
-    photos.add_argument("--video", metavar="FILE", help="a video: a mask a frame, and the video tinted")
+def picture_arguments(flags: argparse.ArgumentParser) -> None:
+    """How a large picture is looked at, and cut."""
     flags.add_argument(
         "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
     )
@@ -542,6 +543,22 @@ def arguments() -> argparse.ArgumentParser:
     flags.add_argument(
         "--overlap", type=share_below_one, default=0.25, metavar="P", help="of a picture: of neighbouring tiles"
     )
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line of `python -m fmbseg_jax.predict`."""
+    flags = parser(
+        __doc__ or "",
+        config=False,
+        stopped="the same command goes on (with --data it begins again); until it ends MASKS is not whole",
+    )
+    flags.add_argument("--workdir", required=True, metavar="RUN", help="folder or url that fmbseg_jax.train wrote")
+    photos = flags.add_mutually_exclusive_group(required=True)
+    photos.add_argument("--data", metavar="DATA", help="encoded photos: folder or url that labelgen.run wrote")
+    photos.add_argument("--photos", metavar="FOLDER", help="photos of any kind, encoded on the fly")
+    photos.add_argument("--picture", metavar="FILE", help="one picture of any size, in tiles: GeoTIFF and others")
+    photos.add_argument("--video", metavar="FILE", help="a video: a mask a frame, and the video tinted")
+    picture_arguments(flags)
     flags.add_argument("--words", metavar="FILE", help="other words, a class a line: `name: word, word`")
     flags.add_argument("--format", default="png", metavar="NAMES", help=f"any of {','.join(FORMATS)} (default: png)")
     flags.add_argument(

@@ -4,7 +4,6 @@ import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +23,6 @@ ScoresOf = Callable[[Pixels], Scores]
 """Scores float32 [h, w, C] of a tile uint8 [H, W, 3]: what is largest is the class."""
 SMALL_PX = 2048
 """The longer side of the overlay."""
-
-
-class Written(NamedTuple):
-    """What there is of a picture."""
-
-    tiles: int
-    """That were predicted now."""
-    kept: int
-    """That were there from before a kill."""
-    regions: int
-    unmeasured: int
-    """Px at which the picture has no value."""
 
 
 def predict_tiles(
@@ -66,6 +53,7 @@ def stitch(
     background: Background | None,
     classes: Sequence[ClassInfo],
     out: Path,
+    progress: Progress,
 ) -> tuple[int, int]:
     """Tiles to NAME.tif, NAME.geojson and overlays/NAME.jpg in `out`; (regions, px where nothing was measured)."""
     name = picture.path.stem
@@ -85,6 +73,7 @@ def stitch(
             inside = np.flatnonzero((picked[0] >= top) & (picked[0] < top + len(strip)))
             small_map[inside] = found[picked[0][inside] - top][:, picked[1]]
             top += len(strip)
+            progress.add(len(strip))
             yield found
 
     write_mask(out / f"{name}.tif", rows(), picture.size_hw, picture.crs, picture.transform, classes)

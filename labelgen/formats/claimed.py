@@ -4,6 +4,7 @@ It is claimed before the first mask is written: masks of other words would be re
 folder is whole only once everything is there.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,13 @@ def claim_folder(folder: Path, maker: Mapping[str, Any], names: Sequence[str]) -
         raise UserError(f"{folder}: has masks, and nothing says that they are of the same words; {_FIX}")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"made_by": maker, "whole": False})
+
+
+def is_whole(folder: Path, maker: Mapping[str, Any]) -> bool:
+    """Whether the folder has all that `maker` makes."""
+    path = folder / FILE
+    fields = read_json(path, _FIX) if path.exists() else {}
+    return bool(fields.get("whole")) and fields.get("made_by") == json.loads(json.dumps(maker))
 
 
 def say_whole(folder: Path, maker: Mapping[str, Any], counts: Mapping[str, int]) -> None:

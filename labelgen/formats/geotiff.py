@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from labelgen.formats.writers import ClassInfo
 from labelgen.sources.large import open_rasterio
 
 BLOCK_PX = 512
+_AT_A_TIME = 256
+"""Regions whose coordinates are computed together."""
 
 
 def write_mask(
@@ -81,14 +84,16 @@ def write_polygons(mask: Path, path: Path, classes: Sequence[ClassInfo]) -> int:
     partial, count = path.with_name(f"{path.name}.tmp"), 0
     with _quiet(rasterio), rasterio.open(mask) as file, open(partial, "w", encoding="utf-8") as out:
         out.write('{"type": "FeatureCollection", "features": [')
-        for shape, value in shapes(rasterio.band(file, 1), connectivity=4, transform=file.transform):
-            if int(value) >= len(classes):
-                continue
-            geometry = transform_geom(file.crs, "EPSG:4326", shape) if file.crs else shape
-            fields = {"class": classes[int(value)].name, "index": int(value)}
-            feature = {"type": "Feature", "properties": fields, "geometry": geometry}
-            out.write(",\n" * bool(count) + "\n" * (not count) + json.dumps(feature))
-            count += 1
+        found = shapes(rasterio.band(file, 1), connectivity=4, transform=file.transform)
+        inside = ((shape, int(value)) for shape, value in found if value < len(classes))
+        while part := list(islice(inside, _AT_A_TIME)):
+            drawn = [shape for shape, _ in part]
+            placed = transform_geom(file.crs, "EPSG:4326", drawn) if file.crs else drawn
+            for geometry, (_, value) in zip(placed, part, strict=True):
+                fields = {"class": classes[value].name, "index": value}
+                feature = {"type": "Feature", "properties": fields, "geometry": geometry}
+                out.write((",\n" if count else "\n") + json.dumps(feature))
+                count += 1
         out.write("\n]}\n")
     os.replace(partial, path)
     return count

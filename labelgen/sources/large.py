@@ -64,6 +64,9 @@ class LargePicture:
         UserError for a file that is none, for bands that it has not, and where rasterio is missing.
         """
         self.path = Path(path)
+        if percentiles and not (len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100):
+            given = ",".join(map(str, percentiles))
+            raise UserError(f"--stretch={given}: two percentiles are wanted, 0 to 100, the lower first: --stretch=2,98")
         rasterio = open_rasterio()
         if not self.path.is_file():
             raise UserError(f"{path}: no such picture")

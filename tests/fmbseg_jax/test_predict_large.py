@@ -119,6 +119,8 @@ def test_killed_it_goes_on_at_the_row_of_tiles(
         assert predicted(run, picture, tmp_path / "out") == 130
     assert predicted(run, picture, tmp_path / "out") == 0
     assert re.search(r"of 0 tiles; \d+ tiles were there already", capsys.readouterr().out.splitlines()[-1])
+    assert predicted(run, picture, tmp_path / "out") == 0
+    assert f"{tmp_path / 'out'}: is whole already; next: look at" in capsys.readouterr().out
     for name in ("field.tif", "field.geojson", "overlays/field.jpg"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
 
@@ -128,6 +130,7 @@ def test_what_the_user_must_fix(run: Path, picture: Path, tmp_path: Path, capsys
         ([f"--out={picture.parent}"], "the mask would take the place of the picture; name another folder"),
         (["--format=coco"], "--picture: writes GeoTIFF and GeoJSON, in one process: leave --format"),
         (["--bands=9"], "field.tif: bands 9; it has 4: name three, or one, from 1 on"),
+        (["--stretch=98,2"], "--stretch=98.0,2.0: two percentiles are wanted, 0 to 100, the lower first"),
         (["--tile_px=2"], "--tile_px=2: less than a px for each of"),
         ([f"--picture={tmp_path / 'gone.tif'}"], "gone.tif: no such picture"),
     ):
