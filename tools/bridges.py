@@ -72,12 +72,12 @@ def environment(folder: Path, tool: Tool, label_studio_ml: str) -> Path:
         return python
     say(f"installing {wanted.replace(chr(10), ', ')}")
     venv.create(folder, with_pip=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
     told = [[*pip, *tool.packages], *([*pip, "--no-deps", each] for each in bare)]
     for line in told:
         finished = subprocess.run(line, capture_output=True, text=True)
         if finished.returncode:
-            raise UserError(f"{' '.join(map(str, line[:6]))}: {finished.stderr.strip()[-500:]}")
+            raise UserError(f"{' '.join(line[:6])}: {finished.stderr.strip()[-500:]}")
     libraries = folder / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     (libraries / "zz_this_environment.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # after its own
     done.write_text(wanted)
@@ -86,7 +86,7 @@ def environment(folder: Path, tool: Tool, label_studio_ml: str) -> Path:
 
 def tested(python: Path, tests: str) -> tuple[str, bool]:
     """(pytest's closing line, whether a test failed or was skipped)."""
-    told = [python, "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", f"tests/fmbseg_jax/bridges/{tests}"]
+    told = [str(python), "-m", "pytest", "-rsfE", "-p", "no:cacheprovider", f"tests/fmbseg_jax/bridges/{tests}"]
     quiet = {"FIFTYONE_DO_NOT_TRACK": "1", "OMP_NUM_THREADS": "1"}
     say(f"testing {tests}")
     done = subprocess.run(told, cwd=ROOT, env={**os.environ, **quiet}, capture_output=True, text=True)

@@ -7,7 +7,6 @@ CVAT matches labels by name; the attribute `confidence` of each goes with them w
 classes are polygons, laid one on the other by their z-order.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -98,7 +97,7 @@ def function_file(arguments: Mapping[str, Any]) -> str:
     return (
         '"""For cvat-cli task auto-annotate TASK --function-file; -p NAME=str:VALUE changes an argument."""\n\n'
         "from fmbseg_jax.bridges import cvat\n\n"
-        f"ARGUMENTS = {json.dumps(dict(arguments), indent=4)}\n\n\n"
+        f"ARGUMENTS = {dict(arguments)!r}\n\n\n"
         "def create(**given):\n"
         "    return cvat.create(**{**ARGUMENTS, **given})\n"
     )

@@ -54,7 +54,7 @@ def wsgi_file(arguments: Mapping[str, Any]) -> str:
         '"""Started by label-studio-ml start FOLDER -p 9090, or by any WSGI server as _wsgi:app."""\n\n'
         "from pathlib import Path\n\n"
         "from fmbseg_jax.bridges import label_studio\n\n"
-        f"ARGUMENTS = {json.dumps(dict(arguments), indent=4)}\n\n"
+        f"ARGUMENTS = {dict(arguments)!r}\n\n"
         'app = label_studio.application(Path(__file__).parent / "corrections", **ARGUMENTS)\n\n'
         "if __name__ == '__main__':\n"
         "    label_studio.serve(app)\n"

@@ -141,21 +141,17 @@ def shape_mask(kind: str, value: Mapping[str, Any], size_hw: HW) -> NDArray[np.b
         ring = np.asarray(value["points"], np.float64)
         if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
             raise ValueError("not three or more points x, y")
-        return _along_edges(ring * sides, size_hw)
+        return polygon_mask((ring * sides).ravel(), size_hw)
     turn = np.deg2rad(float(value.get("rotation") or 0))
     across, down = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
     start = np.array([float(value["x"]), float(value["y"])]) * sides
     if kind == "rectangle":  # turned about its first corner
         across, down = across * float(value["width"]) * sides[0], down * float(value["height"]) * sides[1]
-        return _along_edges(start + np.stack([0 * across, across, across + down, down]), size_hw)
+        corners = start + np.stack([0 * across, across, across + down, down])
+        return polygon_mask(corners.ravel(), size_hw)
     across, down = across * float(value["radiusX"]) * sides[0], down * float(value["radiusY"]) * sides[1]
     angles = np.linspace(0, 2 * np.pi, 360, endpoint=False)[:, None]
-    return _along_edges(start + np.cos(angles) * across + np.sin(angles) * down, size_hw)
-
-
-def _along_edges(ring_xy: NDArray[np.float64], size_hw: HW) -> NDArray[np.bool_]:
-    """Points in px; what is a whole pixel but for the rounding of a % is one."""
-    return polygon_mask(np.round(ring_xy, 4).ravel(), size_hw)
+    return polygon_mask((start + np.cos(angles) * across + np.sin(angles) * down).ravel(), size_hw)
 
 
 def brush_mask(packed: Sequence[int], size_hw: HW) -> NDArray[np.bool_]:
