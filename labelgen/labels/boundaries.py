@@ -11,6 +11,7 @@ the authors' panoptic code they are an edge of truth's masks alone, and a perfec
 pixels the two are the same.)
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ DILATION_RATIO = 0.02
 
 def band_px(size_hw: tuple[int, ...]) -> int:
     """How deep a band is, px."""
-    return max(1, round(DILATION_RATIO * float(np.hypot(*size_hw))))
+    return max(1, round(DILATION_RATIO * math.hypot(*size_hw)))
 
 
 class BoundaryCounter:
@@ -44,7 +45,8 @@ class BoundaryCounter:
 
         prediction: [H, W], values outside 0..C-1 are "none": in no band, but other than every class.
         """
-        named = np.where((prediction >= 0) & (prediction < self._classes), prediction, self._classes)
+        known = (prediction >= 0) & (prediction < self._classes)
+        named = np.where(known, prediction.astype(np.int64), self._classes)
         band = self._bands(named)
         both = band & self._band & (named == self._truth)
         return np.stack([self._by_class(self._truth, both), self._in_truth, self._by_class(named, band)])
@@ -56,10 +58,10 @@ class BoundaryCounter:
         """bool [H, W]: the counted pixels whose window has another class, or reaches beyond the photo."""
         kind = np.uint8 if self._classes < 254 else np.uint16  # lowest and highest value are of no class
         top = np.iinfo(kind).max
-        cells = label_map.astype(kind) + kind(1)
-        highest = _windowed(np.where(self._counted, cells, kind(0)), self._depth, np.maximum, top)
-        lowest = _windowed(np.where(self._counted, cells, kind(top)), self._depth, np.minimum, top)
-        return self._counted & (lowest != highest)
+        cells = label_map.astype(np.int64) + 1
+        highest = _windowed(np.where(self._counted, cells, 0).astype(kind), self._depth, np.maximum, top)
+        lowest = _windowed(np.where(self._counted, cells, top).astype(kind), self._depth, np.minimum, top)
+        return np.asarray(self._counted & (lowest != highest))
 
 
 def _windowed(cells: Cells, reach: int, pick: np.ufunc, outside: int) -> Cells:
@@ -79,4 +81,4 @@ def boundary_ious(counts: Counts) -> NDArray[np.float64]:
     """float64 [C] of counts [3, C], any number of photos added up; NaN for a class without any band."""
     both, true, said = counts.astype(np.float64)
     union = true + said - both
-    return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
+    return np.asarray(np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0))
