@@ -162,7 +162,7 @@ def by_sam(sam: Any, points: int) -> dict[str, Any]:
     with torch.inference_mode():
         encoder_s, encoder_flop = spent(lambda: found.append(sam._embed(resized)))
         sam._decode(found[0], asked[:BATCH])
-        points_s, points_flop = spent(lambda: [sam._decode(found[0], part)[1] for part in asked.split(BATCH)])
+        points_s, points_flop = spent(lambda: [sam._decode(found[0], part)[1] for part in torch.split(asked, BATCH)])
     times = points / DECODED
     rows, columns = sam._needed(input_hw)
     return {
@@ -184,10 +184,11 @@ def spent(run: Callable[[], Any]) -> tuple[float, int]:
 def counter() -> Any:
     """torch's counter of operations, with the CPU's fused attention, which it leaves out."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+    from torch.utils.flop_counter import FlopCounterMode
 
     def attention(q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
-        return sdpa_flop_count(q.shape, k.shape, v.shape)
+        batch, heads, queries, width = q.shape
+        return int(2 * batch * heads * queries * k.shape[2] * (width + v.shape[3]))
 
     fused: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attention._get_raw = True  # type: ignore[attr-defined]

@@ -4,9 +4,10 @@
     python -m labelgen.budget --config=configs/my_photos.py --out=FOLDER
 
 Counts what is missing: archives in FOLDER, weights in weights_dir and the libraries' caches, DATA in FOLDER/data.
-Seconds and bytes a photo are known for the models of configs/voc.py alone: processor seconds as measured with untrained
-models (benchmarks/README.md), bytes from the shapes of the arrays; larger photos add to both by their sizes, which some
-photos of each split are asked for. Exits with 2 where the disk of FOLDER has no room.
+Seconds and bytes a photo are known for the models of configs/voc.py and for the presets of configs/my_photos.py (:fast,
+:balanced, :best) alone: processor seconds as measured with untrained models (benchmarks/README.md), the presets' as
+estimated by their operations (docs/presets.md), bytes from the shapes of the arrays; larger photos add to both by their
+sizes, which some photos of each split are asked for. Exits with 2 where the disk of FOLDER has no room.
 """
 
 if __name__ == "__main__":
@@ -33,11 +34,32 @@ from labelgen.models.teachers import needs
 from labelgen.sources.archives import ARCHIVES, size
 from labelgen.sources.registry import open_source
 
-MODELS = ("ViT-L-14", "vit_h", "vit_large_patch14_dinov2.lvd142m")
-"""Those that the following were measured or computed with, for photos of 500 x 375 px."""
-PROCESSOR_S = 306
-PHOTO_BYTES = 8 * MB
-"""Features 37 x 37 x 1024 in bfloat16, three dense maps 28 x 37 x 768 in float16, and some 5 % for all else."""
+
+class Models(NamedTuple):
+    """What a cost is of: clip.name, sam.name, encoder.name, sam.points_per_side."""
+
+    clip: str
+    sam: str
+    encoder: str
+    points: int
+
+
+class Cost(NamedTuple):
+    """Of a photo of 500 x 375 px: processor seconds and how they are known, and bytes of DATA: features in bfloat16,
+    dense maps in float16, and some 5 % for all else."""
+
+    processor_s: float
+    photo_bytes: float
+    known: str = "estimated by the models' operations, not measured"
+
+
+VOC = Models("ViT-L-14", "vit_h", "vit_large_patch14_dinov2.lvd142m", 32)
+COSTS = {
+    VOC: Cost(306, 8 * MB, "measured, models untrained"),
+    Models("ViT-B-16", "sam2.1_hiera_tiny", "vit_small_patch14_reg4_dinov2.lvd142m", 16): Cost(23, 1.7 * MB),
+    Models("ViT-B-16", "sam2.1_hiera_base_plus", "vit_base_patch14_reg4_dinov2.lvd142m", 32): Cost(80, 5.6 * MB),
+    Models("ViT-L-14", "sam2.1_hiera_large", "vit_large_patch14_reg4_dinov2.lvd142m", 32): Cost(235, 8 * MB),
+}
 MEASURED_HW = 375, 500
 ROW_BYTES = 5_500
 """What a further row of the photo adds: 2.3 run lengths in each of 600 masks, as many as the pocket SAM's have."""
@@ -49,13 +71,13 @@ VOC_PHOTOS = {"train": 1_464, "trainaug": 10_582, "val": 1_449}
 
 
 class Budget(NamedTuple):
-    """Bytes of archives and weights that are missing; photos; whether the models are those that were measured; bytes of
-    DATA that are there; sizes of some photos, and how many pixels are too many."""
+    """Bytes of archives and weights that are missing; photos; what one takes with these models, where it is known;
+    bytes of DATA that are there; sizes of some photos, and how many pixels are too many."""
 
     archives: int
     weights: int
     photos: int
-    measured: bool
+    cost: Cost | None
     data_bytes: int
     sizes: list[HW]
     max_pixels: int
@@ -67,19 +89,27 @@ class Budget(NamedTuple):
 
     @property
     def photo_bytes(self) -> float:
-        """Of DATA."""
-        return PHOTO_BYTES + ROW_BYTES * fmean(max(0, height - MEASURED_HW[0]) for height, _ in self.usable)
+        """Of DATA; 0 where it is not known."""
+        return (
+            0.0
+            if self.cost is None
+            else self.cost.photo_bytes + ROW_BYTES * fmean(max(0, height - MEASURED_HW[0]) for height, _ in self.usable)
+        )
 
     @property
     def photo_s(self) -> float:
-        """Of a processor."""
+        """Of a processor; 0 where it is not known."""
         base = megapixels(MEASURED_HW)
-        return PROCESSOR_S + MEGAPIXEL_S * fmean(max(0.0, megapixels(size) - base) for size in self.usable)
+        return (
+            0.0
+            if self.cost is None
+            else self.cost.processor_s + MEGAPIXEL_S * fmean(max(0.0, megapixels(size) - base) for size in self.usable)
+        )
 
     @property
     def disk(self) -> int:
         """Bytes that will be written. An archive stays beside what it unpacks to, which is about as large."""
-        data = max(0, int(self.photos * self.photo_bytes) - self.data_bytes) if self.measured else 0
+        data = max(0, int(self.photos * self.photo_bytes) - self.data_bytes)
         return 2 * self.archives + self.weights + data
 
 
@@ -92,12 +122,12 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--fetch={args.fetch}: {unknown[0]!r} is none of {', '.join(ARCHIVES)}")
     archives = sum(ARCHIVES[name].to_fetch(out) for name in names)
     weights = sum(need.to_fetch() for need in needs(config))
-    measured = (config.clip.name, config.sam.name, config.encoder.name) == MODELS
+    models = Models(config.clip.name, config.sam.name, config.encoder.name, config.sam.points_per_side)
     if archives:
         count, looked = VOC_PHOTOS["trainaug" if "sbd" in names else "train"] + VOC_PHOTOS["val"], [MEASURED_HW]
     else:
         count, looked = photos(config)
-    budget = Budget(archives, weights, count, measured, size(out / "data"), looked, config.photos.max_pixels)
+    budget = Budget(archives, weights, count, COSTS.get(models), size(out / "data"), looked, config.photos.max_pixels)
     print("\n".join(lines(budget, out)))
     check_room(out, budget.disk, "the whole run")
     print(f"next: {command_line('labelgen.weights', *config_flags(args))}")
@@ -139,14 +169,17 @@ def size_line(budget: Budget) -> str:
 def lines(budget: Budget, out: Path) -> list[str]:
     """What is told, a line a fact."""
     count, hours = budget.photos, budget.photos * budget.photo_s / 3600
-    data = f"{gb(count * budget.photo_bytes)} in all" if budget.measured else "not known with these models, not counted"
-    time = f"about {hours:.0f} processor hours" if budget.measured else "not measured with these models"
+    data = f"{gb(count * budget.photo_bytes)} in all" if budget.cost else "not known with these models, not counted"
+    time = "not measured with these models"
+    if budget.cost:
+        cost = budget.cost
+        time = f"about {hours:.0f} processor hours ({cost.processor_s:.0f} s a photo of 500 x 375 px: {cost.known})"
     fetched = f"archives {gb(budget.archives)}, weights {gb(budget.weights)}"
     return [
         f"to fetch:   {gb(budget.archives + budget.weights)} ({fetched})",
         f"photos:     {count}, {size_line(budget)}",
         f"disk:       {gb(budget.disk)} more in {out} and the libraries' caches; DATA of {count} photos: {data}",
-        f"labels:     on CPUs {time} (measured: {PROCESSOR_S} s a photo of 500 x 375 px, voc.py's models untrained)",
+        f"labels:     on CPUs {time}",
         "            on a GPU not measured",
         "training:   by train.steps, benchmarks/README.md has steps a second on a CPU; on a GPU not measured",
     ]

@@ -150,7 +150,8 @@ class SamEncoder:
         self.stretched = isinstance(model, sam2.Sam2)
         self.low_px = 4 * self.model.prompt_encoder.image_embedding_size[0]  # l, of the decoder's answers
         products = dtype if device.type == "cpu" else torch.float32
-        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder, products)
+        first = self.model.mask_decoder.obj_score_token if self.stretched else None
+        self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder, products, first)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
         cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
         self._prompts = compute.Batches("SAM", FIX, device, config.batch_size, on_cpu=cached)
@@ -232,16 +233,20 @@ class SamEncoder:
         rows, columns = (self.low_px if rest else min(self.low_px, -(-side // step) + 1) for side in input_hw)
         return rows, columns
 
-    def _embed(self, pixels: NDArray[np.uint8]) -> Tensor | sam2.Detail:
+    def _embed(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, ...]:
         """Image embedding float32 [1, C, g, g] of uint8 [h, w, 3] whose longest side is input_px; with SAM 2.1's finer
         maps where it has them."""
         image = torch.from_numpy(np.array(pixels)).to(self.device).permute(2, 0, 1)[None]
         with self.busy(), compute.autocast(self.device, self.dtype):
-            return sam_network.detail(self.model.image_encoder, self.model.preprocess(image))
+            prepared: Tensor = self.model.preprocess(image)
+            if self.stretched:
+                detail: sam2.Detail = self.model.image_encoder.detail(prepared)
+                return detail
+            return (sam_network.embed(self.model.image_encoder, prepared).float(),)
 
-    def _decode(self, features: Tensor | sam2.Detail, points: Tensor, needed: HW) -> tuple[Tensor, Tensor]:
+    def _decode(self, features: tuple[Tensor, ...], points: Tensor, needed: HW) -> tuple[Tensor, Tensor]:
         """Logits [3 n, h, w] or more and predicted IoU [3 n], float32, of points [n, 2] in input px; needed: h, w."""
-        return self._decoder(features, points, needed)
+        return self._decoder(features[0], points, features[1:], needed)
 
     def automatic(self, answers: Answers) -> NDArray[np.int64]:
         """The answers [n] that SamAutomaticMaskGenerator keeps with these thresholds, best predicted IoU first."""

@@ -33,7 +33,6 @@ from labelgen.models.libraries import (
     window_partition,
     window_unpartition,
 )
-from labelgen.models.sam2 import Detail, HieraEncoder, Sam2Decoder
 
 CACHED_SCORES = 1 << 20
 """Scores that the CPU holds at a time, 4 MB in float32."""
@@ -54,11 +53,6 @@ def embed(encoder: nn.Module, pixels: Tensor) -> Tensor:
     for layer in encoder.neck:  # its norms compute in the type of what they get: within autocast a narrow one
         x = layer(x if isinstance(layer, nn.Conv2d) else x.float())
     return x
-
-
-def detail(encoder: nn.Module, pixels: Tensor) -> Tensor | Detail:
-    """What PointDecoder takes: float32, the embedding of one image, with SAM 2.1's finer maps where it has them."""
-    return encoder.detail(pixels) if isinstance(encoder, HieraEncoder) else embed(encoder, pixels).float()
 
 
 def _attended(block: Any, x: Tensor) -> Tensor:
@@ -149,41 +143,46 @@ def in_parts(q: Tensor, k: Tensor, v: Tensor, bias: tuple[Tensor, Tensor] | None
 class PointDecoder:
     """Three masks for each point prompt, computed in float32, but for the two products that upsample."""
 
-    def __init__(self, prompts: PromptEncoder, decoder: MaskDecoder, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        prompts: PromptEncoder,
+        decoder: MaskDecoder,
+        dtype: torch.dtype = torch.float32,
+        first: nn.Embedding | None = None,
+    ) -> None:
         """dtype: of these two, where the pocket SAM's masks keep an IoU of .99. In bfloat16 the attention before them
-        costs as much again and moves predicted IoUs by up to .04."""
+        costs as much again and moves predicted IoUs by up to .04. first: SAM 2.1's token before the others; predicted
+        IoUs are then a sigmoid's."""
         self.prompts, self.decoder = prompts, decoder
-        self.own: list[nn.Embedding] = [decoder.iou_token, decoder.mask_tokens]
-        self.newer = isinstance(decoder, Sam2Decoder)
-        if self.newer:
-            self.own.insert(0, decoder.obj_score_token)
+        self.own: list[nn.Embedding] = [*([first] if first else []), decoder.iou_token, decoder.mask_tokens]
         self.doubling = [_as_linear(decoder.output_upscaling[i], dtype) for i in (0, 3)]
 
-    def __call__(self, features: Tensor | Detail, points: Tensor, needed: HW | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, features: Tensor, points: Tensor, finer: Sequence[Tensor] = (), needed: HW | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits float32 [3 n, l, l] and predicted IoUs float32 [3 n].
 
-        features: float32 [1, C, g, g], the image embedding, or what `detail` gives; points: [n, 2] xy in the px of the
-        model's input; l = 4 g; needed: rows and columns of the logits that are wanted, or some more come: what else
-        there is, is not made.
+        features: float32 [1, C, g, g], the image embedding; points: [n, 2] xy in the px of the model's input; finer:
+        SAM 2.1's maps half and quarter (sam2.Detail); l = 4 g; needed: rows and columns of the logits that are wanted,
+        or some more come: what else there is, is not made.
         """
         decoder: Any = self.decoder
-        embedding, *finer = features if isinstance(features, Detail) else (features,)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, dense = self.prompts(points=(points[:, None], labels), boxes=None, masks=None)
         own = torch.cat([token.weight for token in self.own]).expand(len(points), -1, -1)
         where = self.prompts.get_dense_pe().flatten(2).transpose(1, 2)
-        image = (embedding + dense[:1]).flatten(2).transpose(1, 2)
+        image = (features + dense[:1]).flatten(2).transpose(1, 2)
         tokens, image = two_way(decoder.transformer, torch.cat([own, sparse], 1), image, where)
         tokens = tokens[:, len(self.own) - 2 :]  # from that of the predicted IoU on
         several = list(enumerate(decoder.output_hypernetworks_mlps, 1))[1:]  # the first is for an unambiguous prompt
         kernels = torch.stack([mlp(tokens[:, i]) for i, mlp in several], 1)
-        image, side = _upper_left(image, embedding.shape[-1], None if finer else needed)
+        image, side = _upper_left(image, features.shape[-1], None if finer else needed)
         low = self.masks(image, kernels, side, finer)
         iou = decoder.iou_prediction_head(tokens[:, 0])[:, 1:].flatten()
-        return low.flatten(0, 1), iou.sigmoid() if self.newer else iou
+        return low.flatten(0, 1), iou.sigmoid() if len(self.own) > 2 else iou
 
     def masks(self, image: Tensor, kernels: Tensor, side: int, finer: Sequence[Tensor] = ()) -> Tensor:
-        """Logits [n, m, 4 h, 4 side] of image [n, h side, C] and kernels [n, m, C / 8]; finer: Detail's maps."""
+        """Logits [n, m, 4 h, 4 side] of image [n, h side, C] and kernels [n, m, C / 8]; finer: as of __call__."""
         _, norm, activation, _, _ = self.decoder.output_upscaling
         x = torch.unflatten(_product(image, *self.doubling[0]), -1, (4, -1))
         x = x + finer[0] if finer else x

@@ -189,9 +189,24 @@ def test_sizes_that_cannot_be_read_are_counted_as_the_measured_one(tmp_path, mon
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     config = load_config("configs/my_photos.py", [f"photos.root={tmp_path}"])
     assert budget.photos(config) == (1, [])
-    told = budget.Budget(0, 0, 1, True, 0, [], 50_000_000)
+    told = budget.Budget(0, 0, 1, budget.COSTS[budget.VOC], 0, [], 50_000_000)
     assert "photos:     1, sizes not known, counted as 500 x 375 px" in budget.lines(told, tmp_path)
     assert (told.photo_bytes, told.photo_s) == (8 * MB, 306)
+
+
+def test_the_presets_are_known_to_the_budget(tmp_path, capsys):
+    (tmp_path / "my").mkdir()
+    Image.new("L", (500, 375)).save(tmp_path / "my/1.png")
+    hours = []
+    for preset in ("fast", "balanced", "best"):
+        own = [f"--config.photos.root={tmp_path / 'my'}", f"--config.weights_dir={tmp_path}", f"--out={tmp_path}"]
+        assert tell(f"--config=configs/my_photos.py:{preset}", *own) == 0
+        said = capsys.readouterr().out
+        assert "1 photos: not known" not in said and "estimated by the models' operations, not measured)" in said
+        hours.append(float(said.split("processor hours (")[1].split(" s a photo")[0]))
+        assert tell(f"--config=configs/my_photos.py:{preset}", *own, "--config.sam.points_per_side=7") == 0
+        assert "on CPUs not measured with these models" in capsys.readouterr().out
+    assert hours[0] < hours[1] < hours[2]
 
 
 def test_a_budget_beyond_the_disk_and_an_unknown_archive_are_refused(tmp_path, monkeypatch, capsys):

@@ -62,7 +62,7 @@ def test_embeddings_and_answers_are_the_librarys(official, encoder):
         quarter, half, embedding = official.get_image_embeddings(pixels)
         detail = encoder.model.image_encoder.detail(pixels)
         outputs = official(image_embeddings=[quarter, half, embedding], input_points=points[None, :, None])
-        low, iou = encoder._decoder(detail, points)
+        low, iou = encoder._decode(detail, points)
     torch.testing.assert_close(detail.embedding, embedding, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(encoder.model.image_encoder(pixels), embedding, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(low, outputs.pred_masks[0].flatten(0, 1), atol=2e-3, rtol=1e-3)
