@@ -69,7 +69,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     images = scenes(args.photos) if args.size == "pocket" else labelgen_throughput.photos(args.photos)
     photos = [Photo(f"{i:03}", image, None) for i, image in enumerate(images)]
     if args.keep:
-        np.savez(args.keep, allow_pickle=False, **answers(encoders, photos, config))  # the models have run once before the clock starts
+        np.savez(
+            args.keep, allow_pickle=False, **answers(encoders, photos, config)
+        )  # the models have run once before the clock starts
     else:
         encoders.encode_photo(photos[0])
     encoders.times.taken()
