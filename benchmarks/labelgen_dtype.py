@@ -69,7 +69,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     images = scenes(args.photos) if args.size == "pocket" else labelgen_throughput.photos(args.photos)
     photos = [Photo(f"{i:03}", image, None) for i, image in enumerate(images)]
     if args.keep:
-        np.savez(args.keep, **answers(encoders, photos, config))  # the models have run once before the clock starts
+        np.savez(
+            args.keep, allow_pickle=False, **answers(encoders, photos, config)
+        )  # the models have run once before the clock starts
     else:
         encoders.encode_photo(photos[0])
     encoders.times.taken()
@@ -176,7 +178,8 @@ def at_patches(label_map: NDArray[Any], grid_hw: tuple[int, ...]) -> NDArray[np.
     rows, columns = (
         (np.arange(cells) + 0.5) * length / cells for cells, length in zip(grid_hw, label_map.shape, strict=True)
     )
-    return label_map[rows.astype(int)][:, columns.astype(int)].astype(np.int64)
+    middle: NDArray[np.int64] = label_map[rows.astype(int)][:, columns.astype(int)].astype(np.int64)
+    return middle
 
 
 def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

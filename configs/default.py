@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
 
     # ---- encode: word-free, needs the models ----
     config.device = "auto"  # auto (cuda, else mps, else cpu), cpu, mps, cuda, cuda:1 …
-    config.dtype = "auto"  # of the three encoders: float32, bfloat16, float16; auto: float32 on cpu, else a 16-bit one
+    config.dtype = "auto"  # of the three encoders: float32, bfloat16, float16; auto: 16 bits; cpu: where faster
     config.encode = ConfigDict()
     config.encode.photos_per_shard = 64
     config.encode.feature_dtype = "bfloat16"  # stored patch features: bfloat16, float16, float32

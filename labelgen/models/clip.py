@@ -10,6 +10,7 @@ variants read.
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -79,6 +80,8 @@ class ClipEncoder:
         compute.narrow(self.visual, dtype)  # the text tower stays as it is
         self.source, self.device, self.dtype = source, device, dtype
         self.batches = compute.Batches("CLIP", FIX, device, batch, on_cpu=32)
+        for block in self.visual.transformer.resblocks:
+            block.mlp.forward = partial(compute.by_rows, block.mlp.forward)
         self.blocks = [Block(block) for block in self.visual.transformer.resblocks]
         self.patch_px: int = self.visual.patch_size[0]
         self.image_px: int = self.visual.image_size[0]

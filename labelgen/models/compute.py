@@ -26,6 +26,8 @@ FREE_SHARE = 0.5
 """Of the device's free memory, what a batch that is chosen by itself may take."""
 MOST_ROWS = 256
 """The most that is chosen: a GPU is busy long before."""
+CACHED_BYTES = 1 << 24
+"""The largest tensor between two products on the CPU: more leaves its caches, and is mapped anew each time."""
 MPS_SHARE = 4
 """On MPS, whose memory is the system's too, a batch is the CPU's divided by this."""
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory", "STATUS_ALLOC_FAILED")
@@ -188,6 +190,16 @@ def narrow(model: nn.Module, dtype: torch.dtype) -> None:
             weight = getattr(module, name)
             if weight is not None and weight.device.type == "cpu":
                 weight.data = weight.data.to(dtype)
+
+
+def by_rows(run: Callable[[Tensor], Tensor], x: Tensor, widening: int = 4) -> Tensor:
+    """What `run`, a feed-forward network, makes of tokens [..., D]; on the CPU of some at a time, the same bits: what
+    is as wide as `widening` D in between then stays in its caches and is not mapped anew by each pass."""
+    flat = x.flatten(0, -2)
+    rows = max(1, CACHED_BYTES // (4 * widening * x.shape[-1]))
+    if x.device.type != "cpu" or len(flat) <= rows:
+        return run(x)
+    return torch.cat([run(part) for part in torch.split(flat, rows)]).view(*x.shape[:-1], -1)
 
 
 def parameters(build: Callable[[], nn.Module]) -> int:

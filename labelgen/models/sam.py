@@ -91,8 +91,6 @@ CHUNK_PX = 8_000_000
 """Pixels of full-size logits held at a time,"""
 CACHED_PX = 2_000_000
 """and on the CPU."""
-CACHED_BYTES = 1 << 24
-"""The largest tensor of a decoder pass on the CPU: more leaves its caches, and is mapped anew each time."""
 POINT_BYTES = 600  # a point's memory in a decoder pass, a pixel of its logits; above what was measured
 FIX = "set sam.points_per_side or photos.max_pixels smaller, take a smaller SAM, or device=cpu"
 
@@ -153,7 +151,7 @@ class SamEncoder:
         first = self.model.mask_decoder.obj_score_token if self.stretched else None
         self._decoder = PointDecoder(self.model.prompt_encoder, self.model.mask_decoder, products, first)
         upscaled_bytes = 4 * (self.input_px // 4) ** 2 * self.model.prompt_encoder.embed_dim // 8
-        cached = min(64, max(1, CACHED_BYTES // upscaled_bytes))
+        cached = min(64, max(1, compute.CACHED_BYTES // upscaled_bytes))
         self._prompts = compute.Batches("SAM", FIX, device, config.batch_size, on_cpu=cached)
         self._full = compute.Batches("SAM", FIX, device, CHUNK_PX)
 

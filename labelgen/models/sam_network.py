@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from labelgen.core.geometry import HW
+from labelgen.models.compute import by_rows
 from labelgen.models.libraries import (
     ImageEncoderViT,
     MaskDecoder,
@@ -48,7 +49,7 @@ def embed(encoder: nn.Module, pixels: Tensor) -> Tensor:
         x = x + encoder.pos_embed
     for block in encoder.blocks:
         x = x + _attended(block, x)
-        x = x + block.mlp(block.norm2(x))
+        x = x + by_rows(block.mlp, block.norm2(x))
     x = x.permute(0, 3, 1, 2)
     for layer in encoder.neck:  # its norms compute in the type of what they get: within autocast a narrow one
         x = layer(x if isinstance(layer, nn.Conv2d) else x.float())

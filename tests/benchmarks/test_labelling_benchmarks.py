@@ -8,12 +8,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import labelgen_throughput, relabel, sam_sizes, scale, teachers
+from benchmarks import labelgen_dtype, labelgen_throughput, relabel, sam_sizes, scale, teachers
 from labelgen.core.command import command
 from labelgen.models import sam2
+from pocket.scenes import draw
 from tests.worlds import tiny_models
 
 
@@ -122,3 +124,46 @@ def test_what_grows_with_the_photos_is_counted(tmp_path: Path, monkeypatch: pyte
     assert [cell.split(", ")[-1] for cell in cells(said, "finish: open every index")] == ["2", "4", "200000"]
     found = json.loads((tmp_path / "scale.json").read_text())["sizes"]
     assert all(size["50 random rows"]["opened"] >= size["shards"] for size in found)
+
+
+def test_a_dtype_is_held_against_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(module: str, arguments: list[str], *more: Any) -> SimpleNamespace:
+        return SimpleNamespace(out=printed(labelgen_dtype, *arguments))
+
+    monkeypatch.setattr(labelgen_dtype, "fresh_process", here)
+    monkeypatch.setattr(
+        labelgen_dtype, "scenes", lambda count: [scene.photo[:80, :100] for scene in [draw(0, 0)] * count]
+    )
+    small = ["--config.sam.points_per_side=3", "--config.clip.short_side_px=96"]
+    said = printed(labelgen_dtype, "--photos=1", *small, f"--out={tmp_path}/f.json")
+    found = json.loads((tmp_path / "f.json").read_text())["agreement"]
+    assert found["best mask of a point"]["n"] == 9 and found["best mask of a point"]["mean"] > 0.95
+    assert 0.9 < found["features, least cosine"] < 1, "two dtypes ran"
+    assert float(cells(said, "free labels, pixels")[0]) == pytest.approx(found["free labels, pixels"], abs=1e-4)
+    assert {"float32", "bfloat16"} == {side for side in ("float32", "bfloat16") if cells(said, side)}
+
+
+def test_agreement_is_counted_mask_by_mask_and_pixel_by_pixel() -> None:
+    bits = np.packbits(np.array([[1, 1, 1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], [0] * 8], bool), 1)
+    moved = np.packbits(np.array([[1, 1, 1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [0] * 8], bool), 1)
+    assert labelgen_dtype.overlap(bits, moved).tolist() == [0.75, 0.0, 1.0]
+    assert labelgen_dtype.shares(np.array([1.0, 0.99, 0.5, 0.5]))[">= .99"] == 0.5
+    features = np.array([[[1.0, 0.0], [0.0, 1.0]]], np.float32)
+    side = {
+        "prototypes": np.eye(2, dtype=np.float32),
+        "word_class": np.array([0, 1]),
+        "bits 0": bits,
+        "iou 0": np.array([0.2, 0.9, 0.1], np.float32),
+        "automatic 0": np.array([0]),
+        "features 0": features,
+        "labels 0": np.array([[0, 0, 1, 1], [0, 0, 1, 1]], np.uint8),
+    }
+    other = side | {
+        "bits 0": moved,
+        "features 0": features[:, ::-1],
+        "labels 0": np.array([[0] * 4, [0, 0, 1, 1]], np.uint8),
+    }
+    found = labelgen_dtype.compare(side, other)
+    assert found["automatic masks"]["mean"] == 0.75 and found["best mask of a point"]["mean"] == 0.0
+    assert found["free labels, pixels"] == 0.75 and found["predictions, patches"] == 0.0
+    assert labelgen_dtype.compare(side, side)["predictions, patches"] == 1.0

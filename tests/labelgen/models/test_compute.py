@@ -316,3 +316,21 @@ def test_the_dtype_that_auto_became_is_what_identity_says(folder, monkeypatch):
     monkeypatch.setattr(compute, "best_dtype", lambda device, width: compute.Choice(torch.float16, "so"))
     config.dtype = "auto"
     assert Encoders(config).identity()["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("shape", [(3, 257, 64), (1, 5, 7, 64), (2, 64)])
+def test_a_feed_forward_network_sees_some_rows_at_a_time_and_gives_the_same_bits(monkeypatch, shape):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.GELU(), torch.nn.Linear(256, 32))
+    monkeypatch.setattr(compute, "CACHED_BYTES", 4 * 256 * 32)
+    seen = []
+
+    def run(x):
+        seen.append(x.numel() // 64)
+        return network(x)
+
+    x = torch.randn(*shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(compute.by_rows(run, x), network(x))
+    rows = x.numel() // 64
+    assert seen == ([32] * (rows // 32) + [rows % 32] * bool(rows % 32) if rows > 32 else [rows])
