@@ -53,7 +53,7 @@ def test_bands_are_those_asked_for_or_called_so_or_the_first_three(tmp_path: Pat
     many = write(tmp_path / "b.tif", random(6, np.uint8, 256), photometric="minisblack")
     with LargePicture(many) as picture:
         assert picture.look.bands == (1, 2, 3)
-        assert picture.remarks == ["has 6 bands and does not say which are colours: the first three count"]
+        assert picture.remarks == ["has 6 bands and does not say which are colours: the first three are taken"]
     for bands in ((5, 1, 2), (1, 2), (0,)):
         with pytest.raises(UserError, match=r"a.tif: bands .*; it has 4: name three, or one, from 1 on"):
             LargePicture(path, bands=bands)
