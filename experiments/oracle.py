@@ -124,7 +124,7 @@ def stepping(head: Head, optimiser: optax.GradientTransformation, asked: Questio
     prototypes = jnp.asarray(asked.prototypes)
 
     def loss(params: Any, features: jax.Array, classes: jax.Array, shares: jax.Array) -> jax.Array:
-        z = head.apply({"params": params}, features, jnp.ones(features.shape[:2], bool))
+        z: Any = head.apply({"params": params}, features, jnp.ones(features.shape[:2], bool))
         wanted = dense_targets(classes, shares, len(asked.names), True)
         logs = jax.nn.log_softmax(class_scores(z, prototypes, asked.word_class) / TEMPERATURE)
         return -(wanted.shares * logs).sum() / wanted.mass.sum()
@@ -159,7 +159,7 @@ def answers(bench: Bench, name: str, shots: Sequence[Shot], asked: Questions) ->
     order = np.random.default_rng(0).permutation(len(shots))
     for fold in range(bench.folds):
         held = [shots[i] for i in sorted(order[fold :: bench.folds])]
-        others = [shots[i] for i in sorted(np.delete(order, np.s_[fold :: bench.folds]))]
+        others = [shots[i] for i in sorted(np.delete(order, np.s_[fold :: bench.folds]).tolist())]
         heads = {row: fitted(bench, name, kind, others, asked) for row, kind in KINDS.items()}
         for shot in held:
             yield Answered(shot, rows_of(bench, name, shot, heads, asked))
@@ -207,7 +207,8 @@ def read(bench: Bench, row: str, z: Floats, shot: Shot, asked: Questions, sharpe
 def judged(bench: Bench, name: str, pictures: int) -> dict[str, Any]:
     """Row -> figures of a set; pictures of the first photos go to OUT/masks."""
     shots, asked = read_sample(bench.assets, name)
-    classes, totals = len(asked.names), {}
+    classes = len(asked.names)
+    totals: dict[str, tuple[Any, Any]] = {}
     progress = Progress(len(shots), "photos", name)
     for number, (shot, maps) in enumerate(answers(bench, name, shots, asked)):
         edges = BoundaryCounter(shot.truth, classes)
