@@ -86,23 +86,6 @@ def test_its_importer_reads_the_exported_folder(world: Path, whole: Path, tmp_pa
     assert all(np.array_equal(mask, wanted[name]) for name, mask in found.items())
 
 
-def test_its_importer_reads_the_exported_coco(world: Path, whole: Path, tmp_path: Path) -> None:
-    pytest.importorskip("fiftyone", reason="fiftyone is not installed")
-    from fiftyone.utils.coco import COCODetectionDatasetImporter
-
-    exported = [f"--config={world}/config.py", f"--data={whole}", f"--out={tmp_path}", "--format=coco"]
-    assert command(export.main, export.arguments(), exported) == 0
-    places = {"data_path": str(world), "labels_path": str(tmp_path / "coco/semantic.json")}
-    targets, found = {1: "sky", 2: "grass", 3: "ball"}, {}
-    with COCODetectionDatasetImporter(**places, label_types="segmentations") as importer:
-        for path, metadata, labels in importer:
-            size = metadata["width"], metadata["height"]
-            field = labels["segmentations"].to_segmentation(frame_size=size, mask_targets=targets)
-            found[Path(path).stem] = field.get_mask()
-    wanted = label_maps(whole)
-    assert found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)
-
-
 def test_the_lines_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fo = pytest.importorskip("fiftyone", reason="fiftyone is not installed")
     tiny_run.write(tmp_path / "run", tiny_models.write(tmp_path / "weights"))
