@@ -158,8 +158,8 @@ def answers(bench: Bench, name: str, shots: Sequence[Shot], asked: Questions) ->
     """Every photo of a set, by heads that were trained on the photos of the other folds."""
     order = np.random.default_rng(0).permutation(len(shots))
     for fold in range(bench.folds):
-        held = [shots[i] for i in sorted(order[fold :: bench.folds])]
-        others = [shots[i] for i in sorted(np.delete(order, np.s_[fold :: bench.folds]))]
+        held = [shots[i] for i in sorted(order[fold :: bench.folds].tolist())]
+        others = [shots[i] for i in sorted(np.delete(order, np.s_[fold :: bench.folds]).tolist())]
         heads = {row: fitted(bench, name, kind, others, asked) for row, kind in KINDS.items()}
         for shot in held:
             yield Answered(shot, rows_of(bench, name, shot, heads, asked))
@@ -207,7 +207,7 @@ def read(bench: Bench, row: str, z: Floats, shot: Shot, asked: Questions, sharpe
 def judged(bench: Bench, name: str, pictures: int) -> dict[str, Any]:
     """Row -> figures of a set; pictures of the first photos go to OUT/masks."""
     shots, asked = read_sample(bench.assets, name)
-    classes, totals = len(asked.names), {}
+    classes, totals = len(asked.names), dict[str, tuple[Any, Any]]()
     progress = Progress(len(shots), "photos", name)
     for number, (shot, maps) in enumerate(answers(bench, name, shots, asked)):
         edges = BoundaryCounter(shot.truth, classes)
