@@ -124,7 +124,7 @@ def stepping(head: Head, optimiser: optax.GradientTransformation, asked: Questio
     prototypes = jnp.asarray(asked.prototypes)
 
     def loss(params: Any, features: jax.Array, classes: jax.Array, shares: jax.Array) -> jax.Array:
-        z = head.apply({"params": params}, features, jnp.ones(features.shape[:2], bool))
+        z: Any = head.apply({"params": params}, features, jnp.ones(features.shape[:2], bool))
         wanted = dense_targets(classes, shares, len(asked.names), True)
         logs = jax.nn.log_softmax(class_scores(z, prototypes, asked.word_class) / TEMPERATURE)
         return -(wanted.shares * logs).sum() / wanted.mass.sum()

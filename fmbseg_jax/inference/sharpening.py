@@ -11,12 +11,12 @@ what is beyond a photo is never read.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 from jaxtyping import Float32, Int32
 from numpy.typing import NDArray
 
@@ -77,7 +77,8 @@ def _weights(image: Float32[Array, "H W 3"], size_hw: Int32[Array, "2"]) -> Floa
 
     def likeness(step: Array) -> Array:
         difference = jnp.abs(image - _shifted(beyond, step, image.shape))
-        return -(difference / (1e-8 + SOFTNESS * deviation)).mean(-1)
+        energy: Array = -(difference / (1e-8 + SOFTNESS * deviation)).mean(-1)
+        return energy
 
     return jax.nn.softmax(jax.lax.map(likeness, steps), axis=0)
 
@@ -91,7 +92,8 @@ def _averaged(
     def once(_: int, maps: Array) -> Array:
         beyond = _with_surroundings(maps, size_hw)
         terms = (w[..., None] * _shifted(beyond, step, maps.shape) for w, step in zip(weights, STEPS_YX, strict=True))
-        return functools.reduce(jnp.add, terms)
+        mean: Array = functools.reduce(jnp.add, terms)
+        return mean
 
     found: Array = jax.lax.fori_loop(0, ITERATIONS, once, maps)
     return found
@@ -106,6 +108,6 @@ def _with_surroundings(array: Float32[Array, "H W C"], size_hw: Int32[Array, "2"
     return array[rows][:, columns]
 
 
-def _shifted(beyond: Float32[Array, "h w C"], step_yx: ArrayLike, shape: tuple[int, ...]) -> Float32[Array, "H W C"]:
+def _shifted(beyond: Float32[Array, "h w C"], step_yx: Any, shape: tuple[int, ...]) -> Float32[Array, "H W C"]:
     y, x = step_yx
     return jax.lax.dynamic_slice(beyond, (REACH + y, REACH + x, 0), shape)
