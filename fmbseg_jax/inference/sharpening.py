@@ -68,9 +68,10 @@ def _weights(image: Float32[Array, "H W 3"], size_hw: Int32[Array, "2"]) -> Floa
 
     def total(of: Callable[[Array], Array]) -> Array:
         """The sum of `of` over the pixel and its neighbours."""
-        return jax.lax.fori_loop(
+        found: Array = jax.lax.fori_loop(
             0, len(steps), lambda i, so_far: so_far + of(_shifted(beyond, steps[i], image.shape)), rings * of(image)
         )
+        return found
 
     mean = total(lambda x: x) / count
     deviation = jnp.sqrt(total(lambda x: (x - mean) ** 2) / (count - 1))
