@@ -174,7 +174,7 @@ def readers() -> dict[str, Reader]:
         return buffer.getvalue()
 
     grey, colours = Image.new("L", (20, 12), 1), Image.new("RGB", (20, 12), (9, 8, 7))
-    deep = Image.fromarray(np.arange(240, dtype=np.uint16).reshape(12, 20))
+    deep = Image.fromarray(np.arange(240, dtype=np.uint16).reshape(12, 20) % 2)
     runs = coco_masks.encode_string(np.array([3, 5, 232]))
     coco = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 12, "width": 20}],
@@ -208,6 +208,8 @@ def readers() -> dict[str, Reader]:
         studio(folder, task("brushlabels", {"format": "rle", "rle": list(data), "brushlabels": ["dog"]}))
 
     studio = drawn("studio.json")
+    bits = f"{4 * HW[0] * HW[1]:032b}{7:05b}{15:04b}{15:04b}{15:04b}{15:04b}100{4 * HW[0] * HW[1] - 1:016b}{255:08b}"
+    many, chinese = b"cat: kitty, tom\nbackground: sky\n# no\ndog\n", "\u72d7\uff1a\u72ac\n\u732b".encode("utf-16")
     truth = records.TruthRow("a", np.ones(HW, np.uint8)).encode()
     drawn_shapes = {"shapes": [shape, box], "imageHeight": 12, "imageWidth": 20}
     return {
@@ -215,7 +217,7 @@ def readers() -> dict[str, Reader]:
         "labelme": Reader(labelme, (json.dumps(drawn_shapes).encode(),)),
         "label_studio": Reader(studio, (task("polygonlabels", value),)),
         "cvat": Reader(drawn("annotations.xml"), (cvat.encode(),)),
-        "brush": Reader(brushed, (bytes([0, 0, 0, 240, 58, 3, 0, 0, 0, 239, 255]),)),
+        "brush": Reader(brushed, (int(bits.ljust(88, "0"), 2).to_bytes(11),)),
         "label_png": Reader(drawn("a.png"), (picture(grey, "PNG"), picture(deep, "PNG"))),
         "labelmap": Reader(legend, (b"# label:color_rgb:parts:actions\ncat:9,8,7::\ndog:1,2,3::\n",)),
         "photo": Reader(
@@ -227,7 +229,7 @@ def readers() -> dict[str, Reader]:
         "feature_row": Reader(lambda _, data: _none(records.FeatureRow.decode(data)), (truth,)),
         "evidence_row": Reader(lambda _, data: _none(records.EvidenceRow.decode(data)), (truth,)),
         "shard": Reader(shard, (tfrecord.frame(b"abc") + tfrecord.frame(b""),)),
-        "words": Reader(text, (b"cat: kitty, tom\nbackground: sky\n# no\ndog\n", "\u72d7\uff1a".encode("utf-16"))),
+        "words": Reader(text, (many, chinese)),
         "embeddings": Reader(embeddings, (array(np.eye(2, 5, dtype=np.float32)),)),
     }  # fmt: skip
 

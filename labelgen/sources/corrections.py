@@ -73,15 +73,7 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
             "take CVAT's xml"
         )
     if len(paths) > 1:
-        if len(set(paths)) == 1:
-            raise UserError(
-                f"{place}: has files of LabelMe's, and grey PNGs that belong to none of them; move those that are not "
-                "the labels into another folder"
-            )
-        other = next((path for path in paths if path != place), None)
-        fix = f"name those that were corrected: --labels_from={other}" if other else "give each a folder of its own"
-        fix += f", or take {other} away for those in {place}" if other and place in paths else ""
-        raise UserError(f"{place}: has labels in {' and '.join(map(str, paths))}; {fix}")
+        raise _several(place, paths)
     if pngs and (strange := _of_tasks(paths[0])):
         raise UserError(
             f"{strange[0]}: a PNG of Label Studio's, which names no photo; export the same as *JSON* (not MIN)"
@@ -89,6 +81,19 @@ def open_corrections(place: Path, words: Ontology, colours: Sequence[Colour] = (
     if pngs:
         return PngFolder(paths[0], words, colours)
     return (LabelmeFolder if drawn else LabelStudioJson if tasks else _OF_KIND[kinds[paths[0]]])(paths[0], words)
+
+
+def _several(place: Path, paths: Sequence[Path]) -> UserError:
+    """For a folder with labels of several kinds, that lie there."""
+    if len(set(paths)) == 1:
+        return UserError(
+            f"{place}: has files of LabelMe or Label Studio, and grey PNGs that belong to none of them; move those "
+            "that are not the labels into another folder"
+        )
+    other = next((path for path in paths if path != place), None)
+    fix = f"name those that were corrected: --labels_from={other}" if other else "give each a folder of its own"
+    fix += f", or take {other} away for those in {place}" if other and place in paths else ""
+    return UserError(f"{place}: has labels in {' and '.join(map(str, paths))}; {fix}")
 
 
 def _of_file(path: Path, words: Ontology) -> Corrections:

@@ -165,6 +165,8 @@ def brush_mask(packed: Sequence[int], size_hw: HW) -> NDArray[np.bool_]:
     count, width, lengths = bits.read(32), bits.read(5) + 1, [bits.read(4) + 1 for _ in range(4)]
     if count != 4 * size_hw[0] * size_hw[1]:
         raise ValueError(f"{count} values for {size_hw[1]} x {size_hw[0]} px of four")
+    if width > 8:
+        raise ValueError(f"values of {width} bits")
     values, done = np.zeros(count, np.uint8), 0
     while done < count:
         same = bits.read(1)

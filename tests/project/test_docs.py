@@ -36,6 +36,8 @@ NOT_RUN = {
     "python -m benchmarks.": "takes minutes to hours; tests/benchmarks/test_benchmarks.py runs them small",
     "python -m tools.round_trips": "installs other packages (3 GB); tests/project/test_round_trips.py runs its parts",
     "python -m tools.bridges": "installs the tools (2 GB) and runs tests/fmbseg_jax/bridges with them",
+    "python -m tools.fuzz": "wants Atheris and minutes; tests/project/test_reliability.py has every reader read",
+    "python -m tools.mutants": "wants Cosmic Ray and minutes; tests/project/test_reliability.py",
     "python -m fmbseg_jax.connect": "names what the reader has; tests/fmbseg_jax/bridges runs it for both tools",
     "python -m fmbseg_jax.rehearse": "takes compilers that tests have beside them; tests/fmbseg_jax/test_rehearse.py",
     "python -m fmbseg_jax.serve": "serves until it is stopped; tests/fmbseg_jax/test_serve_command.py runs it",

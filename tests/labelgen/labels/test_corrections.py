@@ -401,5 +401,7 @@ def test_what_is_unlabelled_follows_from_the_files_type_and_the_classes(
 def test_greys_without_a_file_among_labelmes_are_a_second_kind(tmp_path: Path) -> None:
     Image.new("L", (20, 12), 1).save(tmp_path / "001.png")
     written(tmp_path / "000.json", {"shapes": [], "imageHeight": 12, "imageWidth": 20, "imagePath": "000.jpg"})
-    with pytest.raises(UserError, match=r"files of LabelMe's, and grey PNGs that belong to none .* another folder$"):
+    with pytest.raises(
+        UserError, match=r"files of LabelMe or Label Studio, and grey PNGs that belong to none .* folder$"
+    ):
         open_corrections(tmp_path, WORDS)
