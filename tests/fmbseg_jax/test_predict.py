@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from fmbseg_jax import predict
 from fmbseg_jax.inference.embedder import check_same_weights
 from fmbseg_jax.inference.label_maps import sharpened_classes
-from fmbseg_jax.predict import Item
+from fmbseg_jax.predicting.folder import Item, Masks
 from labelgen.core.command import command
 from labelgen.core.config import load_config
 from labelgen.core.errors import UserError
@@ -154,7 +154,7 @@ def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
     label_map = np.array([[0, 299], [255, 256]], np.uint16)
     row = tiny.features(0)
     classes = class_infos(ontology, ontology.names)
-    predict.Masks(tmp_path, classes, ("png",)).write(Item(0, "a", row, None, "a", None), label_map)
+    Masks(tmp_path, classes, ("png",)).write(Item(0, "a", row, None, "a", None), label_map)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "masks/a.png")), label_map)
 
 
@@ -420,7 +420,7 @@ def test_masks_belong_to_their_run_and_words(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict.Masks, "write", interrupted)
+    monkeypatch.setattr(Masks, "write", interrupted)
     assert predicted(*arguments) == 130
     assert "(with --data it begins again); until it ends MASKS is not whole" in capsys.readouterr().err
     assert json.loads((out / "made_by.json").read_text())["whole"] is False

@@ -128,7 +128,7 @@ def test_killed_it_goes_on_at_the_row_of_tiles(
 def test_what_the_user_must_fix(run: Path, picture: Path, tmp_path: Path, capsys: Any) -> None:
     for more, message in (
         ([f"--out={picture.parent}"], "the mask would take the place of the picture; name another folder"),
-        (["--format=coco"], "--picture: writes GeoTIFF and GeoJSON, in one process: leave --format"),
+        (["--format=coco"], "--picture: is written in its own formats, in one process: leave --format"),
         (["--bands=9"], "field.tif: bands 9; it has 4: name three, or one, from 1 on"),
         (["--stretch=98,2"], "--stretch=98.0,2.0: two percentiles are wanted, 0 to 100, the lower first"),
         (["--tile_px=2"], "--tile_px=2: less than a px for each of"),

@@ -11,7 +11,7 @@ import pytest
 from tests.worlds.paths import ROOT
 
 LABELGEN = ("core", "data", "sources", "formats", "models", "labels", "stages")
-FMBSEG_JAX = ("runs", "training", "inference", "rehearsal", "reporting", "serving", "bridges")
+FMBSEG_JAX = ("runs", "training", "inference", "rehearsal", "reporting", "predicting", "serving", "bridges")
 LENT = tuple(f"labelgen.{room}" for room in ("core", "data", "sources", "formats", "labels"))
 """What of labelgen the JAX program may use."""
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fmbseg_jax.inference": (*LENT, "fmbseg_jax.runs", "labelgen.models"),
     "fmbseg_jax.rehearsal": (*LENT, "fmbseg_jax.runs", "fmbseg_jax.training", "fmbseg_jax.inference"),
     "fmbseg_jax.reporting": (*LENT, "fmbseg_jax.runs", "fmbseg_jax.training", "fmbseg_jax.inference"),
+    "fmbseg_jax.predicting": (*LENT, "fmbseg_jax.runs", "fmbseg_jax.inference", "fmbseg_jax.reporting"),
     "fmbseg_jax.serving": (*LENT, "fmbseg_jax.runs", "fmbseg_jax.training", "fmbseg_jax.inference"),
     "fmbseg_jax.bridges": (*LENT, "fmbseg_jax.runs", "fmbseg_jax.inference"),
     "fmbseg_jax": (
