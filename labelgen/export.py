@@ -29,7 +29,8 @@ from labelgen.data.dataset import Dataset
 from labelgen.data.records import LabelRow
 from labelgen.data.staging import open_data
 from labelgen.formats.claimed import claim_folder, say_whole
-from labelgen.formats.exporter import FORMATS, Export, class_infos, locate, read_formats, split_source
+from labelgen.formats.classes import class_infos
+from labelgen.formats.exporter import FORMATS, Export, locate, read_formats, split_source
 from labelgen.formats.writers import Annotated
 from labelgen.sources.finding import check_apart
 from labelgen.sources.registry import photo_folders

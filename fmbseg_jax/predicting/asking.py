@@ -18,7 +18,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, class_scores, read_words
 from labelgen.data.records import FeatureRow
 from labelgen.formats.claimed import claim_folder
-from labelgen.formats.exporter import class_infos
+from labelgen.formats.classes import class_infos
 from labelgen.formats.writers import ClassInfo
 from labelgen.sources.photos import Photo
 

@@ -1,16 +1,14 @@
 """All formats that are wanted of a folder at once: writers, classes, and where the picture of a photo lies."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from labelgen.core.errors import UserError
-from labelgen.core.ontology import BACKGROUND, STUFF, THING, Ontology
 from labelgen.formats.fiftyone import FiftyoneWriter
-from labelgen.formats.palette import palette
 from labelgen.formats.writers import (
     Annotated,
     ClassInfo,
@@ -21,7 +19,6 @@ from labelgen.formats.writers import (
     Writer,
     YoloWriter,
 )
-from labelgen.sources.folders import read_table
 from labelgen.sources.photos import Source
 from labelgen.sources.registry import open_source
 
@@ -72,39 +69,6 @@ class Export:
         for name, writer in self._writers.items():
             records = [record for state in states for record in state[name][0]]
             writer.finish([record for _, record in sorted(records, key=lambda record: record[0])])
-
-
-def class_infos(
-    ontology: Ontology, names: tuple[str, ...], groups: Mapping[str, Sequence[str]] | None = None
-) -> list[ClassInfo]:
-    """The classes `names`: those of the words, and what may come after them; class i has colour i of the palette.
-
-    groups: eval.groups, of which `things` and `stuff` say what is a thing, where the ontology does not.
-    """
-    words: list[list[str]] = [[] for _ in names]
-    for word, owner in zip(ontology.words, ontology.word_class, strict=True):
-        words[owner].append(word)
-    colours = palette(max(256, len(names))).tolist()
-    given = (*ontology.roles, BACKGROUND)
-    roles = [given[i] or _role(name, words[i], groups or {}) for i, name in enumerate(names)]
-    return [
-        ClassInfo(name, (*colours[i],), tuple(words[i]), STUFF if roles[i] == BACKGROUND else roles[i])
-        for i, name in enumerate(names)
-    ]
-
-
-COCO_THINGS = 91
-"""Ids of COCO's things, less one, are below this; those of its stuff are not."""
-
-
-def _role(name: str, words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
-    """Whether a class is a thing or stuff: by groups of that name, else as COCO has it by name or word, else ""."""
-    for group, members in groups.items():
-        if name in members and (role := group.casefold().removesuffix("s")) in (THING, STUFF):
-            return role
-    coco = {known: value for value, known in read_table("coco_stuff_ids").items()}
-    found = [coco[word.casefold()] for word in (name, *words) if word.casefold() in coco]
-    return "" if not found else THING if found[0] < COCO_THINGS else STUFF
 
 
 def split_source(photos: ConfigDict, split: str) -> Source | None:

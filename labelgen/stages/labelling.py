@@ -23,7 +23,7 @@ from labelgen.data.manifest import check_dtype, claim, finish_labels, name_truth
 from labelgen.data.records import EvidenceRow, photo_id_of
 from labelgen.data.shards import Finished, Shard, is_finished, plan
 from labelgen.data.tfrecord import ShardReader, ShardWriter
-from labelgen.formats.exporter import class_infos
+from labelgen.formats.classes import class_infos
 from labelgen.labels import presence
 from labelgen.labels.corrected import Corrected, CorrectedFrom, open_corrected
 from labelgen.labels.free_labels import LabelSettings, label_photo

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fmbseg_jax import predict
-from fmbseg_jax.inference.embedder import check_same_weights
+from fmbseg_jax.inference.embedder import Towers, check_same_weights
 from fmbseg_jax.inference.label_maps import sharpened_classes
 from fmbseg_jax.predicting.folder import Item, Masks
 from labelgen.core.command import command
@@ -24,7 +24,7 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import parse_words
 from labelgen.data.dataset import Dataset
 from labelgen.data.thumbnail import thumbnail
-from labelgen.formats.exporter import class_infos
+from labelgen.formats.classes import class_infos
 from labelgen.formats.palette import palette
 from labelgen.models.clip import load_clip
 from labelgen.models.trunks import load_timm
@@ -457,8 +457,8 @@ def test_a_folder_that_gained_photos(
     (out / "masks/b2.png").unlink()
     (out / "predicted-0.jsonl").open("ab").write(b'{"photo": "a"')  # killed within a line
     seen: list[str] = []
-    features = predict.Towers.features
-    monkeypatch.setattr(predict.Towers, "features", lambda *a: (seen.append(a[1].photo_id), features(*a))[1])
+    features = Towers.features
+    monkeypatch.setattr(Towers, "features", lambda *a: (seen.append(a[1].photo_id), features(*a))[1])
     capsys.readouterr()
     assert predicted(*arguments) == 0
     assert seen == ["a", "b0", "b2", "c"]

@@ -13,7 +13,9 @@ from PIL import Image
 from fmbseg_jax import predict
 from fmbseg_jax.inference import large
 from fmbseg_jax.inference.embedder import Towers
+from fmbseg_jax.predicting import picture as large_picture
 from labelgen.core.command import command
+from labelgen.formats.classes import class_infos
 from labelgen.models.clip import load_clip
 from labelgen.models.trunks import load_timm
 from tests.fmbseg_jax.test_predict import WORDS, photo
@@ -63,7 +65,7 @@ def test_a_geotiff_to_a_mask_where_it_lies_and_its_regions(
         assert mask.profile["tiled"] and mask.profile["compress"] == "deflate" and mask.nodata == 255
         assert mask.tags(1) == {"CLASS_0": "ball", "CLASS_1": "box"}
         values = mask.read(1)
-        assert mask.colormap(1)[0][:3] == tuple(predict.class_infos(WORDS, WORDS.names)[0].colour)
+        assert mask.colormap(1)[0][:3] == tuple(class_infos(WORDS, WORDS.names)[0].colour)
     assert (values[-40:] == 255).all() and set(np.unique(values[:-40])) == {0, 1}
     assert f"{40 * SIZE_HW[1]} px have no value, and no class" in said
     features = json.loads((out / "field.geojson").read_text())["features"]
@@ -115,7 +117,7 @@ def test_killed_it_goes_on_at_the_row_of_tiles(
     assert "was made with bands = [1, 2, 3], but now it is [1]" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(large, "stitch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(predict, "stitch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(large_picture, "stitch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert predicted(run, picture, tmp_path / "out") == 130
     assert predicted(run, picture, tmp_path / "out") == 0
     assert re.search(r"of 0 tiles; \d+ tiles were there already", capsys.readouterr().out.splitlines()[-1])

@@ -17,7 +17,8 @@ from labelgen.core.errors import UserError
 from labelgen.core.ontology import UNLABELLED, Ontology
 from labelgen.data.records import png_array
 from labelgen.data.rle import encode_mask
-from labelgen.formats.exporter import FORMATS, Export, class_infos, read_formats
+from labelgen.formats.classes import class_infos
+from labelgen.formats.exporter import FORMATS, Export, read_formats
 from labelgen.formats.writers import Annotated, ClassInfo, panoptic_png, things_of
 from labelgen.sources.coco_masks import decode_string, encode_string
 from tests.worlds.painting import painted

@@ -1,5 +1,6 @@
 """SAM 2.1 beside transformers' own model and processor on the same random weights."""
 
+import copy
 import hashlib
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_embeddings_and_answers_are_the_librarys(official, encoder):
         quarter, half, embedding = official.get_image_embeddings(pixels)
         detail = encoder.model.image_encoder.detail(pixels)
         outputs = official(image_embeddings=[quarter, half, embedding], input_points=points[None, :, None])
-        low, iou = encoder._decode(detail, points)
+        low, iou = encoder._decode(detail, points, (32, 32))
     torch.testing.assert_close(detail.embedding, embedding, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(encoder.model.image_encoder(pixels), embedding, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(low, outputs.pred_masks[0].flatten(0, 1), atol=2e-3, rtol=1e-3)
@@ -127,7 +128,7 @@ def test_a_large_photos_masks_by_outlines_are_those_of_its_pixels(encoder):
 
 
 def test_half_precision_is_near_float32(encoder, path, monkeypatch):
-    half = SamEncoder(encoder.model, path, encoder.config, CPU, torch.bfloat16)
+    half = SamEncoder(copy.deepcopy(encoder.model), path, encoder.config, CPU, torch.bfloat16)
     image, points = photo((60, 90)), np.array([[30.0, 20.0], [70.0, 50.0]])
     exact, rough = encoder.prompt(image, points), half.prompt(image, points)
     assert rough.low.dtype == rough.iou.dtype == torch.float32

@@ -12,7 +12,7 @@ from PIL import Image
 from configs.default import get_config
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import Ontology, parse_words
-from labelgen.formats.exporter import class_infos
+from labelgen.formats.classes import class_infos
 from labelgen.formats.palette import palette as colours_of
 from labelgen.sources.corrections import open_corrections
 from labelgen.sources.legends import by_legend, find_legend, voc_colours
