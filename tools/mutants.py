@@ -8,7 +8,7 @@ be imported. Those that survive are printed with their lines: a test is missing,
 copied before (what is committed, and what is not yet), so that it can be edited meanwhile. Wants
 `pip install cosmic-ray`.
 
-Each mutant runs in a child of a process that has imported numpy, and jax where the room's tests do: a second or two.
+Each mutant's tests run in a child of a process that has imported numpy and pytest: some seconds.
 """
 
 import argparse
@@ -39,10 +39,10 @@ class Room(NamedTuple):
 
     file: str
     tests: tuple[str, ...]
-    preload: tuple[str, ...] = ("numpy", "pytest", "PIL.Image", "ml_collections")
 
 
-JAX = ("numpy", "pytest", "PIL.Image", "ml_collections", "jax", "flax.linen", "optax")
+PRELOAD = ("numpy", "pytest", "PIL.Image", "ml_collections")
+"""Imported once. Not jax, which reads what tests/conftest.py sets in the environment when it is imported."""
 ROOMS = {
     "presence": Room(
         "labelgen/labels/presence.py", tuple(LABELS + n for n in ("presence.py", "calibration.py", "label.py"))
@@ -53,18 +53,17 @@ ROOMS = {
     "records": Room("labelgen/data/records.py", (DATA + "records.py",)),
     "tfrecord": Room("labelgen/data/tfrecord.py", (DATA + "tfrecord.py",)),
     "shards": Room("labelgen/data/shards.py", (DATA + "shards.py", "tests/labelgen/stages/test_workers.py")),
-    "losses": Room("fmbseg_jax/training/losses.py", (TRAINING + "losses.py", TRAINING + "chunks.py"), JAX),
-    "step": Room("fmbseg_jax/training/step.py", (TRAINING + "step.py",), JAX),
-    "feed": Room("fmbseg_jax/training/feed.py", (TRAINING + "feed.py",), (*JAX, "grain")),
-    "resident": Room("fmbseg_jax/training/device_batches.py", (TRAINING + "resident.py",), (*JAX, "grain")),
-    "label_maps": Room("fmbseg_jax/inference/label_maps.py", ("tests/fmbseg_jax/inference/test_segment.py",), JAX),
+    "losses": Room("fmbseg_jax/training/losses.py", (TRAINING + "losses.py", TRAINING + "chunks.py")),
+    "step": Room("fmbseg_jax/training/step.py", (TRAINING + "step.py",)),
+    "feed": Room("fmbseg_jax/training/feed.py", (TRAINING + "feed.py",)),
+    "resident": Room("fmbseg_jax/training/device_batches.py", (TRAINING + "resident.py",)),
+    "label_maps": Room("fmbseg_jax/inference/label_maps.py", ("tests/fmbseg_jax/inference/test_segment.py",)),
     "tally": Room(
         "fmbseg_jax/reporting/evaluation.py",
         tuple(f"tests/fmbseg_jax/reporting/test_{n}.py" for n in ("outside_metric", "protocol", "readings")),
-        JAX,
     ),
     "checkpoint": Room(
-        "fmbseg_jax/runs/checkpoint.py", ("tests/fmbseg_jax/runs/test_checkpoint.py",), (*JAX, "orbax.checkpoint")
+        "fmbseg_jax/runs/checkpoint.py", ("tests/fmbseg_jax/runs/test_checkpoint.py",)
     ),
 }  # fmt: skip
 KINDS = (
@@ -228,8 +227,8 @@ def _change(before: str, after: str) -> str:
 
 
 def _tested(tree: Path, room: Room, limit: float | None) -> int:
-    """pytest's exit code of a room's tests, in a child that has `preload` from its parent; limit: seconds to wait."""
-    for name in room.preload:
+    """pytest's exit code of a room's tests, in a child that has PRELOAD from its parent; limit: seconds to wait."""
+    for name in PRELOAD:
         importlib.import_module(name)
     child = os.fork()
     if not child:
