@@ -36,7 +36,7 @@ import jax
 
 from fmbseg_jax.predicting.asking import Asking, claim
 from fmbseg_jax.predicting.folder import Masks, encoded, on_the_fly, timed
-from fmbseg_jax.predicting.picture import Looking, whole_picture
+from fmbseg_jax.predicting.picture import OVERLAP, Looking, whole_picture
 from fmbseg_jax.predicting.video import whole_video
 from fmbseg_jax.runs import hosts
 from fmbseg_jax.runs.shared_gpu import how_shared, leave_room_for_torch
@@ -52,10 +52,9 @@ def main(args: argparse.Namespace) -> int:
     """Write masks, overlays and what else the formats have."""
     times = StageTimes()
     formats = read_formats(args.format)
-    if not args.picture and (
-        lone := next((name for name in ("bands", "stretch", "tile_px") if getattr(args, name)), "")
-    ):
-        raise UserError(f"--{lone} belongs to --picture; leave it out, or name the picture")
+    given = [name for name in ("bands", "stretch", "tile_px", "overlap") if getattr(args, name) is not None]
+    if given and not args.picture:
+        raise UserError(f"--{given[0]} belongs to --picture; leave it out, or name the picture")
     start(args)
     alone = next((name for name in ("picture", "video") if getattr(args, name)), "")
     if alone and (args.format != "png" or args.distributed != hosts.OFF):
@@ -77,7 +76,8 @@ def of_one(args: argparse.Namespace, asking: Asking, times: StageTimes) -> str:
     """One picture or video; what was written."""
     if args.video:
         return whole_video(Path(args.video), Path(args.out), asking, times)
-    looking = Looking(args.bands, args.stretch, args.tile_px, args.overlap)
+    overlap = OVERLAP if args.overlap is None else args.overlap
+    looking = Looking(args.bands or (), args.stretch or (), args.tile_px or 0, overlap)
     return whole_picture(args.picture, Path(args.out), looking, asking, times)
 
 
@@ -137,25 +137,21 @@ def probability(text: str) -> float:
 
 def picture_arguments(flags: argparse.ArgumentParser) -> None:
     """How a large picture is looked at, and cut."""
-    flags.add_argument(
-        "--bands", type=numbers(int), default=(), metavar="R,G,B", help="of a picture: three bands, or one"
-    )
+    flags.add_argument("--bands", type=numbers(int), metavar="R,G,B", help="of a picture: three bands, or one")
     flags.add_argument(
         "--stretch",
         type=numbers(float),
-        default=(),
         metavar="LOW,HIGH",
         help="of a picture: percentiles that become 0 and 255 (default: 0.5,99.5; 8 bits as they are)",
     )
     flags.add_argument(
         "--tile_px",
         type=whole(1),
-        default=0,
         metavar="N",
         help="of a picture: px of a tile (default: the encoder's)",
     )
     flags.add_argument(
-        "--overlap", type=share_below_one, default=0.25, metavar="P", help="of a picture: of neighbouring tiles"
+        "--overlap", type=share_below_one, metavar="P", help=f"of a picture: of neighbouring tiles (default: {OVERLAP})"
     )
 
 

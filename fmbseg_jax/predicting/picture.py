@@ -12,6 +12,9 @@ from labelgen.core.progress import Progress, StageTimes
 from labelgen.formats.claimed import is_whole, say_whole
 from labelgen.sources.large import LargePicture
 
+OVERLAP = 0.25
+"""Of neighbouring tiles, unless one says otherwise."""
+
 
 class Looking(NamedTuple):
     """How a picture is looked at, and cut; see labelgen.sources.large and fmbseg_jax.inference.tiles."""

@@ -316,6 +316,10 @@ def bands_of_photos(tmp_path: Path, run: Path) -> list[str]:
     return [f"--workdir={run}", f"--photos={tmp_path}", f"--out={tmp_path / 'out'}", "--bands=3,2,1"]
 
 
+def overlap_of_photos(tmp_path: Path, run: Path) -> list[str]:
+    return [f"--workdir={run}", f"--photos={tmp_path}", f"--out={tmp_path / 'out'}", "--overlap=0"]
+
+
 def no_run(tmp_path: Path, run: Path) -> list[str]:
     return [f"--workdir={tmp_path}", f"--photos={one_photo(tmp_path / 'photos')}", f"--out={tmp_path / 'out'}"]
 
@@ -340,6 +344,7 @@ def no_weights(tmp_path: Path, run: Path) -> list[str]:
         (only_bad_photos, "none of 1 photos could be read; .*failures.jsonl says why"),
         (out_within_photos, "lies within the photos, .*/photos: masks would become photos; name another folder"),
         (bands_of_photos, "--bands belongs to --picture; leave it out, or name the picture"),
+        (overlap_of_photos, "--overlap belongs to --picture; leave it out, or name the picture"),
         (no_run, "no checkpoints in it; train first"),
         (no_photos, "nowhere: no such folder of photos"),
         (no_words, "words.txt: no such file of words"),
