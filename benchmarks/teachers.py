@@ -161,10 +161,12 @@ def by_sam(sam: Any, points: int) -> dict[str, Any]:
     found: list[Any] = []
     with torch.inference_mode():
         encoder_s, encoder_flop = spent(lambda: found.append(sam._embed(resized)))
-        sam._decode(found[0], asked[:BATCH])
-        points_s, points_flop = spent(lambda: [sam._decode(found[0], part)[1] for part in torch.split(asked, BATCH)])
+        needed = rows, columns = sam._needed(input_hw)
+        sam._decode(found[0], asked[:BATCH], needed)
+        points_s, points_flop = spent(
+            lambda: [sam._decode(found[0], part, needed)[1] for part in torch.split(asked, BATCH)]
+        )
     times = points / DECODED
-    rows, columns = sam._needed(input_hw)
     return {
         "encoder_s": encoder_s,
         "cpu_s": encoder_s + times * points_s,

@@ -101,6 +101,7 @@ def trained(bench: Bench, fields: Fields, seed: int, data: Path | None = None) -
         overrides=bench.said({**fields, **every}),
         data=str(data or bench.data_path),
         workdir=str(run),
+        trust_compiled=False,
     )
     with bench.times("train"):
         code = train.main(args)

@@ -116,7 +116,9 @@ def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_kind_is_named_as_such(tmp_path: Path, name: str, content: bytes, fix: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: no json of COCO's or LabelMe's, and no xml of CVAT's .*; {fix}"):
+    with pytest.raises(
+        UserError, match=f"{name}: no json of COCO's, LabelMe's or Label Studio's, no xml of CVAT's .*; {fix}"
+    ):
         open_corrections(tmp_path / name, WORDS)
 
 
