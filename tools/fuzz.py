@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
         write_json(out / "fuzz.json", {"seconds": args.seconds, "readers": found})
         progress.add(1)
     progress.close()
-    rows = [(name, str(its["inputs"]), str(its["lines"]), str(len(its["faults"]))) for name, its in found.items()]
+    rows = [(name, str(its["inputs"]), str(its["edges"]), str(len(its["faults"]))) for name, its in found.items()]
     print(columns(("reader", "inputs", "edges", "faults"), rows, ("inputs", "edges", "faults")))
     faults = sum(len(its["faults"]) for its in found.values())
     print(
@@ -95,7 +95,7 @@ def _fuzzed(name: str, out: Path, seconds: int, timeout: int) -> dict[str, Any]:
     (out / "log.txt").write_text(ended.stdout[-20_000:] + ended.stderr[-20_000:], encoding="utf-8")
     if not counts and not faults:
         raise UserError(f"{name}: did not run; {out / 'log.txt'} says why")
-    return {"inputs": inputs, "lines": edges, "faults": faults}
+    return {"inputs": inputs, "edges": edges, "faults": faults}
 
 
 def fuzz_one(name: str, line: list[str]) -> None:
@@ -143,13 +143,24 @@ def readers() -> dict[str, Reader]:
             found.load(name, HW)
 
     def shard(folder: Path, data: bytes) -> None:
-        path, cut = folder / "train-00000-of-00001.tfrecord", len(data) // 2
-        path.write_bytes(data[:cut])
-        path.with_name(path.name + ".index").write_bytes(data[cut:])
+        path, index = folder / "train-00000-of-00001.tfrecord", int.from_bytes(data[:2])
+        path.write_bytes(data[2 + index :])
+        path.with_name(path.name + ".index").write_bytes(data[2 : 2 + index])
         reader = tfrecord.ShardReader(path)
         for row in range(len(reader)):
             reader[row]
         list(tfrecord.records_of(path))
+
+    def written_shard() -> bytes:
+        """The length of the index, the index, the shard."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "shard"
+            with tfrecord.ShardWriter(path) as writer:
+                writer.append(b"abc")
+                writer.append(b"")
+                writer.finish()
+            index = path.with_name("shard.index").read_bytes()
+            return len(index).to_bytes(2) + index + path.read_bytes()
 
     def legend(folder: Path, data: bytes) -> None:
         (folder / "labelmap.txt").write_bytes(data)
@@ -228,7 +239,7 @@ def readers() -> dict[str, Reader]:
         "label_row": Reader(lambda _, data: _none(records.LabelRow.decode(data)), (truth,)),
         "feature_row": Reader(lambda _, data: _none(records.FeatureRow.decode(data)), (truth,)),
         "evidence_row": Reader(lambda _, data: _none(records.EvidenceRow.decode(data)), (truth,)),
-        "shard": Reader(shard, (tfrecord.frame(b"abc") + tfrecord.frame(b""),)),
+        "shard": Reader(shard, (written_shard(),)),
         "words": Reader(text, (many, chinese)),
         "embeddings": Reader(embeddings, (array(np.eye(2, 5, dtype=np.float32)),)),
     }  # fmt: skip

@@ -252,7 +252,10 @@ class ShardReader:
             raise UserError(
                 f"{self.name}.index: is for a shard of {words[0]} bytes, but {self.name} has {size}; {self.fix}"
             )
-        return np.append(words[2:], words[0]).astype(np.uint64)
+        offsets = np.append(words[2:], words[0]).astype(np.uint64)
+        if (offsets[1:] <= offsets[:-1]).any():
+            raise UserError(f"{self.name}.index: its records do not follow each other; {self.fix}")
+        return offsets
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

@@ -20,8 +20,6 @@ def test_a_small_valid_file_is_read(tmp_path: Path, name: str) -> None:
             READERS[name].read(tmp_path, READERS[name].seeds[0])
         return
     for seed in READERS[name].seeds:
-        if name == "shard":  # the fuzzer's halves: a file and its index
-            continue
         READERS[name].read(tmp_path, seed)
 
 

@@ -139,3 +139,13 @@ def test_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
         "assert all(reader[0] == b'one' for _ in range(2) for reader in readers)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("offset", [0, 10**6, 2**63, 2**64 - 1])
+def test_an_index_whose_records_do_not_follow_each_other_is_refused(tmp_path: Path, offset: int) -> None:
+    path = written(tmp_path / "s")
+    index = bytearray((tmp_path / "s.index").read_bytes())
+    index[32:40] = struct.pack("<Q", offset)  # of the second record: magic, size, count and the first come before
+    (tmp_path / "s.index").write_bytes(index)
+    with pytest.raises(UserError, match=r"s.index: its records do not follow each other; delete .*s.index"):
+        ShardReader(path)
