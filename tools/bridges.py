@@ -19,7 +19,7 @@ import venv
 from pathlib import Path
 from typing import NamedTuple
 
-from labelgen.core.command import columns, command, parser
+from labelgen.core.command import columns, command, names, parser
 from labelgen.core.errors import UserError
 from labelgen.core.progress import say
 
@@ -102,11 +102,6 @@ def tested(python: Path, tests: str) -> tuple[str, bool]:
     if failed:
         say(done.stdout[-5000:] + done.stderr[-2000:])
     return closing, failed
-
-
-def names(text: str) -> list[str]:
-    """The type of --only."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from labelgen.core.command import columns, command, parser
+from labelgen.core.command import columns, command, names, parser
 from labelgen.core.errors import UserError
 from labelgen.core.ontology import ignore_value
 from labelgen.core.progress import say
@@ -203,11 +203,6 @@ def run(*arguments: object, **environment: str) -> None:
     done = subprocess.run(told, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{' '.join(told[:6])}: {(done.stderr or done.stdout).strip() or done.returncode}")
-
-
-def names(text: str) -> list[str]:
-    """The type of --only."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def arguments() -> argparse.ArgumentParser:

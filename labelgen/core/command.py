@@ -151,6 +151,11 @@ def share_below_one(text: str) -> float:
     return value
 
 
+def names(text: str) -> list[str]:
+    """The type of an argument that is names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def numbers(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
     """What reads "2,98"."""
 
