@@ -253,7 +253,7 @@ class ShardReader:
                 f"{self.name}.index: is for a shard of {words[0]} bytes, but {self.name} has {size}; {self.fix}"
             )
         offsets = np.append(words[2:], words[0]).astype(np.uint64)
-        if (offsets[1:] <= offsets[:-1]).any():
+        if ((offsets[1:] <= offsets[:-1]) | (offsets[1:] - offsets[:-1] < OVERHEAD)).any():
             raise UserError(f"{self.name}.index: its records do not follow each other; {self.fix}")
         return offsets
 

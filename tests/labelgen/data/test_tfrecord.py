@@ -141,7 +141,7 @@ def test_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("offset", [0, 10**6, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("offset", [0, 1, 10**6, 2**63, 2**64 - 1])
 def test_an_index_whose_records_do_not_follow_each_other_is_refused(tmp_path: Path, offset: int) -> None:
     path = written(tmp_path / "s")
     index = bytearray((tmp_path / "s.index").read_bytes())
